@@ -1,0 +1,208 @@
+#include "core/blas_internal.h"
+
+#include "core/hooks.h"
+
+#include <cblas.h>
+#include <lapacke.h>
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Found at link time where the library is OpenBLAS; another CBLAS links too. */
+extern void openblas_set_num_threads(int threads) __attribute__((weak));
+extern char *openblas_get_config(void) __attribute__((weak));
+extern char *openblas_get_corename(void) __attribute__((weak));
+
+/* Output tiles: a function of the shape alone, so that bits do not depend on the number of threads.
+ */
+enum { TILE_ROWS = 256, TILE_COLS = 768 };
+
+static int threads = 1;
+static bool use_onednn;
+
+bool bk_blas_has_onednn(void)
+{
+#ifdef BIRKHOFF_HAVE_ONEDNN
+    return true;
+#else
+    return false;
+#endif
+}
+
+static bk_status choose_library(bk_gemm_library library)
+{
+    const char *wish = getenv("BIRKHOFF_GEMM");
+    if (library == BK_GEMM_AUTO && wish && strcmp(wish, "cblas") == 0)
+        library = BK_GEMM_CBLAS;
+    else if (library == BK_GEMM_AUTO && wish && strcmp(wish, "onednn") == 0)
+        library = BK_GEMM_ONEDNN;
+    else if (library == BK_GEMM_AUTO && wish)
+        return bk_fail(BK_USAGE, "BIRKHOFF_GEMM=%s is not known: use onednn or cblas", wish);
+    if (library == BK_GEMM_ONEDNN && !bk_blas_has_onednn())
+        return bk_fail(
+            BK_USAGE, "oneDNN was not built in: install libdnnl-dev and build again, or use cblas");
+    use_onednn = library != BK_GEMM_CBLAS && bk_blas_has_onednn();
+    return BK_OK;
+}
+
+bk_status bk_blas_setup(int count, bk_gemm_library library)
+{
+    threads = count > 0 ? count : 1;
+    omp_set_num_threads(1); /* inside libraries; our own loops ask for `threads` */
+    if (openblas_set_num_threads)
+        openblas_set_num_threads(1);
+    return choose_library(library);
+}
+
+int bk_blas_threads(void)
+{
+    return threads;
+}
+
+const char *bk_blas_description(void)
+{
+    static char text[256];
+    if (use_onednn)
+        return bk_onednn_description();
+    if (!openblas_get_config)
+        return "CBLAS";
+    snprintf(text, sizeof text, "%.120s core %.60s", openblas_get_config(),
+             openblas_get_corename ? openblas_get_corename() : "unknown");
+    return text;
+}
+
+/* ---- one tile ---- */
+
+static void scale_only(bk_dtype dtype, const bk_gemm *g)
+{
+    for (int64_t i = 0; i < g->m; i++)
+        for (int64_t j = 0; j < g->n; j++) {
+            if (dtype == BK_F64) {
+                double *c = (double *)g->c + i * g->ldc + j;
+                *c = g->beta == 0.0 ? 0.0 : g->beta * *c;
+            } else {
+                float *c = (float *)g->c + i * g->ldc + j;
+                *c = g->beta == 0.0 ? 0.0f : (float)g->beta * *c;
+            }
+        }
+}
+
+static void run_cblas(bk_dtype dtype, const bk_gemm *g)
+{
+    CBLAS_TRANSPOSE ta = g->ta == BK_T ? CblasTrans : CblasNoTrans,
+                    tb = g->tb == BK_T ? CblasTrans : CblasNoTrans;
+    int m = (int)g->m, n = (int)g->n, k = (int)g->k, lda = (int)g->lda, ldb = (int)g->ldb,
+        ldc = (int)g->ldc;
+    if (dtype == BK_F64)
+        cblas_dgemm(CblasRowMajor, ta, tb, m, n, k, g->alpha, g->a, lda, g->b, ldb, g->beta, g->c,
+                    ldc);
+    else
+        cblas_sgemm(CblasRowMajor, ta, tb, m, n, k, (float)g->alpha, g->a, lda, g->b, ldb,
+                    (float)g->beta, g->c, ldc);
+}
+
+/* Which implementation runs a tile: decided on the main thread, so that primitives are made outside
+ * parallel regions. */
+static const bk_onednn_matmul *matmul_for(bk_dtype dtype, const bk_gemm *g)
+{
+    return use_onednn && dtype == BK_F32 && g->k > 0 && !g->varying && bk_onednn_takes(g)
+               ? bk_onednn_find(g)
+               : NULL;
+}
+
+static void run_tile(bk_dtype dtype, const bk_onednn_matmul *matmul, const bk_gemm *g)
+{
+    if (g->k == 0)
+        scale_only(dtype, g);
+    else if (matmul)
+        bk_onednn_run(matmul, g);
+    else
+        run_cblas(dtype, g);
+}
+
+/* ---- one product ---- */
+
+static int64_t pieces(int64_t n, int64_t tile)
+{
+    return (n + tile - 1) / tile;
+}
+
+/* Tile (i, j) of the output as a product of its own. */
+static bk_gemm tile_of(bk_dtype dtype, const bk_gemm *g, int64_t i, int64_t j)
+{
+    size_t size = bk_dtype_size(dtype);
+    int64_t row = i * TILE_ROWS, col = j * TILE_COLS;
+    bk_gemm t = *g;
+    t.m = g->m - row < TILE_ROWS ? g->m - row : TILE_ROWS;
+    t.n = g->n - col < TILE_COLS ? g->n - col : TILE_COLS;
+    t.a = (const char *)g->a + (size_t)(g->ta == BK_N ? row * g->lda : row) * size;
+    t.b = (const char *)g->b + (size_t)(g->tb == BK_N ? col : col * g->ldb) * size;
+    t.c = (char *)g->c + (size_t)(row * g->ldc + col) * size;
+    return t;
+}
+
+/* At most four shapes of tiles: inner, right edge, lower edge, corner. */
+typedef struct tiles {
+    int64_t rows, cols;
+    const bk_onednn_matmul *matmul[2][2];
+} tiles;
+
+static tiles tiles_of(bk_dtype dtype, const bk_gemm *g)
+{
+    tiles t = {.rows = pieces(g->m, TILE_ROWS), .cols = pieces(g->n, TILE_COLS)};
+    for (int i = 0; i < 2; i++)
+        for (int j = 0; j < 2; j++) {
+            bk_gemm sample = tile_of(dtype, g, i ? t.rows - 1 : 0, j ? t.cols - 1 : 0);
+            t.matmul[i][j] = matmul_for(dtype, &sample);
+        }
+    return t;
+}
+
+void bk_gemm_run(bk_dtype dtype, const bk_gemm *g)
+{
+    if (g->m == 0 || g->n == 0)
+        return;
+    tiles t = tiles_of(dtype, g);
+    int64_t count = t.rows * t.cols;
+    int team = count < threads ? (int)count : threads;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(team) if (team > 1)
+    for (int64_t i = 0; i < count; i++) {
+        int64_t row = i / t.cols, col = i % t.cols;
+        bk_gemm tile = tile_of(dtype, g, row, col);
+        run_tile(dtype, t.matmul[row == t.rows - 1][col == t.cols - 1], &tile);
+        if (omp_get_thread_num() == 0)
+            bk_poll();
+    }
+}
+
+void bk_gemm_batch(bk_dtype dtype, int64_t count, const bk_gemm *g)
+{
+    const bk_onednn_matmul *same = NULL;
+    bool uniform = count > 0;
+    for (int64_t i = 1; i < count && uniform; i++)
+        uniform = g[i].m == g[0].m && g[i].n == g[0].n && g[i].k == g[0].k && g[i].ta == g[0].ta &&
+                  g[i].tb == g[0].tb && g[i].lda == g[0].lda && g[i].ldb == g[0].ldb &&
+                  g[i].ldc == g[0].ldc && g[i].beta == g[0].beta && g[i].alpha == g[0].alpha;
+    if (!uniform || g[0].m > TILE_ROWS || g[0].n > TILE_COLS) {
+        for (int64_t i = 0; i < count; i++)
+            bk_gemm_run(dtype, &g[i]);
+        return;
+    }
+    if (g[0].m == 0 || g[0].n == 0)
+        return;
+    same = matmul_for(dtype, &g[0]);
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (int64_t i = 0; i < count; i++)
+        run_tile(dtype, same, &g[i]);
+    bk_poll();
+}
+
+bk_status bk_solve_spd(int64_t n, double *a, double *b)
+{
+    int info = (int)LAPACKE_dposv(LAPACK_ROW_MAJOR, 'L', (int)n, 1, a, (int)n, b, 1);
+    if (info != 0)
+        return bk_fail(BK_FAULT, "a matrix of order %lld is not positive definite (minor %d)",
+                       (long long)n, info);
+    return BK_OK;
+}

@@ -1,0 +1,52 @@
+/* core/blas.h - matrix products.  The only caller of CBLAS, LAPACKE and oneDNN.
+ *
+ * The library is pinned to one thread; the output is cut into fixed tiles that OpenMP threads
+ * share, so bits depend neither on the number of threads nor on anything but the shape of the
+ * product.  Row-major everywhere. */
+#ifndef BK_CORE_BLAS_H
+#define BK_CORE_BLAS_H
+
+#include "core/tensor.h"
+
+typedef enum bk_transpose { BK_N, BK_T } bk_transpose;
+
+/* C[M,N] = alpha op(A)[M,K] op(B)[K,N] + beta C.  lda, ldb, ldc: elements between rows as stored.
+ */
+typedef struct bk_gemm {
+    bk_transpose ta, tb;
+    int64_t m, n, k;
+    double alpha;
+    const void *a;
+    int64_t lda;
+    const void *b;
+    int64_t ldb;
+    double beta;
+    void *c;
+    int64_t ldc;
+    bool varying; /* the shape changes from step to step: nothing is prepared and kept for it */
+} bk_gemm;
+
+/* One product in dtype BK_F32 or BK_F64.  Empty shapes are fine (k = 0 scales C by beta).  Polls
+ * between tiles. */
+void bk_gemm_run(bk_dtype dtype, const bk_gemm *g);
+
+/* `count` independent products, shared out over the threads: attention heads, experts. */
+void bk_gemm_batch(bk_dtype dtype, int64_t count, const bk_gemm *g);
+
+typedef enum bk_gemm_library { BK_GEMM_AUTO, BK_GEMM_ONEDNN, BK_GEMM_CBLAS } bk_gemm_library;
+
+/* Threads (0: OMP_NUM_THREADS or 1) and library.  Auto: oneDNN when built in, overridden by
+ * BIRKHOFF_GEMM=onednn|cblas. Asking for one that was not built in is BK_USAGE. */
+BK_CHECKED bk_status bk_blas_setup(int threads, bk_gemm_library library);
+int bk_blas_threads(void);
+
+/* "oneDNN 2.6 (avx512_core_bf16)" or "OpenBLAS 0.3.21 (openmp, SkylakeX)": what products run on,
+ * for doctor and checkpoints. */
+const char *bk_blas_description(void);
+bool bk_blas_has_onednn(void);
+
+/* Solves A x = b for symmetric positive definite A[n,n] (lower triangle used; overwritten), x in
+ * place of b. BK_FAULT when A is not positive definite. */
+BK_CHECKED bk_status bk_solve_spd(int64_t n, double *a, double *b);
+
+#endif

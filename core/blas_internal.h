@@ -1,0 +1,17 @@
+/* core/blas_internal.h - between blas.c and blas_onednn.c; nobody else includes it. */
+#ifndef BK_CORE_BLAS_INTERNAL_H
+#define BK_CORE_BLAS_INTERNAL_H
+
+#include "core/blas.h"
+
+typedef struct bk_onednn_matmul bk_onednn_matmul;
+
+/* Whether oneDNN can run this shape (fp32, alpha 1, beta 0 or 1). */
+bool bk_onednn_takes(const bk_gemm *g);
+/* The primitive for a shape, made once and kept.  Main thread only. */
+const bk_onednn_matmul *bk_onednn_find(const bk_gemm *g);
+/* Runs it on other data of the same shape.  Any thread. */
+void bk_onednn_run(const bk_onednn_matmul *matmul, const bk_gemm *g);
+const char *bk_onednn_description(void);
+
+#endif

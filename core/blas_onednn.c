@@ -1,0 +1,192 @@
+/* oneDNN behind core/blas: fp32 matmul primitives, one for each shape, kept in a hash table. */
+#include "core/blas_internal.h"
+
+#include "core/rng.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifndef BIRKHOFF_HAVE_ONEDNN
+
+bool bk_onednn_takes(const bk_gemm *g)
+{
+    (void)g;
+    return false;
+}
+
+const bk_onednn_matmul *bk_onednn_find(const bk_gemm *g)
+{
+    (void)g;
+    return NULL;
+}
+
+void bk_onednn_run(const bk_onednn_matmul *matmul, const bk_gemm *g)
+{
+    (void)matmul;
+    BK_ASSERT(false, "no oneDNN for a product of %lld rows", (long long)g->m);
+}
+
+const char *bk_onednn_description(void)
+{
+    return "no oneDNN";
+}
+
+#else
+
+#include <oneapi/dnnl/dnnl.h>
+
+typedef struct shape {
+    int64_t m, n, k, lda, ldb, ldc;
+    int32_t ta, tb, accumulate, unused;
+} shape;
+
+struct bk_onednn_matmul {
+    shape key;
+    dnnl_primitive_t primitive;
+    dnnl_memory_desc_t a, b, c, scratchpad;
+    bk_onednn_matmul *next;
+};
+
+enum { SLOTS = 4096 };
+static bk_onednn_matmul *table[SLOTS];
+static dnnl_engine_t engine;
+
+static void check(dnnl_status_t status, const char *what)
+{
+    if (status != dnnl_success)
+        bk_fatal("oneDNN: %s failed with status %d", what, (int)status);
+}
+#define CHECK(call) check((call), #call)
+
+bool bk_onednn_takes(const bk_gemm *g)
+{
+    return g->alpha == 1.0 && (g->beta == 0.0 || g->beta == 1.0);
+}
+
+static shape shape_of(const bk_gemm *g)
+{
+    return (shape){.m = g->m,
+                   .n = g->n,
+                   .k = g->k,
+                   .lda = g->lda,
+                   .ldb = g->ldb,
+                   .ldc = g->ldc,
+                   .ta = g->ta,
+                   .tb = g->tb,
+                   .accumulate = g->beta == 1.0};
+}
+
+static dnnl_memory_desc_t describe(int64_t rows, int64_t cols, int64_t row_stride,
+                                   int64_t col_stride)
+{
+    dnnl_memory_desc_t d;
+    dnnl_dims_t size = {rows, cols}, stride = {row_stride, col_stride};
+    CHECK(dnnl_memory_desc_init_by_strides(&d, 2, size, dnnl_f32, stride));
+    return d;
+}
+
+/* Scratchpads are ours, one for each thread: the library's own would be shared by tiles that run
+ * side by side. */
+static dnnl_primitive_t make_primitive(bk_onednn_matmul *x)
+{
+    dnnl_matmul_desc_t matmul;
+    dnnl_primitive_attr_t attributes;
+    dnnl_post_ops_t after;
+    dnnl_primitive_desc_t description;
+    dnnl_primitive_t primitive;
+    CHECK(dnnl_matmul_desc_init(&matmul, &x->a, &x->b, NULL, &x->c));
+    CHECK(dnnl_primitive_attr_create(&attributes));
+    CHECK(dnnl_primitive_attr_set_scratchpad_mode(attributes, dnnl_scratchpad_mode_user));
+    CHECK(dnnl_post_ops_create(&after));
+    if (x->key.accumulate)
+        CHECK(dnnl_post_ops_append_sum(after, 1.0f));
+    CHECK(dnnl_primitive_attr_set_post_ops(attributes, after));
+    CHECK(dnnl_primitive_desc_create(&description, &matmul, attributes, engine, NULL));
+    CHECK(dnnl_primitive_create(&primitive, description));
+    x->scratchpad = *dnnl_primitive_desc_query_md(description, dnnl_query_scratchpad_md, 0);
+    CHECK(dnnl_primitive_desc_destroy(description));
+    CHECK(dnnl_post_ops_destroy(after));
+    CHECK(dnnl_primitive_attr_destroy(attributes));
+    return primitive;
+}
+
+static bk_onednn_matmul *make(const shape *s)
+{
+    if (!engine)
+        CHECK(dnnl_engine_create(&engine, dnnl_cpu, 0));
+    bk_onednn_matmul *x = calloc(1, sizeof *x);
+    if (!x)
+        bk_fatal("out of memory: oneDNN primitive");
+    x->key = *s;
+    x->a = s->ta == BK_N ? describe(s->m, s->k, s->lda, 1) : describe(s->m, s->k, 1, s->lda);
+    x->b = s->tb == BK_N ? describe(s->k, s->n, s->ldb, 1) : describe(s->k, s->n, 1, s->ldb);
+    x->c = describe(s->m, s->n, s->ldc, 1);
+    x->primitive = make_primitive(x);
+    return x;
+}
+
+const bk_onednn_matmul *bk_onednn_find(const bk_gemm *g)
+{
+    shape s = shape_of(g);
+    bk_onednn_matmul **slot = &table[bk_hash_bytes(&s, sizeof s) % SLOTS];
+    for (bk_onednn_matmul *x = *slot; x; x = x->next)
+        if (memcmp(&x->key, &s, sizeof s) == 0)
+            return x;
+    bk_onednn_matmul *fresh = make(&s);
+    fresh->next = *slot;
+    *slot = fresh;
+    return fresh;
+}
+
+static _Thread_local struct {
+    dnnl_stream_t stream;
+    void *scratchpad;
+    size_t bytes;
+} own;
+
+static void *own_scratchpad(size_t bytes)
+{
+    if (bytes > own.bytes) {
+        free(own.scratchpad);
+        own.bytes = (bytes + 4095) / 4096 * 4096;
+        own.scratchpad = aligned_alloc(4096, own.bytes);
+        if (!own.scratchpad)
+            bk_fatal("out of memory: oneDNN scratchpad of %zu bytes", bytes);
+    }
+    return own.scratchpad;
+}
+
+void bk_onednn_run(const bk_onednn_matmul *x, const bk_gemm *g)
+{
+    enum { ARGUMENTS = 4 };
+    dnnl_memory_t memory[ARGUMENTS];
+    if (!own.stream)
+        CHECK(dnnl_stream_create(&own.stream, engine, dnnl_stream_default_flags));
+    void *scratchpad = own_scratchpad(dnnl_memory_desc_get_size(&x->scratchpad));
+    CHECK(dnnl_memory_create(&memory[0], &x->a, engine, (void *)(uintptr_t)g->a));
+    CHECK(dnnl_memory_create(&memory[1], &x->b, engine, (void *)(uintptr_t)g->b));
+    CHECK(dnnl_memory_create(&memory[2], &x->c, engine, g->c));
+    CHECK(dnnl_memory_create(&memory[3], &x->scratchpad, engine, scratchpad));
+    dnnl_exec_arg_t arguments[ARGUMENTS] = {{DNNL_ARG_SRC, memory[0]},
+                                            {DNNL_ARG_WEIGHTS, memory[1]},
+                                            {DNNL_ARG_DST, memory[2]},
+                                            {DNNL_ARG_SCRATCHPAD, memory[3]}};
+    CHECK(dnnl_primitive_execute(x->primitive, own.stream, ARGUMENTS, arguments));
+    for (int i = 0; i < ARGUMENTS; i++)
+        CHECK(dnnl_memory_destroy(memory[i]));
+}
+
+const char *bk_onednn_description(void)
+{
+    static char text[64];
+    const dnnl_version_t *v = dnnl_version();
+    dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
+    const char *name = isa == dnnl_cpu_isa_avx2  ? "avx2"
+                       : isa > dnnl_cpu_isa_avx2 ? "avx512"
+                                                 : "sse";
+    snprintf(text, sizeof text, "oneDNN %d.%d.%d (%s)", v->major, v->minor, v->patch, name);
+    return text;
+}
+
+#endif

@@ -1,0 +1,106 @@
+#include "core/vector_kernel.h"
+
+#include "core/vector.h"
+
+static void vexp(int64_t n, const void *x_, void *y_)
+{
+    const real *x = x_;
+    real *y = y_;
+    for (int64_t i = 0; i < n; i++)
+        y[i] = bk_exp(x[i]);
+}
+
+static void vlog(int64_t n, const void *x_, void *y_)
+{
+    const real *x = x_;
+    real *y = y_;
+    for (int64_t i = 0; i < n; i++)
+        y[i] = bk_log(x[i]);
+}
+
+static void add(int64_t n, const void *x_, void *y_)
+{
+    const real *x = x_;
+    real *y = y_;
+    for (int64_t i = 0; i < n; i++)
+        y[i] += x[i];
+}
+
+static void axpy(int64_t n, double a_, const void *x_, void *y_)
+{
+    const real *x = x_, a = (real)a_;
+    real *y = y_;
+    for (int64_t i = 0; i < n; i++)
+        y[i] += a * x[i];
+}
+
+static void scale(int64_t n, double a_, void *x_)
+{
+    const real a = (real)a_;
+    real *x = x_;
+    for (int64_t i = 0; i < n; i++)
+        x[i] *= a;
+}
+
+static double max(int64_t n, const void *x_)
+{
+    const real *x = x_;
+    real most = -(real)INFINITY, nan = 0;
+    for (int64_t i = 0; i < n; i++) {
+        most = x[i] > most ? x[i] : most;
+        nan = x[i] != x[i] ? x[i] : nan;
+    }
+    return nan != nan ? (double)nan : (double)most;
+}
+
+static double tree(const double a[8])
+{
+    return ((a[0] + a[1]) + (a[2] + a[3])) + ((a[4] + a[5]) + (a[6] + a[7]));
+}
+
+static double sum(int64_t n, const void *x_)
+{
+    const real *x = x_;
+    double a[8] = {0};
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (int j = 0; j < 8; j++)
+            a[j] += (double)x[i + j];
+    for (; i < n; i++)
+        a[i % 8] += (double)x[i];
+    return tree(a);
+}
+
+static double dot(int64_t n, const void *x_, const void *y_)
+{
+    const real *x = x_, *y = y_;
+    double a[8] = {0};
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (int j = 0; j < 8; j++)
+            a[j] += (double)x[i + j] * (double)y[i + j];
+    for (; i < n; i++)
+        a[i % 8] += (double)x[i] * (double)y[i];
+    return tree(a);
+}
+
+static double exp_sum(int64_t n, const void *x_, double shift_, void *y_)
+{
+    const real *x = x_, shift = (real)shift_;
+    real *y = y_;
+    for (int64_t i = 0; i < n; i++)
+        y[i] = bk_exp(x[i] - shift);
+    return sum(n, y);
+}
+
+const bk_vector_kernels BK_KERNEL(bk_vector_kernels) = {
+    .exp = vexp,
+    .log = vlog,
+    .add = add,
+    .axpy = axpy,
+    .scale = scale,
+    .max = max,
+    .sum = sum,
+    .dot = dot,
+    .exp_sum = exp_sum,
+};

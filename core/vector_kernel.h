@@ -1,0 +1,171 @@
+/* core/vector_kernel.h - exp, log, erf, tanh, sigmoid on `real` for *_kernel.c files.
+ *
+ * Branch-free plain C, so that gcc and clang vectorise the loops that call them (-fno-math-errno
+ * -fno-trapping-math). An element's bits depend on its value alone.  exp and log: at most 2 ulp;
+ * exp(-inf) = 0, NaN stays NaN. */
+#ifndef BK_CORE_VECTOR_KERNEL_H
+#define BK_CORE_VECTOR_KERNEL_H
+
+#include "core/real.h"
+
+#include <math.h>
+#include <string.h>
+
+#if BK_REAL == 64
+typedef int64_t bk_bits;
+enum { BK_MANTISSA = 52, BK_BIAS = 1023 };
+#define BK_R(x) (x)
+static const real bk_round_magic = 0x1.8p52;
+static const real bk_exp_least = -746.0, bk_exp_most = 710.0;
+static const real bk_ln2_high = 0x1.62e42fee00000p-1, bk_ln2_low = 0x1.a39ef35793c76p-33;
+static const real bk_smallest_normal = 0x1p-1022, bk_denormal_scale = 0x1p54;
+static const bk_bits bk_denormal_shift = 54, bk_sqrt_half = 0x3fe6a09e667f3bcd;
+enum { BK_ERF_TERMS = 26 };
+#else
+typedef int32_t bk_bits;
+enum { BK_MANTISSA = 23, BK_BIAS = 127 };
+#define BK_R(x) (x##f)
+static const real bk_round_magic = 0x1.8p23f;
+static const real bk_exp_least = -105.0f, bk_exp_most = 89.0f;
+static const real bk_ln2_high = 0x1.62e4p-1f, bk_ln2_low = 0x1.7f7d1cp-20f;
+static const real bk_smallest_normal = 0x1p-126f, bk_denormal_scale = 0x1p25f;
+static const bk_bits bk_denormal_shift = 25, bk_sqrt_half = 0x3f3504f3;
+enum { BK_ERF_TERMS = 12 };
+#endif
+
+static inline bk_bits bk_bits_of(real x)
+{
+    bk_bits b;
+    memcpy(&b, &x, sizeof b);
+    return b;
+}
+
+static inline real bk_of_bits(bk_bits b)
+{
+    real x;
+    memcpy(&x, &b, sizeof x);
+    return x;
+}
+
+/* 2^n for n between the normal exponents. */
+static inline real bk_power_of_two(bk_bits n)
+{
+    return bk_of_bits((bk_bits)((n + BK_BIAS) * ((bk_bits)1 << BK_MANTISSA)));
+}
+
+/* e^x = 2^n e^r, n = round(x log2 e), |r| <= ln2/2, e^r by its series; 2^n in two factors, so that
+ * results down to the denormals and up to infinity come out right. */
+static inline real bk_exp(real x)
+{
+    real y = x < bk_exp_least ? bk_exp_least : x;
+    y = y > bk_exp_most ? bk_exp_most : y;
+    real shifted = y * BK_R(1.44269504088896340736) + bk_round_magic;
+    bk_bits n = bk_bits_of(shifted) - bk_bits_of(bk_round_magic);
+    real k = shifted - bk_round_magic;
+    real r = (y - k * bk_ln2_high) - k * bk_ln2_low;
+#if BK_REAL == 64
+    real p = 1.0 / 6227020800.0;
+    p = p * r + 1.0 / 479001600.0;
+    p = p * r + 1.0 / 39916800.0;
+    p = p * r + 1.0 / 3628800.0;
+    p = p * r + 1.0 / 362880.0;
+    p = p * r + 1.0 / 40320.0;
+    p = p * r + 1.0 / 5040.0;
+#else
+    real p = 1.0f / 5040.0f;
+#endif
+    p = p * r + BK_R(1.0) / BK_R(720.0);
+    p = p * r + BK_R(1.0) / BK_R(120.0);
+    p = p * r + BK_R(1.0) / BK_R(24.0);
+    p = p * r + BK_R(1.0) / BK_R(6.0);
+    p = p * r + BK_R(0.5);
+    p = p * r * r + r + BK_R(1.0);
+    bk_bits half = n >> 1;
+    return p * bk_power_of_two(half) * bk_power_of_two((bk_bits)(n - half));
+}
+
+/* log x = e ln2 + log m, m in [sqrt(1/2), sqrt 2); with s = (m-1)/(m+1): log m = 2 (s + s^3/3 +
+ * s^5/5 + ...). */
+static inline real bk_log(real x)
+{
+    real y = x < bk_smallest_normal ? x * bk_denormal_scale : x;
+    bk_bits shift = x < bk_smallest_normal ? bk_denormal_shift : 0;
+    bk_bits above = bk_bits_of(y) - bk_sqrt_half;
+    bk_bits e = above >> BK_MANTISSA;
+    real m = bk_of_bits((bk_bits)(bk_bits_of(y) - e * ((bk_bits)1 << BK_MANTISSA)));
+    real f = m - BK_R(1.0), s = f / (BK_R(2.0) + f), z = s * s;
+#if BK_REAL == 64
+    real p = 2.0 / 23.0;
+    p = p * z + 2.0 / 21.0;
+    p = p * z + 2.0 / 19.0;
+    p = p * z + 2.0 / 17.0;
+    p = p * z + 2.0 / 15.0;
+    p = p * z + 2.0 / 13.0;
+    p = p * z + 2.0 / 11.0;
+#else
+    real p = 2.0f / 11.0f;
+#endif
+    p = p * z + BK_R(2.0) / BK_R(9.0);
+    p = p * z + BK_R(2.0) / BK_R(7.0);
+    p = p * z + BK_R(2.0) / BK_R(5.0);
+    p = p * z + BK_R(2.0) / BK_R(3.0);
+    /* log(1+f) = f - f^2/2 + s (f^2/2 + z p): the leading part is exact */
+    real h = BK_R(0.5) * f * f;
+    real k = (real)(e - shift);
+    real result = k * bk_ln2_high - ((h - (s * (h + z * p) + k * bk_ln2_low)) - f);
+    result = x > BK_R(0.0) ? result : (x == BK_R(0.0) ? -(real)INFINITY : (real)NAN);
+    return x < (real)INFINITY ? result : x;
+}
+
+/* erfc(x) = t exp(-x^2 + P(t)), t = 2/(2+x), x >= 0: P a Chebyshev series in 2t - 1 (own fit to 40
+ * digits). */
+static inline real bk_erfc_positive(real x)
+{
+    static const double c[26] = {
+        -1.30265371978170943,     0.64196979235649026,     0.0194764732041858363,
+        -0.00956151478680863164,  -9.46595344482036866e-4, 3.66839497852761452e-4,
+        4.25233248069077716e-5,   -2.02785781125342432e-5, -1.62429000464702551e-6,
+        1.3036558355805232e-6,    1.56264417220661432e-8,  -8.52380959149265425e-8,
+        6.5290544390988515e-9,    5.05934349555146894e-9,  -9.91364156493033087e-10,
+        -2.27365122293183586e-10, 9.6467911020155268e-11,  2.39403808303911474e-12,
+        -6.8860275264975534e-12,  8.94487927309072572e-13, 3.13092139934295808e-13,
+        -1.12708223613672524e-13, 3.81090525518923206e-16, 7.10609761360923699e-15,
+        -1.5230282014571043e-15,  -9.457494571291234e-17};
+    real t = BK_R(2.0) / (BK_R(2.0) + x), y = BK_R(4.0) * t - BK_R(2.0);
+    real d = BK_R(0.0), dd = BK_R(0.0);
+#pragma GCC unroll 26
+    for (int j = BK_ERF_TERMS - 1; j > 0; j--) {
+        real kept = d;
+        d = y * d - dd + (real)c[j];
+        dd = kept;
+    }
+    return t * bk_exp(-x * x + BK_R(0.5) * ((real)c[0] + y * d) - dd);
+}
+
+static inline real bk_erf(real x)
+{
+    real a = x < BK_R(0.0) ? -x : x;
+    real e = BK_R(1.0) - bk_erfc_positive(a);
+    return x < BK_R(0.0) ? -e : e;
+}
+
+/* Phi(x) = erfc(-x / sqrt 2) / 2, the normal distribution function: the factor of gelu. */
+static inline real bk_normal_cdf(real x)
+{
+    real a = (x < BK_R(0.0) ? -x : x) * BK_R(0.70710678118654752440);
+    real tail = BK_R(0.5) * bk_erfc_positive(a);
+    return x < BK_R(0.0) ? tail : BK_R(1.0) - tail;
+}
+
+static inline real bk_sigmoid(real x)
+{
+    return BK_R(1.0) / (BK_R(1.0) + bk_exp(-x));
+}
+
+/* tanh x = 1 - 2 / (e^2x + 1): absolute accuracy, which is what activations need. */
+static inline real bk_tanh(real x)
+{
+    return BK_R(1.0) - BK_R(2.0) / (bk_exp(BK_R(2.0) * x) + BK_R(1.0));
+}
+
+#endif

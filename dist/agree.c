@@ -1,0 +1,26 @@
+#include "dist/agree.h"
+
+#include "dist/collective.h"
+#include "dist/internal.h"
+
+#include <stdio.h>
+#include <string.h>
+
+bk_status bk_agree(const bk_comm *comm, bk_status status)
+{
+    if (bk_comm_size(comm) == 1)
+        return status;
+    /* highest status first, then the lowest rank that has it */
+    int64_t worst = (int64_t)status * comm->size + (comm->size - 1 - comm->rank);
+    bk_max_i64(comm, 1, &worst);
+    bk_status agreed = (bk_status)(worst / comm->size);
+    if (agreed == BK_OK)
+        return BK_OK;
+    int speaker = comm->size - 1 - (int)(worst % comm->size);
+    char text[2048];
+    snprintf(text, sizeof text, "%s", bk_status_text());
+    bk_broadcast(comm, speaker, text, sizeof text);
+    if (comm->rank != speaker)
+        bk_status_set_text(text);
+    return agreed;
+}

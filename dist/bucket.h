@@ -1,0 +1,42 @@
+/* dist/bucket.h - the reduction of gradients: buckets of the slab, reduce-scatter by recursive
+ * halving (distance 1 first, so that level j is level log2(m)+j of the lane tree), started during
+ * backward, polled from core. */
+#ifndef BK_DIST_BUCKET_H
+#define BK_DIST_BUCKET_H
+
+#include "core/param.h"
+#include "core/tape.h"
+#include "dist/comm.h"
+
+typedef struct bk_reduction bk_reduction;
+
+/* The part of a bucket that this rank owns after reduce-scatter, in floats relative to the bucket.
+ */
+typedef struct bk_segment {
+    int64_t lo, hi;
+} bk_segment;
+
+/* `overlap`: start buckets during backward.  Lives on `arena`. */
+bk_reduction *bk_reduction_new(bk_arena *arena, const bk_world *world, bk_slab *slab,
+                               const bk_lanes *lanes, bool overlap);
+bk_segment bk_reduction_segment(const bk_reduction *r, int bucket);
+
+/* Before backward: resets the readiness of all buckets and hangs itself on tape->grad_ready. */
+void bk_reduction_begin(bk_reduction *r, bk_tape *tape);
+/* Collective.  After backward: finishes all buckets.  slab->grad then holds, in the own segments,
+ * the sums over all ranks (second uses added). */
+void bk_reduction_finish(bk_reduction *r);
+/* Collective.  Hands the own segments of `array` (laid out like slab->value) to all ranks:
+ * parameters after the update. */
+void bk_reduction_allgather(bk_reduction *r, float *array);
+
+/* Per block (bucket length / L floats; any other P: one block = the own segment) sums of squares of
+ * the own segments, as records in the order that bk_reduction_norm adds up.  `nonfinite` counts
+ * values that are not finite. */
+int64_t bk_reduction_norm_records(const bk_reduction *r);
+void bk_reduction_squares(const bk_reduction *r, double *records, int64_t *nonfinite);
+/* From the records of all ranks (size rows of bk_reduction_norm_records, rank order): the global
+ * norm, the same double on every rank and for every P that divides the lanes. */
+double bk_reduction_norm(const bk_reduction *r, const double *all_records);
+
+#endif

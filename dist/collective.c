@@ -1,0 +1,238 @@
+#include "dist/collective.h"
+
+#include "dist/internal.h"
+
+#include <string.h>
+
+static bk_traffic traffic;
+
+bk_traffic bk_traffic_now(void)
+{
+    return traffic;
+}
+
+void bk_traffic_add(int64_t bytes)
+{
+    traffic.bytes += bytes;
+    traffic.messages++;
+}
+
+void bk_barrier(const bk_comm *comm)
+{
+    BK_MPI(MPI_Barrier(comm->handle));
+}
+
+static size_t piece(size_t left)
+{
+    return left < BK_MESSAGE_MAX ? left : BK_MESSAGE_MAX;
+}
+
+void bk_broadcast(const bk_comm *comm, int root, void *data, size_t bytes)
+{
+    for (size_t done = 0; done < bytes; done += piece(bytes - done))
+        BK_MPI(
+            MPI_Bcast((char *)data + done, (int)piece(bytes - done), MPI_BYTE, root, comm->handle));
+}
+
+/* ---- sums ---- */
+
+static void allreduce(const bk_comm *comm, int64_t n, void *x, MPI_Datatype type, size_t size,
+                      MPI_Op op)
+{
+    if (!comm || comm->size == 1)
+        return;
+    for (int64_t done = 0; done < n;) {
+        int64_t count = (int64_t)piece((size_t)(n - done));
+        BK_MPI(MPI_Allreduce(MPI_IN_PLACE, (char *)x + (size_t)done * size, (int)count, type, op,
+                             comm->handle));
+        bk_traffic_add(count * (int64_t)size);
+        done += count;
+    }
+}
+
+void bk_sum_i64(const bk_comm *comm, int64_t n, int64_t *x)
+{
+    allreduce(comm, n, x, MPI_INT64_T, sizeof *x, MPI_SUM);
+}
+
+void bk_max_i64(const bk_comm *comm, int64_t n, int64_t *x)
+{
+    allreduce(comm, n, x, MPI_INT64_T, sizeof *x, MPI_MAX);
+}
+
+void bk_max_f64(const bk_comm *comm, int64_t n, double *x)
+{
+    allreduce(comm, n, x, MPI_DOUBLE, sizeof *x, MPI_MAX);
+}
+
+bool bk_lanes_exact(const bk_lanes *lanes, int size)
+{
+    return bk_is_power_of_two(size) && lanes->total % size == 0;
+}
+
+static void exchange(const bk_comm *comm, int partner, int tag, const void *send, void *receive,
+                     int64_t bytes)
+{
+    for (int64_t done = 0; done < bytes;) {
+        int count = (int)piece((size_t)(bytes - done));
+        BK_MPI(MPI_Sendrecv((const char *)send + done, count, MPI_BYTE, partner, tag,
+                            (char *)receive + done, count, MPI_BYTE, partner, tag, comm->handle,
+                            MPI_STATUS_IGNORE));
+        bk_traffic_add(count);
+        done += count;
+    }
+}
+
+/* Distance 1 first, lower index + higher index: the levels of the lane tree above the ranks. */
+static void recursive_doubling(const bk_comm *comm, int64_t n, double *x)
+{
+    bk_arena_mark mark = bk_arena_get_mark(comm->scratch);
+    double *other = BK_NEW(comm->scratch, double, n);
+    for (int distance = 1; distance < comm->size; distance *= 2) {
+        int partner = comm->rank ^ distance;
+        exchange(comm, partner, distance, x, other, n * (int64_t)sizeof *x);
+        for (int64_t i = 0; i < n; i++)
+            x[i] += other[i];
+    }
+    bk_arena_release(comm->scratch, mark);
+}
+
+/* Any other P: added in rank order on rank 0, so that all ranks hold the same bits. */
+static void sum_on_root(const bk_comm *comm, int64_t n, double *x)
+{
+    bk_arena_mark mark = bk_arena_get_mark(comm->scratch);
+    double *all = BK_NEW(comm->scratch, double, comm->rank == 0 ? n * comm->size : 1);
+    BK_ASSERT(n < BK_MESSAGE_MAX, "a vector of %lld doubles", (long long)n);
+    BK_MPI(MPI_Gather(x, (int)n, MPI_DOUBLE, all, (int)n, MPI_DOUBLE, 0, comm->handle));
+    for (int r = 1; comm->rank == 0 && r < comm->size; r++)
+        for (int64_t i = 0; i < n; i++)
+            all[i] += all[(int64_t)r * n + i];
+    if (comm->rank == 0)
+        memcpy(x, all, (size_t)n * sizeof *x);
+    bk_traffic_add(n * (int64_t)sizeof *x);
+    bk_broadcast(comm, 0, x, (size_t)n * sizeof *x);
+    bk_arena_release(comm->scratch, mark);
+}
+
+void bk_sum_lanes(const bk_comm *comm, const bk_lanes *lanes, int64_t n, const double *local,
+                  double *out)
+{
+    BK_ASSERT(comm, "a sum without a communicator");
+    bk_lane_tree_values(lanes->count, n, local, out, comm->scratch);
+    if (comm->size == 1)
+        return;
+    if (bk_lanes_exact(lanes, comm->size))
+        recursive_doubling(comm, n, out);
+    else
+        sum_on_root(comm, n, out);
+}
+
+void bk_reducer_vector(void *comm, const bk_lanes *lanes, int64_t n, const double *local,
+                       double *out)
+{
+    bk_sum_lanes(comm, lanes, n, local, out);
+}
+
+void bk_reducer_fixed(void *comm, int64_t n, int64_t *x)
+{
+    bk_sum_i64(comm, n, x);
+}
+
+void bk_reducer_max(void *comm, int64_t n, double *x)
+{
+    bk_max_f64(comm, n, x);
+}
+
+/* ---- exchanges ---- */
+
+void bk_gather_counts(const bk_comm *comm, int64_t mine, int64_t *all)
+{
+    if (!comm || comm->size == 1) {
+        all[0] = mine;
+        return;
+    }
+    BK_MPI(MPI_Allgather(&mine, 1, MPI_INT64_T, all, 1, MPI_INT64_T, comm->handle));
+    bk_traffic_add((int64_t)sizeof mine);
+}
+
+/* Blocks of different length, each broadcast by its owner: no count or displacement that could pass
+ * 2^31. */
+void bk_allgather_bytes(const bk_comm *comm, const void *mine, int64_t bytes, const int64_t *count,
+                        void *all)
+{
+    char *to = all;
+    for (int r = 0; r < bk_comm_size(comm); r++) {
+        if (r == bk_comm_rank(comm) && bytes > 0)
+            memmove(to, mine, (size_t)bytes);
+        if (bk_comm_size(comm) > 1)
+            bk_broadcast(comm, r, to, (size_t)count[r]);
+        to += count[r];
+    }
+    bk_traffic_add(bytes * (bk_comm_size(comm) - 1));
+}
+
+void bk_alltoall_counts(const bk_comm *comm, int64_t per_rank, const int32_t *send,
+                        int32_t *receive)
+{
+    if (bk_comm_size(comm) == 1) {
+        memcpy(receive, send, (size_t)per_rank * sizeof *send);
+        return;
+    }
+    BK_MPI(MPI_Alltoall(send, (int)per_rank, MPI_INT32_T, receive, (int)per_rank, MPI_INT32_T,
+                        comm->handle));
+    bk_traffic_add(per_rank * (int64_t)sizeof *send * (comm->size - 1));
+}
+
+static int fill_counts(const bk_comm *comm, const int64_t *count, int *counts, int *places)
+{
+    int64_t place = 0;
+    for (int r = 0; r < comm->size; r++) {
+        counts[r] = (int)count[r];
+        places[r] = (int)place;
+        place += count[r];
+    }
+    BK_ASSERT(place < INT32_MAX, "%lld rows in one exchange", (long long)place);
+    return (int)place;
+}
+
+void bk_alltoallv_rows(const bk_comm *comm, size_t row_bytes, const void *send,
+                       const int64_t *send_count, void *receive, const int64_t *receive_count)
+{
+    if (bk_comm_size(comm) == 1) {
+        BK_ASSERT(send_count[0] == receive_count[0], "rows to oneself differ");
+        memcpy(receive, send, row_bytes * (size_t)send_count[0]);
+        return;
+    }
+    bk_arena_mark mark = bk_arena_get_mark(comm->scratch);
+    int *list = BK_NEW(comm->scratch, int, 4 * comm->size);
+    int rows = fill_counts(comm, send_count, list, list + comm->size);
+    fill_counts(comm, receive_count, list + 2 * comm->size, list + 3 * comm->size);
+    MPI_Datatype row;
+    BK_MPI(MPI_Type_contiguous((int)row_bytes, MPI_BYTE, &row));
+    BK_MPI(MPI_Type_commit(&row));
+    BK_MPI(MPI_Alltoallv(send, list, list + comm->size, row, receive, list + 2 * comm->size,
+                         list + 3 * comm->size, row, comm->handle));
+    BK_MPI(MPI_Type_free(&row));
+    bk_traffic_add((int64_t)row_bytes * (rows - send_count[comm->rank]));
+    bk_arena_release(comm->scratch, mark);
+}
+
+void bk_send_bytes(const bk_comm *comm, int to, int tag, const void *data, int64_t bytes)
+{
+    for (int64_t done = 0; done < bytes;) {
+        int count = (int)piece((size_t)(bytes - done));
+        BK_MPI(MPI_Send((const char *)data + done, count, MPI_BYTE, to, tag, comm->handle));
+        bk_traffic_add(count);
+        done += count;
+    }
+}
+
+void bk_receive_bytes(const bk_comm *comm, int from, int tag, void *data, int64_t bytes)
+{
+    for (int64_t done = 0; done < bytes;) {
+        int count = (int)piece((size_t)(bytes - done));
+        BK_MPI(MPI_Recv((char *)data + done, count, MPI_BYTE, from, tag, comm->handle,
+                        MPI_STATUS_IGNORE));
+        done += count;
+    }
+}

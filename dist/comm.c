@@ -1,0 +1,176 @@
+#include "dist/comm.h"
+
+#include "core/log.h"
+#include "dist/internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static bool started;
+static int world_rank;
+static int world_size = 1;
+
+void bk_mpi_check(int code, const char *call)
+{
+    if (code == MPI_SUCCESS)
+        return;
+    char text[MPI_MAX_ERROR_STRING] = "";
+    int length = 0;
+    MPI_Error_string(code, text, &length);
+    bk_fatal("MPI failed on rank %d (%.60s): %s", world_rank, call, text);
+}
+
+static void abort_job(int exit_code)
+{
+    MPI_Abort(MPI_COMM_WORLD, exit_code);
+    _Exit(exit_code);
+}
+
+bk_status bk_mpi_start(int *argc, char ***argv)
+{
+    int given = 0;
+    if (MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &given) != MPI_SUCCESS)
+        return bk_fail(BK_FAULT, "MPI did not start: run birkhoff doctor on this machine");
+    if (given < MPI_THREAD_FUNNELED)
+        return bk_fail(
+            BK_FAULT,
+            "MPI gives thread level SINGLE (FUNNELED is needed): use an MPI built with threads");
+    started = true;
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    BK_MPI(MPI_Comm_rank(MPI_COMM_WORLD, &world_rank));
+    BK_MPI(MPI_Comm_size(MPI_COMM_WORLD, &world_size));
+    bk_set_abort(abort_job);
+    return BK_OK;
+}
+
+void bk_mpi_stop(void)
+{
+    if (!started)
+        return;
+    BK_MPI(MPI_Barrier(MPI_COMM_WORLD));
+    MPI_Finalize();
+    started = false;
+    bk_set_abort(NULL);
+}
+
+int bk_mpi_rank(void)
+{
+    return world_rank;
+}
+
+int bk_mpi_size(void)
+{
+    return world_size;
+}
+
+const char *bk_mpi_library(void)
+{
+    static char text[MPI_MAX_LIBRARY_VERSION_STRING];
+    int length = 0;
+    if (MPI_Get_library_version(text, &length) != MPI_SUCCESS)
+        return "unknown MPI";
+    text[strcspn(text, "\n")] = '\0';
+    return text;
+}
+
+/* ---- communicators ---- */
+
+static bk_comm *wrap(bk_arena *arena, MPI_Comm handle, const char *name)
+{
+    bk_comm *c = BK_ZNEW(arena, bk_comm, 1);
+    c->handle = handle;
+    c->name = name;
+    BK_MPI(MPI_Comm_set_errhandler(handle, MPI_ERRORS_RETURN));
+    BK_MPI(MPI_Comm_rank(handle, &c->rank));
+    BK_MPI(MPI_Comm_size(handle, &c->size));
+    c->scratch = bk_arena_new(name);
+    c->reducer = (bk_reducer){.context = c,
+                              .sum_vector = bk_reducer_vector,
+                              .sum_fixed = bk_reducer_fixed,
+                              .max = bk_reducer_max};
+    return c;
+}
+
+static bk_comm *duplicate(bk_arena *arena, MPI_Comm of, const char *name)
+{
+    MPI_Comm handle;
+    BK_MPI(MPI_Comm_dup(of, &handle));
+    return wrap(arena, handle, name);
+}
+
+static bk_comm *split(bk_arena *arena, int color, int key, const char *name)
+{
+    MPI_Comm handle;
+    BK_MPI(MPI_Comm_split(MPI_COMM_WORLD, color, key, &handle));
+    return wrap(arena, handle, name);
+}
+
+static bk_comm *split_by_node(bk_arena *arena)
+{
+    MPI_Comm handle;
+    BK_MPI(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, world_rank, MPI_INFO_NULL,
+                               &handle));
+    return wrap(arena, handle, "node");
+}
+
+static int count_nodes(const bk_comm *node)
+{
+    int first = node->rank == 0, nodes;
+    BK_MPI(MPI_Allreduce(&first, &nodes, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD));
+    return nodes;
+}
+
+bk_status bk_world_open(bk_arena *arena, int expert, bk_world **world)
+{
+    if (expert < 1 || world_size % expert != 0)
+        return bk_fail(
+            BK_USAGE,
+            "parallel.expert=%d does not divide the number of ranks (%d): choose a divisor of %d",
+            expert, world_size, world_size);
+    bk_world *w = BK_ZNEW(arena, bk_world, 1);
+    w->rank = world_rank;
+    w->size = world_size;
+    w->expert = expert;
+    w->world = duplicate(arena, MPI_COMM_WORLD, "world");
+    w->ctl = duplicate(arena, MPI_COMM_WORLD, "ctl");
+    w->loss = duplicate(arena, MPI_COMM_WORLD, "loss");
+    w->route = duplicate(arena, MPI_COMM_WORLD, "route");
+    w->ep = split(arena, world_rank / expert, world_rank % expert, "ep");
+    w->edp = split(arena, world_rank % expert, world_rank / expert, "edp");
+    w->edp_buckets = duplicate(arena, w->edp->handle, "edp_buckets");
+    w->node = split_by_node(arena);
+    w->nodes = count_nodes(w->node);
+    w->data = duplicate(arena, MPI_COMM_WORLD, "data");
+    w->checkpoint = duplicate(arena, MPI_COMM_WORLD, "checkpoint");
+    *world = w;
+    return BK_OK;
+}
+
+static void close_comm(bk_comm *c)
+{
+    BK_MPI(MPI_Comm_free(&c->handle));
+    bk_arena_free(c->scratch);
+}
+
+void bk_world_close(bk_world *w)
+{
+    bk_comm *all[] = {w->world, w->ctl,         w->loss, w->route, w->ep,
+                      w->edp,   w->edp_buckets, w->node, w->data,  w->checkpoint};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        close_comm(all[i]);
+}
+
+int bk_comm_rank(const bk_comm *comm)
+{
+    return comm ? comm->rank : 0;
+}
+
+int bk_comm_size(const bk_comm *comm)
+{
+    return comm ? comm->size : 1;
+}
+
+const bk_reducer *bk_comm_reducer(const bk_comm *comm)
+{
+    return comm ? &comm->reducer : NULL;
+}

@@ -1,0 +1,48 @@
+/* dist/comm.h - communicators: one duplicate per subsystem, so that traffic is never matched across
+ * them. */
+#ifndef BK_DIST_COMM_H
+#define BK_DIST_COMM_H
+
+#include "core/hooks.h"
+
+typedef struct bk_comm bk_comm;
+
+/* The grid of ranks: rank r = d EP + e; `ep` = ranks with the same d (neighbours), `edp` = ranks
+ * with the same e. */
+typedef struct bk_world {
+    bk_comm *world;       /* gradient buckets of dense parameters */
+    bk_comm *ctl;         /* agreement */
+    bk_comm *loss;        /* batch-wise losses */
+    bk_comm *route;       /* router sums */
+    bk_comm *ep, *edp;    /* expert-parallel group; replicas of the own experts */
+    bk_comm *edp_buckets; /* gradient buckets of experts */
+    bk_comm *node;        /* ranks that share memory */
+    bk_comm *data;        /* data sets */
+    bk_comm *checkpoint;  /* blocks to the writers */
+    int rank, size;
+    int nodes;  /* that share no memory */
+    int expert; /* EP */
+} bk_world;
+
+/* Collective.  Starts MPI (thread level FUNNELED), sets the abort hook.  Called once, before
+ * anything else of dist. */
+BK_CHECKED bk_status bk_mpi_start(int *argc, char ***argv);
+/* Collective.  Barrier on all ranks, then MPI_Finalize. */
+void bk_mpi_stop(void);
+/* Rank and number of ranks of the job; 0 and 1 before bk_mpi_start. */
+int bk_mpi_rank(void);
+int bk_mpi_size(void);
+const char *bk_mpi_library(void); /* "Open MPI v4.1.4, ..." */
+
+/* Collective.  Makes all communicators for an expert-parallel degree that divides the number of
+ * ranks (else BK_USAGE). The world lives on `arena` (run arena) until bk_world_close. */
+BK_CHECKED bk_status bk_world_open(bk_arena *arena, int expert, bk_world **world);
+void bk_world_close(bk_world *world); /* Collective. */
+
+int bk_comm_rank(const bk_comm *comm);
+int bk_comm_size(const bk_comm *comm);
+
+/* The sums of core/hooks.h over this communicator; owned by the communicator. */
+const bk_reducer *bk_comm_reducer(const bk_comm *comm);
+
+#endif

@@ -1,0 +1,39 @@
+/* dist/internal.h - what the files of dist share; nobody else includes it. */
+#ifndef BK_DIST_INTERNAL_H
+#define BK_DIST_INTERNAL_H
+
+#include "dist/comm.h"
+
+#include <mpi.h>
+
+struct bk_comm {
+    MPI_Comm handle;
+    int rank, size;
+    const char *name;
+    bk_reducer reducer;
+    bk_arena *scratch; /* for sums; reset by each */
+};
+
+/* A failed MPI call is fatal, with the call's name. */
+void bk_mpi_check(int code, const char *call);
+#define BK_MPI(call) bk_mpi_check((call), #call)
+
+/* Counts one sent message for bk_traffic_now. */
+void bk_traffic_add(int64_t bytes);
+
+/* Elements above which one message is split. */
+enum { BK_MESSAGE_MAX = 1 << 30 };
+
+/* Largest power of two test. */
+static inline bool bk_is_power_of_two(int64_t n)
+{
+    return n > 0 && (n & (n - 1)) == 0;
+}
+
+/* The sums that make up a communicator's reducer (collective.c). */
+void bk_reducer_vector(void *comm, const bk_lanes *lanes, int64_t n, const double *local,
+                       double *out);
+void bk_reducer_fixed(void *comm, int64_t n, int64_t *x);
+void bk_reducer_max(void *comm, int64_t n, double *x);
+
+#endif

@@ -1,0 +1,94 @@
+/* io/checkpoint.h - checkpoints: a directory that appears by one rename, is never written again,
+ * can be read by any number of ranks and is believed only after its digests were checked. */
+#ifndef BK_IO_CHECKPOINT_H
+#define BK_IO_CHECKPOINT_H
+
+#include "core/arena.h"
+#include "core/tensor.h"
+#include "dist/comm.h"
+
+/* A contiguous slice of a flattened logical tensor in this rank's memory. */
+typedef struct bk_piece {
+    const char *name; /* "model/block3/attention/wq", "optim/m/block3/attention/wq" */
+    bk_dtype dtype;   /* BK_F32, BK_F64 or BK_I64 */
+    int64_t global_shape[BK_MAX_DIMS];
+    int dims;
+    int64_t offset, count; /* elements of the flattened tensor */
+    void *data;
+} bk_piece;
+
+/* The small state of a run: everything of a checkpoint that is not a tensor. */
+typedef struct bk_run_state {
+    int64_t step; /* updates done */
+    int64_t samples_seen, tokens_seen, updates_skipped;
+    int64_t epoch, cursor; /* global sample position of the next batch */
+    uint64_t seed;
+    double best_value; /* of the evaluation metric */
+    int64_t best_step;
+    const char *data_path, *data_digest;
+    const char *config;  /* resolved configuration, YAML */
+    const char *machine; /* "P=2 lanes=4 expert=2 kernels=..." one "key: value" line each;
+                            information only */
+    int64_t world_size, lanes;
+} bk_run_state;
+
+typedef struct bk_save_options {
+    int writers; /* 0: auto: one a node, more while each still has 64 MiB */
+    int nodes;   /* of the job */
+    int keep;    /* newest kept, at least 2 */
+    int64_t keep_every;
+    int64_t started_from; /* step this run resumed from; kept until two newer exist; -1: none */
+    int deflate;
+    bool verify_write;
+    const char *run_id;
+} bk_save_options;
+
+typedef struct bk_saved {
+    int64_t bytes;
+    double seconds;
+    char payload[65];
+} bk_saved;
+
+/* Collective.  Commits `directory`/step-%08d from what the ranks own: the pieces of all ranks must
+ * cover every tensor exactly once.  On failure nothing final-named is left behind and every rank
+ * gets the same status (BK_FAULT). */
+BK_CHECKED bk_status bk_checkpoint_save(const bk_comm *comm, const char *directory,
+                                        const bk_piece *pieces, int64_t count,
+                                        const bk_run_state *state, const bk_save_options *options,
+                                        bk_saved *out);
+
+/* A checkpoint found and verified. */
+typedef struct bk_checkpoint bk_checkpoint;
+
+/* Collective.  The newest valid checkpoint below `directory` (runs/NAME/checkpoints): digests of
+ * all files are checked, the ranks share the work; damaged ones are named in a warning and passed
+ * over (strict: BK_INPUT).  *out = NULL with BK_OK when there is none at all; BK_INPUT when there
+ * are only damaged ones. */
+BK_CHECKED bk_status bk_checkpoint_find(const bk_comm *comm, bk_arena *arena, const char *directory,
+                                        bool strict, bk_checkpoint **out);
+/* Collective.  Opens one checkpoint directory; a run directory means its newest valid checkpoint.
+ */
+BK_CHECKED bk_status bk_checkpoint_open(const bk_comm *comm, bk_arena *arena, const char *path,
+                                        bk_checkpoint **out);
+
+const bk_run_state *bk_checkpoint_state(const bk_checkpoint *c);
+const char *bk_checkpoint_path(const bk_checkpoint *c);
+const char *bk_checkpoint_payload(const bk_checkpoint *c);
+
+/* Collective (agreed).  Fills the pieces this rank needs (they may overlap those of other ranks).
+ * Missing, or of another shape: BK_INPUT with the names.  `complete`: so are tensors of the
+ * checkpoint whose names begin with this text and that no piece names; NULL: no check. */
+BK_CHECKED bk_status bk_checkpoint_read(const bk_comm *comm, const bk_checkpoint *c,
+                                        const bk_piece *pieces, int64_t count,
+                                        const char *complete);
+
+/* For inspect: number of tensors, and the i-th. */
+int64_t bk_checkpoint_tensors(const bk_checkpoint *c);
+void bk_checkpoint_tensor(const bk_checkpoint *c, int64_t i, const char **name, bk_dtype *dtype,
+                          int *dims, int64_t shape[BK_MAX_DIMS]);
+
+/* Collective.  `birkhoff verify`: every byte of a checkpoint, run directory or data set; prints one
+ * line a file and the findings to stdout on rank 0; BK_INPUT when something is wrong. */
+BK_CHECKED bk_status bk_verify(const bk_comm *comm, const char *path);
+
+#endif

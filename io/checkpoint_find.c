@@ -1,0 +1,271 @@
+/* Which directory can be believed: names, manifests, sizes, digests; and retention, which asks the
+ * same questions. */
+#include "io/checkpoint_internal.h"
+
+#include "core/log.h"
+#include "dist/agree.h"
+#include "dist/collective.h"
+#include "io/files.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+/* ---- names ---- */
+
+const char *bk_step_path(bk_arena *arena, const char *directory, int64_t step)
+{
+    return bk_arena_printf(arena, "%s/step-%08lld", directory, (long long)step);
+}
+
+int64_t bk_step_of(const char *name)
+{
+    size_t digits = strncmp(name, "step-", 5) == 0 ? strspn(name + 5, "0123456789") : 0;
+    return digits >= 8 && digits <= 18 && name[5 + digits] == '\0' ? atoll(name + 5) : -1;
+}
+
+static int descending(const void *a, const void *b)
+{
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x < y) - (x > y);
+}
+
+int64_t bk_list_steps(bk_arena *arena, const char *directory, int64_t **steps)
+{
+    char **names = bk_list_directory(arena, directory);
+    int64_t room = 0, count = 0;
+    while (names[room])
+        room++;
+    *steps = BK_NEW(arena, int64_t, room);
+    for (int64_t i = 0; i < room; i++)
+        if (bk_step_of(names[i]) >= 0)
+            (*steps)[count++] = bk_step_of(names[i]);
+    qsort(*steps, (size_t)count, sizeof **steps, descending);
+    return count;
+}
+
+/* ---- manifest and sizes: what one rank checks ---- */
+
+static bk_status check_sizes(bk_arena *arena, const char *path, const bk_manifest *m)
+{
+    for (int i = 0; i < m->shards; i++) {
+        const bk_shard_file *s = &m->shard[i];
+        int64_t size = bk_file_size(bk_arena_printf(arena, "%s/%s", path, s->file));
+        if (size < 0)
+            return bk_fail(BK_INPUT, "%s is missing", s->file);
+        if (size != s->digest.size)
+            return bk_fail(BK_INPUT, "%s has %lld bytes, the manifest says %lld", s->file,
+                           (long long)size, (long long)s->digest.size);
+    }
+    return BK_OK;
+}
+
+bk_status bk_manifest_read(bk_arena *arena, const char *path, bk_manifest *out)
+{
+    const char *file = bk_arena_printf(arena, "%s/manifest.json", path);
+    char *text;
+    size_t length;
+    if (bk_read_file(arena, file, &text, &length) != BK_OK)
+        return bk_fail(BK_INPUT, "it has no manifest.json");
+    *out = (bk_manifest){0};
+    BK_TRY(bk_manifest_parse(arena, file, text, out));
+    return check_sizes(arena, path, out);
+}
+
+/* ---- digests: the ranks share the files ---- */
+
+static bk_status check_digests(const bk_comm *comm, bk_arena *arena, const char *path,
+                               const bk_manifest *m)
+{
+    for (int i = bk_comm_rank(comm); i < m->shards; i += bk_comm_size(comm)) {
+        const bk_shard_file *s = &m->shard[i];
+        bk_file_digest found;
+        BK_TRY(bk_digest_file(bk_arena_printf(arena, "%s/%s", path, s->file), &found));
+        if (strcmp(found.sha256, s->digest.sha256) != 0)
+            return bk_fail(BK_INPUT, "%s: digest differs", s->file);
+    }
+    return BK_OK;
+}
+
+static bk_status read_state(bk_arena *arena, bk_checkpoint *c)
+{
+    const bk_shard_file *first = &c->manifest.shard[0];
+    bk_h5 *file;
+    BK_TRY(bk_h5_open(arena, bk_arena_printf(arena, "%s/%s", c->path, first->file), &file));
+    bk_status status = bk_h5_expect(file, "birkhoff-checkpoint");
+    if (status == BK_OK)
+        status = bk_state_read(file, arena, &c->state);
+    bk_status closed = bk_h5_close(file);
+    c->state.world_size = c->manifest.world_size;
+    c->state.lanes = c->manifest.lanes;
+    return status != BK_OK ? status : closed;
+}
+
+/* Collective.  One directory, checked in full. */
+static bk_status open_one(const bk_comm *comm, bk_arena *arena, const char *path,
+                          bk_checkpoint **out)
+{
+    bk_checkpoint *c = BK_ZNEW(arena, bk_checkpoint, 1);
+    c->path = bk_arena_strdup(arena, path);
+    BK_TRY(bk_agree(comm, bk_manifest_read(arena, path, &c->manifest)));
+    BK_TRY(bk_agree(comm, check_digests(comm, arena, path, &c->manifest)));
+    BK_TRY(bk_agree(comm, read_state(arena, c)));
+    *out = c;
+    return BK_OK;
+}
+
+/* ---- the newest valid one ---- */
+
+/* Collective: rank 0's view of the directory counts. */
+static int64_t list_everywhere(const bk_comm *comm, bk_arena *arena, const char *directory,
+                               int64_t **steps)
+{
+    int64_t count = 0;
+    if (bk_comm_rank(comm) == 0)
+        count = bk_list_steps(arena, directory, steps);
+    bk_broadcast(comm, 0, &count, sizeof count);
+    if (bk_comm_rank(comm) != 0)
+        *steps = BK_NEW(arena, int64_t, count);
+    bk_broadcast(comm, 0, *steps, (size_t)count * sizeof **steps);
+    return count;
+}
+
+static bk_status none_valid(bk_arena *arena, const char *directory, const char *findings)
+{
+    return bk_fail(BK_INPUT,
+                   "no checkpoint is valid (%s):%s: restore one, or name another run.dir to begin "
+                   "anew",
+                   bk_arena_strdup(arena, directory), findings);
+}
+
+bk_status bk_checkpoint_find(const bk_comm *comm, bk_arena *arena, const char *directory,
+                             bool strict, bk_checkpoint **out)
+{
+    int64_t *steps, count = list_everywhere(comm, arena, directory, &steps);
+    const char *findings = "";
+    *out = NULL;
+    for (int64_t i = 0; i < count; i++) {
+        const char *path = bk_step_path(arena, directory, steps[i]);
+        const char *name = strrchr(path, '/') + 1;
+        bk_status status = open_one(comm, arena, path, out);
+        if (status != BK_INPUT)
+            return status;
+        const char *reason = bk_arena_strdup(arena, bk_status_text());
+        if (strict)
+            return bk_fail(BK_INPUT, "checkpoint %s is damaged (%s): restore it, or set "
+                                     "checkpoint.strict=false",
+                           name, reason);
+        findings = bk_arena_printf(arena, "%s %s (%s)", findings, name, reason);
+        if (i + 1 < count)
+            bk_warn("checkpoint %s is damaged (%s); using step-%08lld", name, reason,
+                    (long long)steps[i + 1]);
+    }
+    return count == 0 ? BK_OK : none_valid(arena, directory, findings);
+}
+
+bk_status bk_checkpoint_open(const bk_comm *comm, bk_arena *arena, const char *path,
+                             bk_checkpoint **out)
+{
+    const char *below = bk_arena_printf(arena, "%s/checkpoints", path);
+    int64_t kind = bk_file_size(bk_arena_printf(arena, "%s/manifest.json", path)) >= 0 ? 2
+                   : bk_is_directory(path)                                             ? 1
+                                                                                       : 0;
+    bk_broadcast(comm, 0, &kind, sizeof kind);
+    if (kind == 0)
+        return bk_fail(BK_INPUT, "there is no run or checkpoint (%s): name a run directory or a "
+                                 "checkpoint directory",
+                       path);
+    if (kind == 2) {
+        bk_status status = open_one(comm, arena, path, out);
+        if (status == BK_INPUT)
+            return bk_fail(BK_INPUT, "the checkpoint is damaged (%s): %s", path,
+                           bk_arena_strdup(arena, bk_status_text()));
+        return status;
+    }
+    int64_t nested = bk_is_directory(below);
+    bk_broadcast(comm, 0, &nested, sizeof nested);
+    BK_TRY(bk_checkpoint_find(comm, arena, nested ? below : path, false, out));
+    return *out ? BK_OK
+                : bk_fail(BK_INPUT, "there is no checkpoint in the directory (%s): train first",
+                          path);
+}
+
+const bk_run_state *bk_checkpoint_state(const bk_checkpoint *c)
+{
+    return &c->state;
+}
+
+const char *bk_checkpoint_path(const bk_checkpoint *c)
+{
+    return c->path;
+}
+
+const char *bk_checkpoint_payload(const bk_checkpoint *c)
+{
+    return c->manifest.payload;
+}
+
+int64_t bk_checkpoint_tensors(const bk_checkpoint *c)
+{
+    return c->manifest.tensors;
+}
+
+void bk_checkpoint_tensor(const bk_checkpoint *c, int64_t i, const char **name, bk_dtype *dtype,
+                          int *dims, int64_t shape[BK_MAX_DIMS])
+{
+    const bk_stored_tensor *t = &c->manifest.tensor[i];
+    *name = t->name;
+    *dtype = t->dtype;
+    *dims = t->dims;
+    memcpy(shape, t->shape, sizeof t->shape);
+}
+
+/* ---- retention ---- */
+
+void bk_discard(bk_arena *arena, const char *directory, const char *name, const char *run_id)
+{
+    const char *from = bk_arena_printf(arena, "%s/%s", directory, name);
+    const char *trash = bk_arena_printf(arena, "%s/.trash-%s.%s.%d", directory, name, run_id,
+                                        (int)getpid());
+    if (rename(from, trash) != 0 || bk_sync_directory(directory) != BK_OK)
+        bk_warn("an old checkpoint cannot be removed (%s)", from);
+    else
+        bk_remove_directory(trash);
+}
+
+/* Left by a save that was killed: ours of the same name, or an hour old. */
+static bool stale(bk_arena *arena, const char *directory, const char *name, const char *own)
+{
+    struct stat s;
+    if (strncmp(name, ".trash-", 7) == 0 || strcmp(name, own) == 0)
+        return true;
+    return strncmp(name, ".tmp-", 5) == 0 &&
+           stat(bk_arena_printf(arena, "%s/%s", directory, name), &s) == 0 &&
+           time(NULL) - s.st_mtime > 3600;
+}
+
+void bk_remove_stale(bk_arena *arena, const char *directory, const char *own)
+{
+    for (char **names = bk_list_directory(arena, directory); *names; names++)
+        if (stale(arena, directory, *names, own))
+            bk_remove_directory(bk_arena_printf(arena, "%s/%s", directory, *names));
+}
+
+void bk_retain(bk_arena *arena, const char *directory, const bk_save_options *o)
+{
+    int64_t *steps, count = bk_list_steps(arena, directory, &steps), valid = 0, newer = 0;
+    for (int64_t i = 0; i < count; i++) {
+        const char *path = bk_step_path(arena, directory, steps[i]);
+        bk_manifest m;
+        if (bk_manifest_read(arena, path, &m) != BK_OK)
+            continue; /* evidence, not ours to remove */
+        bool kept = valid++ < o->keep || (o->keep_every > 0 && steps[i] % o->keep_every == 0) ||
+                    (steps[i] == o->started_from && newer < 2);
+        newer += steps[i] > o->started_from;
+        if (!kept)
+            bk_discard(arena, directory, strrchr(path, '/') + 1, o->run_id);
+    }
+}

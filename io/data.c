@@ -1,0 +1,138 @@
+#include "io/data.h"
+
+#include "core/rng.h"
+#include "io/data_common.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define DATA(kind) extern const bk_data_kind bk_data_##kind;
+#include "io/data/kinds.def"
+#undef DATA
+
+#define DATA(kind) &bk_data_##kind,
+const bk_data_kind *const bk_data_kinds[] = {
+#include "io/data/kinds.def"
+    NULL};
+#undef DATA
+
+const bk_data_kind *bk_data_find(const char *name)
+{
+    for (int i = 0; bk_data_kinds[i]; i++)
+        if (strcmp(bk_data_kinds[i]->name, name) == 0)
+            return bk_data_kinds[i];
+    return NULL;
+}
+
+/* ---- samples ---- */
+
+static void *grow(bk_arena *arena, void *old, int64_t used, int64_t room, size_t size)
+{
+    void *wider = bk_arena_alloc(arena, (size_t)room * size);
+    if (used > 0)
+        memcpy(wider, old, (size_t)used * size);
+    return wider;
+}
+
+void bk_samples_add(bk_samples *s, const int32_t *tokens, int64_t count, int32_t label)
+{
+    if (s->count + 1 >= s->room) {
+        int64_t room = s->room ? 2 * s->room : 1024;
+        s->offsets =
+            grow(s->arena, s->offsets, s->count + (s->count > 0), room + 1, sizeof *s->offsets);
+        s->labels = grow(s->arena, s->labels, s->count, room, sizeof *s->labels);
+        s->offsets[0] = 0;
+        s->room = room;
+    }
+    int64_t total = s->offsets[s->count];
+    if (total + count > s->token_room) {
+        s->token_room = 2 * (total + count) + 4096;
+        s->tokens = grow(s->arena, s->tokens, total, s->token_room, sizeof *s->tokens);
+    }
+    memcpy(s->tokens + total, tokens, (size_t)count * sizeof *tokens);
+    s->labels[s->count++] = label;
+    s->offsets[s->count] = total + count;
+}
+
+void bk_samples_add_bytes(bk_samples *s, const char *bytes, int64_t count, int32_t label)
+{
+    int32_t *tokens = BK_NEW(s->arena, int32_t, count > 0 ? count : 1);
+    for (int64_t i = 0; i < count; i++)
+        tokens[i] = (unsigned char)bytes[i] + 1;
+    bk_samples_add(s, tokens, count, label);
+}
+
+void bk_samples_to(const bk_samples *s, bk_dataset *out)
+{
+    out->samples = s->count;
+    out->tokens = s->tokens;
+    out->labels = s->labels;
+    out->offsets = s->offsets;
+    for (int64_t i = 0; i < s->count; i++) {
+        int64_t length = s->offsets[i + 1] - s->offsets[i];
+        out->max_length = length > out->max_length ? length : out->max_length;
+    }
+}
+
+/* ---- splits ---- */
+
+double bk_majority(const int32_t *labels, const int64_t *index, int64_t count, int64_t classes)
+{
+    if (!labels || classes == 0 || count == 0)
+        return NAN;
+    int64_t *seen = calloc((size_t)classes, sizeof *seen), most = 0;
+    if (!seen)
+        bk_fatal("out of memory: class counts");
+    for (int64_t i = 0; i < count; i++)
+        seen[labels[index[i]]]++;
+    for (int64_t c = 0; c < classes; c++)
+        most = seen[c] > most ? seen[c] : most;
+    free(seen);
+    return (double)most / (double)count;
+}
+
+void bk_split_add(bk_dataset *out, const char *name, const int64_t *index, int64_t count)
+{
+    BK_ASSERT(out->splits < BK_DATASET_SPLITS, "too many splits");
+    out->split[out->splits++] =
+        (bk_split){.name = name,
+                   .index = index,
+                   .count = count,
+                   .majority = bk_majority(out->labels, index, count, out->classes)};
+}
+
+static int by_number(const void *a, const void *b)
+{
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x > y) - (x < y);
+}
+
+int64_t bk_share_of(double wish, int64_t count)
+{
+    double share = wish < 1.0 ? wish * (double)count : wish;
+    int64_t n = (int64_t)(share + 0.5);
+    return n > count ? count : n;
+}
+
+void bk_split_seeded(bk_dataset *out, bk_arena *arena, const int64_t *from, int64_t count,
+                     const bk_split_wish *wish)
+{
+    int64_t *order = BK_NEW(arena, int64_t, count > 0 ? count : 1),
+            *index = BK_NEW(arena, int64_t, count > 0 ? count : 1);
+    int64_t sizes[3] = {0, bk_share_of(wish->validation, count), 0}, at = 0;
+    sizes[2] = bk_share_of(wish->test, count);
+    sizes[0] = count - sizes[1] - sizes[2] > 0 ? count - sizes[1] - sizes[2] : 0;
+    bk_permutation((uint64_t)wish->seed, BK_USE_SPLIT, 0, count, order);
+    for (int64_t i = 0; i < count; i++)
+        index[i] = from ? from[order[i]] : order[i];
+    static const char *const names[3] = {"train", "validation", "test"};
+    for (int k = 0; k < 3; k++) {
+        int64_t n = at + sizes[k] > count ? count - at : sizes[k];
+        if (n > 0 || k == 0) {
+            qsort(index + at, (size_t)n, sizeof *index, by_number);
+            bk_split_add(out, names[k], index + at, n);
+        }
+        at += n;
+    }
+}

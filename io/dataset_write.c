@@ -1,0 +1,125 @@
+#include "io/dataset.h"
+
+#include "io/files.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { NARROW_ROWS = 1 << 20 };
+
+/* ---- tokens, as narrow as the vocabulary allows ---- */
+
+static bk_dtype token_dtype(int64_t vocabulary)
+{
+    return vocabulary <= 256 ? BK_U8 : vocabulary <= 65536 ? BK_U16 : BK_I32;
+}
+
+static bk_status write_tokens(bk_h5 *file, const bk_dataset *d)
+{
+    int64_t total = d->offsets[d->samples];
+    bk_dtype dtype = token_dtype(d->vocabulary);
+    BK_TRY(bk_h5_create_dataset(file, "/tokens", dtype, 1, &total));
+    /* The library narrows; a range at a time bounds its conversion buffer's work and ours. */
+    for (int64_t done = 0; done < total; done += NARROW_ROWS) {
+        int64_t count = total - done < NARROW_ROWS ? total - done : NARROW_ROWS;
+        BK_TRY(bk_h5_write_rows(file, "/tokens", BK_I32, done, count, d->tokens + done));
+    }
+    return bk_h5_write(file, "/offsets", BK_I64, BK_SHAPE(d->samples + 1), d->offsets);
+}
+
+static bk_status write_features(bk_h5 *file, const bk_dataset *d)
+{
+    return bk_h5_write(file, "/features", BK_F32, BK_SHAPE(d->samples, d->positions, d->channels),
+                       d->features);
+}
+
+/* ---- splits ---- */
+
+static double majority(const bk_dataset *d, const bk_split *s, bk_arena *scratch)
+{
+    int64_t best = 0, *count = BK_ZNEW(scratch, int64_t, d->classes + 1);
+    for (int64_t i = 0; i < s->count; i++) {
+        int32_t label = d->labels[s->index[i]];
+        if (label >= 0 && ++count[label] > best)
+            best = count[label];
+    }
+    return s->count > 0 ? (double)best / (double)s->count : NAN;
+}
+
+static bk_status write_split(bk_h5 *file, const bk_dataset *d, bk_split *s, bk_arena *scratch)
+{
+    const char *path = bk_arena_printf(scratch, "/splits/%s", s->name);
+    BK_TRY(bk_h5_write(file, path, BK_I64, BK_SHAPE(s->count), s->index));
+    if (d->labels && d->classes > 0 && isnan(s->majority))
+        s->majority = majority(d, s, scratch);
+    if (d->labels && isfinite(s->majority))
+        BK_TRY(bk_h5_set_attribute(file, path, "majority", BK_F64, 0, &s->majority));
+    return s->ladder_count > 0
+               ? bk_h5_set_attribute(file, path, "ladder", BK_F64, s->ladder_count, s->ladder)
+               : BK_OK;
+}
+
+/* ---- the file ---- */
+
+static bk_status write_root(bk_h5 *file, const bk_dataset *d, int64_t seed, const char *options)
+{
+    BK_TRY(bk_h5_stamp(file, "birkhoff-dataset"));
+    BK_TRY(bk_h5_set_attribute_text(file, "/", "task", d->task));
+    BK_TRY(bk_h5_set_attribute(file, "/", "vocabulary", BK_I64, 0, &d->vocabulary));
+    BK_TRY(bk_h5_set_attribute(file, "/", "classes", BK_I64, 0, &d->classes));
+    BK_TRY(bk_h5_set_attribute_text(file, "/", "source", d->source ? d->source : ""));
+    BK_TRY(bk_h5_set_attribute(file, "/", "seed", BK_I64, 0, &seed));
+    if (d->label_name)
+        BK_TRY(bk_h5_set_attribute_text(file, "/", "label_name", d->label_name));
+    return bk_h5_set_attribute_text(file, "/", "options", options ? options : "");
+}
+
+static bk_status write_content(bk_h5 *file, bk_dataset *d, int64_t seed, const char *options)
+{
+    BK_TRY(write_root(file, d, seed, options));
+    BK_TRY(d->features ? write_features(file, d) : write_tokens(file, d));
+    if (d->labels)
+        BK_TRY(bk_h5_write(file, "/labels", BK_I32, BK_SHAPE(d->samples), d->labels));
+    bk_arena *scratch = bk_arena_new("splits");
+    bk_status status = BK_OK;
+    for (int i = 0; i < d->splits && status == BK_OK; i++)
+        status = write_split(file, d, &d->split[i], scratch);
+    bk_arena_free(scratch);
+    BK_TRY(status);
+    BK_TRY(bk_dataset_digest(file, d->digest));
+    return bk_h5_set_attribute_text(file, "/", "digest", d->digest);
+}
+
+static bk_status commit(const char *temporary, const char *path)
+{
+    BK_TRY(bk_sync_file(temporary));
+    if (rename(temporary, path) != 0)
+        return bk_fail(BK_FAULT, "the data set cannot be renamed (%s): %s", path, strerror(errno));
+    return bk_sync_parent(path);
+}
+
+bk_status bk_dataset_write(bk_dataset *d, const char *path, int64_t seed, const char *options_text)
+{
+    bk_arena *arena = bk_arena_new("data set");
+    const char *temporary = bk_arena_printf(arena, "%s.tmp.%d", path, (int)getpid());
+    bk_h5 *file;
+    bk_status status = bk_h5_create(arena, temporary, &file);
+    if (status != BK_OK) {
+        status = bk_fail(BK_USAGE, "the data set cannot be written (%s): check the directory and its "
+                                   "permissions",
+                         path);
+    } else {
+        status = write_content(file, d, seed, options_text);
+        bk_status closed = bk_h5_close(file);
+        status = status != BK_OK ? status : closed;
+        if (status == BK_OK)
+            status = commit(temporary, path);
+        if (status != BK_OK)
+            unlink(temporary);
+    }
+    bk_arena_free(arena);
+    return status;
+}

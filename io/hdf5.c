@@ -1,0 +1,264 @@
+/* Files: opening, closing, errors.  Datasets and attributes have files of their own. */
+#include "io/hdf5_internal.h"
+
+#include "io/files.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+
+enum { ALIGN_FROM = 1 << 16, ALIGN_TO = 4096 };
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+/* Committed files never change, so readers need no locks, and network file systems refuse them. */
+static void start(void)
+{
+    setenv("HDF5_USE_FILE_LOCKING", "FALSE", 0);
+    H5open();
+}
+
+void bk_h5_lock(void)
+{
+    static _Thread_local bool silenced; /* a thread-safe library has one error stack a thread */
+    pthread_once(&once, start);
+    pthread_mutex_lock(&lock);
+    if (!silenced)
+        H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
+    silenced = true;
+}
+
+void bk_h5_unlock(void)
+{
+    pthread_mutex_unlock(&lock);
+}
+
+void bk_h5_start(void)
+{
+    bk_h5_lock();
+    bk_h5_unlock();
+}
+
+const char *bk_h5_version(void)
+{
+    static char text[32];
+    unsigned major = 0, minor = 0, release = 0;
+    bk_h5_lock();
+    H5get_libversion(&major, &minor, &release);
+    snprintf(text, sizeof text, "%u.%u.%u", major, minor, release);
+    bk_h5_unlock();
+    return text;
+}
+
+/* ---- errors ---- */
+
+static herr_t keep_first(unsigned n, const H5E_error2_t *error, void *text)
+{
+    if (n == 0 && error->desc)
+        snprintf(text, BK_H5_TEXT, "%s", error->desc);
+    return 0;
+}
+
+const char *bk_h5_reason(char text[BK_H5_TEXT])
+{
+    snprintf(text, BK_H5_TEXT, "the HDF5 library gives no reason");
+    H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, keep_first, text);
+    H5Eclear2(H5E_DEFAULT);
+    return text;
+}
+
+static bk_status keep(bk_h5 *file, bk_status status)
+{
+    if (file->status == BK_OK) {
+        file->status = status;
+        snprintf(file->text, sizeof file->text, "%s", bk_status_text());
+    }
+    return status;
+}
+
+bk_status bk_h5_failed(bk_h5 *file, const char *object, const char *action)
+{
+    char reason[BK_H5_TEXT];
+    bk_h5_reason(reason);
+    return keep(file, bk_fail(file->writing ? BK_FAULT : BK_INPUT, "%s cannot %s (%s): %.300s%s%s",
+                              object, action, file->path, reason, file->writing ? "" : "; ",
+                              file->writing ? "" : file->remedy));
+}
+
+bk_status bk_h5_refuse(bk_h5 *file, const char *format, ...)
+{
+    char text[BK_H5_TEXT];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    return keep(file, bk_fail(file->writing ? BK_FAULT : BK_INPUT, "%s (%s): %s", text, file->path,
+                              file->remedy));
+}
+
+/* ---- open and close ---- */
+
+static bk_h5 *wrap(bk_arena *arena, const char *path)
+{
+    bk_h5 *file = BK_ZNEW(arena, bk_h5, 1);
+    const char *slash = strrchr(path, '/');
+    file->path = bk_arena_strdup(arena, path);
+    file->name = file->path + (slash ? slash - path + 1 : 0);
+    file->what = "file";
+    file->remedy = "check the path";
+    return file;
+}
+
+static hid_t access_list(void)
+{
+    hid_t list = H5Pcreate(H5P_FILE_ACCESS);
+    H5Pset_libver_bounds(list, H5F_LIBVER_V110, H5F_LIBVER_V110);
+    H5Pset_fclose_degree(list, H5F_CLOSE_STRONG);
+    H5Pset_alignment(list, ALIGN_FROM, ALIGN_TO);
+    return list;
+}
+
+bk_status bk_h5_create(bk_arena *arena, const char *path, bk_h5 **out)
+{
+    bk_h5 *file = wrap(arena, path);
+    file->writing = true;
+    file->remedy = "check the disk and its permissions";
+    bk_h5_lock();
+    hid_t creation = H5Pcreate(H5P_FILE_CREATE), access = access_list();
+    H5Pset_obj_track_times(creation, 0);
+    file->id = H5Fcreate(path, H5F_ACC_EXCL, creation, access);
+    H5Pclose(creation);
+    H5Pclose(access);
+    bk_status status = file->id < 0 ? bk_h5_failed(file, file->name, "be created") : BK_OK;
+    bk_h5_unlock();
+    *out = status == BK_OK ? file : NULL;
+    return status;
+}
+
+static bk_status refuse_path(const bk_h5 *file)
+{
+    struct stat s;
+    if (stat(file->path, &s) != 0)
+        return bk_fail(BK_INPUT, "%s %s %s (%s): %s", file->what, file->name,
+                       errno == ENOENT ? "does not exist" : strerror(errno), file->path,
+                       file->remedy);
+    if (S_ISDIR(s.st_mode))
+        return bk_fail(BK_INPUT, "%s %s is a directory (%s): name a file", file->what, file->name,
+                       file->path);
+    FILE *readable = fopen(file->path, "rb");
+    if (!readable)
+        return bk_fail(BK_INPUT, "%s %s cannot be read (%s): %s", file->what, file->name,
+                       file->path, strerror(errno));
+    fclose(readable);
+    if (s.st_size == 0)
+        return bk_fail(BK_INPUT, "%s %s is empty (%s): %s", file->what, file->name, file->path,
+                       file->remedy);
+    return BK_OK;
+}
+
+/* Lock held. */
+static bk_status open_library(bk_h5 *file)
+{
+    char reason[BK_H5_TEXT];
+    if (H5Fis_hdf5(file->path) <= 0) {
+        H5Eclear2(H5E_DEFAULT);
+        return bk_fail(BK_INPUT, "%s %s is not an HDF5 file (%s): %s", file->what, file->name,
+                       file->path, file->remedy);
+    }
+    hid_t access = access_list();
+    file->id = H5Fopen(file->path, H5F_ACC_RDONLY, access);
+    H5Pclose(access);
+    if (file->id >= 0)
+        return BK_OK;
+    bk_h5_reason(reason);
+    const char *trouble = strstr(reason, "truncated")              ? "truncated"
+                          : strstr(reason, "already open for write") ? "not closed by its writer"
+                                                                     : "damaged";
+    return bk_fail(BK_INPUT, "%s %s is %s (%s): %.300s; copy it again, or %s", file->what,
+                   file->name, trouble, file->path, reason, file->remedy);
+}
+
+bk_status bk_h5_open_as(bk_arena *arena, const char *path, const char *what, const char *remedy,
+                        bk_h5 **out)
+{
+    bk_h5 *file = wrap(arena, path);
+    file->what = what;
+    file->remedy = remedy;
+    BK_TRY(refuse_path(file));
+    bk_h5_lock();
+    bk_status status = open_library(file);
+    bk_h5_unlock();
+    *out = status == BK_OK ? file : NULL;
+    return status;
+}
+
+bk_status bk_h5_open(bk_arena *arena, const char *path, bk_h5 **file)
+{
+    return bk_h5_open_as(arena, path, "file", "check the path", file);
+}
+
+bk_status bk_h5_close(bk_h5 *file)
+{
+    bk_h5_lock();
+    bk_status ignored = BK_OK; /* what counts is the first failure, which the file keeps */
+    if (file->writing && H5Fflush(file->id, H5F_SCOPE_GLOBAL) < 0)
+        ignored = bk_h5_failed(file, file->name, "be flushed");
+    if (H5Fclose(file->id) < 0)
+        ignored = bk_h5_failed(file, file->name, "be closed");
+    (void)ignored;
+    bk_h5_unlock();
+    return file->status == BK_OK ? BK_OK : bk_fail(file->status, "%s", file->text);
+}
+
+void bk_h5_set_deflate(bk_h5 *file, int level)
+{
+    file->deflate = level;
+}
+
+/* ---- what every file of ours has ---- */
+
+bk_status bk_h5_stamp(bk_h5 *file, const char *format)
+{
+    const int32_t version[2] = {1, 0};
+    char now[32];
+    time_t seconds = time(NULL);
+    struct tm utc;
+    gmtime_r(&seconds, &utc);
+    strftime(now, sizeof now, "%Y-%m-%dT%H:%M:%SZ", &utc);
+    BK_TRY(bk_h5_set_attribute_text(file, "/", "format", format));
+    BK_TRY(bk_h5_set_attribute(file, "/", "format_version", BK_I32, 2, version));
+    BK_TRY(bk_h5_set_attribute_text(file, "/", "birkhoff_version", BIRKHOFF_VERSION));
+    return bk_h5_set_attribute_text(file, "/", "created", now);
+}
+
+static bk_status expect(bk_h5 *file, const char *format, bk_arena *scratch)
+{
+    char *found;
+    int32_t version[2] = {0};
+    if (!bk_h5_has_attribute(file, "/", "format"))
+        return bk_h5_refuse(file, "%s %s was not made by birkhoff: it has no attribute format",
+                            file->what, file->name);
+    BK_TRY(bk_h5_attribute_text(file, "/", "format", scratch, &found));
+    if (strcmp(found, format) != 0)
+        return bk_h5_refuse(file, "%s %s is of format \"%.60s\", not \"%s\"", file->what,
+                            file->name, found, format);
+    BK_TRY(bk_h5_attribute(file, "/", "format_version", BK_I32, 2, version));
+    if (version[0] != 1)
+        return bk_h5_refuse(file, "%s %s has format version %d.%d, this program reads 1.x",
+                            file->what, file->name, version[0], version[1]);
+    return BK_OK;
+}
+
+bk_status bk_h5_expect(bk_h5 *file, const char *format)
+{
+    bk_arena *scratch = bk_arena_new("format");
+    bk_status status = expect(file, format, scratch);
+    bk_arena_free(scratch);
+    return status;
+}

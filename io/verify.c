@@ -1,0 +1,247 @@
+/* birkhoff verify: every byte of a checkpoint, of all checkpoints of a run, or of a data set. */
+#include "io/checkpoint_internal.h"
+
+#include "core/log.h"
+#include "dist/agree.h"
+#include "dist/collective.h"
+#include "io/dataset.h"
+#include "io/files.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+/* One line a shard, and what is wrong with it; ranks fill those of their shards. */
+typedef struct report {
+    char line[120], finding[392];
+} report;
+
+typedef struct verifier {
+    const bk_comm *comm;
+    bk_arena *arena;
+    const char *path;
+    bk_manifest manifest;
+    uint8_t **leaves; /* [tensors], parts of one array */
+    uint8_t *all_leaves;
+    int64_t leaf_count;
+    report *report; /* [shards] */
+} verifier;
+
+/* ---- one shard ---- */
+
+static bk_status check_finite(const bk_tensor *x, const char *name)
+{
+    for (int64_t i = 0; i < bk_count(x); i++) {
+        double value = x->dtype == BK_F32   ? (double)bk_f32(x)[i]
+                       : x->dtype == BK_F64 ? bk_f64(x)[i]
+                                            : 0.0;
+        if (!isfinite(value))
+            return bk_fail(BK_INPUT, "%s is not finite at element %lld of its slice", name,
+                           (long long)i);
+    }
+    return BK_OK;
+}
+
+static bk_status check_slice(verifier *v, bk_h5 *file, int64_t tensor, const bk_stored_piece *p)
+{
+    const bk_stored_tensor *t = &v->manifest.tensor[tensor];
+    const char *path = bk_arena_printf(v->arena, "/%s", t->name);
+    int64_t offset;
+    bk_tensor *x;
+    BK_TRY(bk_h5_read(file, path, t->dtype, v->arena, &x));
+    BK_TRY(bk_h5_attribute(file, path, "offset", BK_I64, 0, &offset));
+    if (bk_count(x) != p->length || offset != p->offset)
+        return bk_fail(BK_INPUT, "%s is not the slice that the manifest names", path);
+    bk_digest_leaves(x->data, p->length, bk_dtype_size(t->dtype),
+                     v->leaves[tensor] + p->offset / BK_LEAF * BK_SHA256);
+    return check_finite(x, path);
+}
+
+static bk_status check_content(verifier *v, bk_h5 *file, int shard)
+{
+    const bk_manifest *m = &v->manifest;
+    uint8_t complete = 0;
+    int64_t step;
+    BK_TRY(bk_h5_expect(file, "birkhoff-checkpoint"));
+    BK_TRY(bk_h5_attribute(file, "/", "complete", BK_U8, 0, &complete));
+    BK_TRY(bk_h5_attribute(file, "/", "step", BK_I64, 0, &step));
+    if (complete != 1 || step != m->step)
+        return bk_fail(BK_INPUT, complete != 1 ? "it is not complete" : "it is of another step");
+    for (int64_t i = 0; i < m->tensors; i++)
+        for (int k = 0; k < m->tensor[i].pieces; k++)
+            if (m->tensor[i].piece[k].shard == shard) {
+                bk_arena_mark mark = bk_arena_get_mark(v->arena);
+                bk_status status = check_slice(v, file, i, &m->tensor[i].piece[k]);
+                bk_arena_release(v->arena, mark);
+                BK_TRY(status);
+            }
+    return BK_OK;
+}
+
+static bk_status check_shard(verifier *v, int shard)
+{
+    const bk_shard_file *s = &v->manifest.shard[shard];
+    const char *path = bk_arena_printf(v->arena, "%s/%s", v->path, s->file);
+    bk_file_digest found;
+    bk_h5 *file;
+    BK_TRY(bk_digest_file(path, &found));
+    if (strcmp(found.sha256, s->digest.sha256) != 0 || strcmp(found.xxh64, s->digest.xxh64) != 0)
+        return bk_fail(BK_INPUT, "digest differs: %.16s..., the manifest says %.16s...",
+                       found.sha256, s->digest.sha256);
+    BK_TRY(bk_h5_open(v->arena, path, &file));
+    bk_status status = check_content(v, file, shard);
+    bk_status closed = bk_h5_close(file);
+    return status != BK_OK ? status : closed;
+}
+
+/* ---- one checkpoint ---- */
+
+static void allocate_leaves(verifier *v)
+{
+    const bk_manifest *m = &v->manifest;
+    v->leaf_count = 0;
+    for (int64_t i = 0; i < m->tensors; i++)
+        v->leaf_count += bk_leaves(m->tensor[i].count);
+    v->all_leaves = bk_arena_zalloc(v->arena, (size_t)v->leaf_count * BK_SHA256);
+    v->leaves = BK_NEW(v->arena, uint8_t *, m->tensors);
+    uint8_t *at = v->all_leaves;
+    for (int64_t i = 0; i < m->tensors; i++) {
+        v->leaves[i] = at;
+        at += bk_leaves(m->tensor[i].count) * BK_SHA256;
+    }
+}
+
+/* Records that exactly one rank filled, zero elsewhere: their sum hands them to all. */
+static void share(const verifier *v, void *records, size_t bytes)
+{
+    bk_sum_i64(v->comm, (int64_t)(bytes / sizeof(int64_t)), records);
+}
+
+static void check_shards(verifier *v)
+{
+    const bk_manifest *m = &v->manifest;
+    v->report = BK_ZNEW(v->arena, report, m->shards);
+    for (int i = bk_comm_rank(v->comm); i < m->shards; i += bk_comm_size(v->comm)) {
+        report *r = &v->report[i];
+        bk_status status = check_shard(v, i);
+        snprintf(r->line, sizeof r->line, "%s  %.1f MB  %s", m->shard[i].file,
+                 (double)m->shard[i].digest.size / 1e6, status == BK_OK ? "ok" : "damaged");
+        if (status != BK_OK)
+            snprintf(r->finding, sizeof r->finding, "%s: %.300s", m->shard[i].file,
+                     bk_status_text());
+    }
+    share(v, v->report, (size_t)m->shards * sizeof *v->report);
+    share(v, v->all_leaves, (size_t)v->leaf_count * BK_SHA256);
+}
+
+static int64_t print_checkpoint(const verifier *v)
+{
+    const bk_manifest *m = &v->manifest;
+    int64_t findings = 0;
+    char payload[BK_SHA256_TEXT];
+    bk_payload_digest(m, v->leaves, payload);
+    printf("%s\n", v->path);
+    for (int i = 0; i < m->shards; i++) {
+        printf("  %s\n", v->report[i].line);
+        findings += v->report[i].finding[0] != '\0';
+    }
+    printf("  payload_sha256  %s\n", payload);
+    for (int i = 0; i < m->shards; i++)
+        if (v->report[i].finding[0])
+            printf("  finding: %s\n", v->report[i].finding);
+    if (findings == 0 && strcmp(payload, m->payload) != 0) {
+        printf("  finding: payload_sha256 differs from the manifest's %s\n", m->payload);
+        findings++;
+    }
+    printf("%s\n", findings == 0 ? "valid" : "damaged");
+    return findings;
+}
+
+static bk_status verify_checkpoint(const bk_comm *comm, const char *path)
+{
+    verifier v = {.comm = comm, .arena = bk_arena_new("verify"), .path = path};
+    bk_status status = bk_agree(comm, bk_manifest_read(v.arena, path, &v.manifest));
+    int64_t findings = 1;
+    if (status == BK_OK) {
+        allocate_leaves(&v);
+        check_shards(&v);
+        if (bk_comm_rank(comm) == 0)
+            findings = print_checkpoint(&v);
+        bk_broadcast(comm, 0, &findings, sizeof findings);
+    } else if (bk_comm_rank(comm) == 0) {
+        printf("%s\n  finding: %s\ndamaged\n", path, bk_status_text());
+    }
+    bk_arena_free(v.arena);
+    return findings == 0
+               ? BK_OK
+               : bk_fail(BK_INPUT, "the checkpoint is damaged (%s): use an older one", path);
+}
+
+/* ---- runs and data sets ---- */
+
+static bk_status verify_run(const bk_comm *comm, bk_arena *arena, const char *directory)
+{
+    int64_t *steps, count = bk_list_steps(arena, directory, &steps), damaged = 0;
+    if (count == 0)
+        return bk_fail(BK_INPUT, "there is no checkpoint in the directory (%s): train first",
+                       directory);
+    for (int64_t i = 0; i < count; i++)
+        damaged += verify_checkpoint(comm, bk_step_path(arena, directory, steps[i])) != BK_OK;
+    return damaged == 0 ? BK_OK
+                        : bk_fail(BK_INPUT, "%lld of %lld checkpoints are damaged (%s): the run "
+                                            "resumes from the newest valid one",
+                                  (long long)damaged, (long long)count, directory);
+}
+
+static bk_status check_dataset(bk_arena *arena, const char *path, bk_dataset **d)
+{
+    bk_h5 *file;
+    char digest[BK_SHA256_TEXT];
+    BK_TRY(bk_dataset_read(arena, path, d));
+    BK_TRY(bk_h5_open(arena, path, &file));
+    bk_status status = bk_dataset_digest(file, digest), closed = bk_h5_close(file);
+    BK_TRY(status);
+    BK_TRY(closed);
+    if (strcmp(digest, (*d)->digest) != 0)
+        return bk_fail(BK_INPUT,
+                       "the data set is damaged (%s): its content has digest %.16s..., it was "
+                       "written with %.16s...: make it again with birkhoff data",
+                       path, digest, (*d)->digest);
+    return BK_OK;
+}
+
+static bk_status verify_dataset(const bk_comm *comm, bk_arena *arena, const char *path)
+{
+    bk_dataset *d = NULL;
+    if (bk_comm_rank(comm) != 0)
+        return bk_agree(comm, BK_OK);
+    bk_status status = check_dataset(arena, path, &d);
+    if (status == BK_OK)
+        printf("%s  %lld samples  sha256 %s\nvalid\n", path, (long long)d->samples, d->digest);
+    else
+        printf("%s\n  finding: %s\ndamaged\n", path, bk_status_text());
+    return bk_agree(comm, status);
+}
+
+static bk_status verify(const bk_comm *comm, bk_arena *arena, const char *path)
+{
+    const char *below = bk_arena_printf(arena, "%s/checkpoints", path);
+    if (bk_file_size(path) >= 0)
+        return verify_dataset(comm, arena, path);
+    if (!bk_is_directory(path))
+        return bk_fail(BK_INPUT, "there is no such file or directory (%s): check the path", path);
+    if (bk_is_directory(below))
+        return verify_run(comm, arena, below);
+    int64_t *steps;
+    if (bk_list_steps(arena, path, &steps) > 0)
+        return verify_run(comm, arena, path);
+    return verify_checkpoint(comm, path);
+}
+
+bk_status bk_verify(const bk_comm *comm, const char *path)
+{
+    bk_arena *arena = bk_arena_new("verify");
+    bk_status status = verify(comm, arena, path);
+    bk_arena_free(arena);
+    return status;
+}

@@ -1,0 +1,367 @@
+#include "jobs/config.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define TEXT_AS(type_, member_, name_, preset_, help_)                                           \
+    {                                                                                            \
+        .name = name_, .type = BK_OPT_TEXT, .offset = offsetof(type_, member_), .text = preset_, \
+        .help = help_                                                                            \
+    }
+
+static const bk_option run_options[] = {
+    BK_OPTION_TEXT(bk_config_run, dir, NULL,
+                   "run directory: checkpoints, metrics, the resolved configuration"),
+    BK_OPTION_I64(bk_config_run, seed, 1, 0, 1LL << 53,
+                  "of initialisation, order, dropout and router draws"),
+    BK_OPTION_I64(bk_config_run, steps, 1000, 1, 1LL << 53, "updates"),
+    BK_OPTION_CHOICE(bk_config_run, precision, 0, "fp32", "arithmetic of products"),
+    BK_OPTION_CHOICE(bk_config_run, resume, 0, "auto|fresh",
+                     "auto: from the newest valid checkpoint; fresh: refuse one"),
+    BK_OPTION_F64(bk_config_run, time_limit, 0.0, 0.0, 1e9,
+                  "seconds after which the run stops with 75; 0 = none"),
+    BK_OPTION_F64(bk_config_run, stop_margin, 60.0, 0.0, 3600.0,
+                  "seconds kept free at the end of the time limit"),
+    BK_OPTION_END,
+};
+
+static const bk_option data_options[] = {
+    BK_OPTION_TEXT(bk_config_data, train, NULL, "data set (birkhoff data)"),
+    BK_OPTION_TEXT(bk_config_data, eval, NULL, "data set to evaluate on; default: data.train"),
+    BK_OPTION_TEXT(bk_config_data, split, "train", "split to train on"),
+    BK_OPTION_TEXT(bk_config_data, eval_split, "validation", "split to evaluate on"),
+    BK_OPTION_I64(bk_config_data, batch, 32, 1, 1 << 24, "samples of the global batch"),
+    BK_OPTION_I64(bk_config_data, length, 256, 1, 1 << 24,
+                  "language models: positions of a window"),
+    BK_OPTION_I64(bk_config_data, max_length, 0, 0, 1 << 24,
+                  "samples are cut to this length; 0 = no"),
+    BK_OPTION_END,
+};
+
+static const bk_option distill_options[] = {
+    BK_OPTION_TEXT(bk_config_distill, teacher, NULL, "run directory or checkpoint of the teacher"),
+    BK_OPTION_CHOICE(bk_config_distill, placement, 0, "colocated",
+                     "where the teacher runs (colocated: on every rank)"),
+    BK_OPTION_END,
+};
+
+static const bk_option loss_options[] = {
+    BK_OPTION_F64(bk_config_loss, weight, 1.0, 0.0, 1e9, "factor of the term"),
+    BK_OPTION_END,
+};
+
+static const bk_option optim_options[] = {
+    TEXT_AS(bk_config_optim, kind_name, "kind", "adamw", "optimizer (birkhoff kinds optimizer)"),
+    BK_OPTION_F64(bk_config_optim, lr, 3e-4, 0.0, 1e3, "peak learning rate"),
+    BK_OPTION_F64(bk_config_optim, weight_decay, 0.01, 0.0, 1e3,
+                  "decoupled decay of matrices; not of norms and biases"),
+    BK_OPTION_F64(bk_config_optim, clip, 1.0, 0.0, 1e9,
+                  "largest global norm of the gradient; 0 = no clipping"),
+    BK_OPTION_I64(bk_config_optim, skip_nonfinite, 0, 0, 1 << 20,
+                  "steps in a row that are skipped before exit 4"),
+    BK_OPTION_END,
+};
+
+static const bk_option schedule_options[] = {
+    TEXT_AS(bk_config_schedule, kind_name, "kind", "cosine",
+            "learning-rate schedule (birkhoff kinds schedule)"),
+    BK_OPTION_I64(bk_config_schedule, warmup, 0, 0, 1LL << 53, "steps of linear rise"),
+    BK_OPTION_F64(bk_config_schedule, floor, 0.0, 0.0, 1.0, "fraction of the peak at the end"),
+    BK_OPTION_END,
+};
+
+static const bk_option parallel_options[] = {
+    BK_OPTION_I64(bk_config_parallel, expert, 1, 1, 1 << 20,
+                  "expert-parallel degree; divides the ranks"),
+    BK_OPTION_I64(
+        bk_config_parallel, lanes, 0, 0, 4096,
+        "lanes of the global batch, a power of two; 0 = ranks at the first start, rounded up"),
+    BK_OPTION_I64(bk_config_parallel, threads, 0, 0, 4096,
+                  "OpenMP threads a rank; 0 = cores bound / ranks on the node"),
+    BK_OPTION_I64(bk_config_parallel, zero, 1, 0, 1,
+                  "1: optimizer state is sharded over the ranks"),
+    BK_OPTION_F64(bk_config_parallel, bucket_mb, 4.0, 0.25, 256.0,
+                  "MiB of gradients reduced as one chain of messages"),
+    BK_OPTION_BOOL(bk_config_parallel, overlap, true, "start buckets during backward"),
+    BK_OPTION_END,
+};
+
+static const bk_option checkpoint_options[] = {
+    BK_OPTION_I64(bk_config_checkpoint, every, 500, 0, 1LL << 53,
+                  "steps between checkpoints; 0 = only at the end and on stop"),
+    BK_OPTION_I64(bk_config_checkpoint, keep, 3, 2, 1 << 20, "newest checkpoints kept"),
+    BK_OPTION_I64(bk_config_checkpoint, keep_every, 0, 0, 1LL << 53,
+                  "also keep each multiple of this step; 0 = none"),
+    BK_OPTION_I64(bk_config_checkpoint, writers, 0, 0, 1 << 20, "ranks that write files; 0 = auto"),
+    BK_OPTION_I64(bk_config_checkpoint, failures, 3, 1, 1 << 20,
+                  "failed saves in a row until the run ends with 70"),
+    BK_OPTION_I64(bk_config_checkpoint, deflate, 0, 0, 9, "compression level, with shuffle"),
+    BK_OPTION_BOOL(bk_config_checkpoint, strict, false,
+                   "a damaged newest checkpoint is an error, not a fallback"),
+    BK_OPTION_BOOL(bk_config_checkpoint, verify_write, false,
+                   "re-read every file after it was written"),
+    BK_OPTION_END,
+};
+
+static const bk_option log_options[] = {
+    BK_OPTION_I64(bk_config_log, interval, 10, 1, 1LL << 53, "steps between lines of metrics"),
+    BK_OPTION_I64(bk_config_log, eval_interval, 0, 0, 1LL << 53,
+                  "steps between evaluations; 0 = only at the end"),
+    BK_OPTION_I64(bk_config_log, eval_batches, 0, 0, 1LL << 53,
+                  "batches of an evaluation during training; 0 = the whole split"),
+    BK_OPTION_BOOL(bk_config_log, tensorboard, false, "also write TensorBoard events to RUN/tb"),
+    BK_OPTION_END,
+};
+
+static const char *const sections[] = {"run",        "data",  "model",    "distill",
+                                       "loss",       "optim", "schedule", "parallel",
+                                       "checkpoint", "log",   NULL};
+
+/* ---- reading ---- */
+
+static bk_status read_section(bk_config *c, const char *name, const bk_option *table, void *config)
+{
+    bk_value *map = bk_value_get(c->root, name);
+    const bk_option *tables[] = {table, NULL};
+    if (map) {
+        map->used = true;
+        if (map->kind != BK_MAP)
+            return bk_fail(BK_USAGE, "section %s is not a mapping (%s:%d): write %s: {key: value}",
+                           name, map->file, map->line, name);
+    }
+    BK_TRY(bk_options_read(table, config, map, name, c->arena));
+    return map ? bk_options_unknown(map, name, tables, NULL) : BK_OK;
+}
+
+static bk_status unknown_kind(const bk_value *at, const char *path, const char *name,
+                              const char *const *names)
+{
+    const char *near = bk_nearest(name, names);
+    return bk_fail(BK_USAGE, "unknown kind '%s' of %s (%s:%d)%s%s: see birkhoff kinds", name, path,
+                   at ? at->file : "default", at ? at->line : 0, near ? ": did you mean " : "",
+                   near ? near : "");
+}
+
+static bk_status read_optim(bk_config *c)
+{
+    bk_config_optim *o = &c->optim;
+    bk_value *map = bk_value_get(c->root, "optim");
+    const char *names[16] = {0};
+    BK_TRY(bk_options_read(optim_options, o, map, "optim", c->arena));
+    for (int i = 0; bk_optimizers[i] && i < 15; i++) {
+        names[i] = bk_optimizers[i]->name;
+        if (strcmp(names[i], o->kind_name) == 0)
+            o->kind = bk_optimizers[i];
+    }
+    if (!o->kind)
+        return unknown_kind(map, "optim", o->kind_name, names);
+    const bk_option *tables[] = {optim_options, o->kind->options, NULL};
+    o->config = bk_arena_zalloc(c->arena, o->kind->config_size + 1);
+    BK_TRY(bk_options_read(o->kind->options, o->config, map, "optim", c->arena));
+    if (!map)
+        return BK_OK;
+    map->used = true;
+    return bk_options_unknown(map, "optim", tables, NULL);
+}
+
+static bk_status read_schedule(bk_config *c)
+{
+    const char *names[16] = {0};
+    BK_TRY(read_section(c, "schedule", schedule_options, &c->schedule));
+    for (int i = 0; bk_schedules[i] && i < 15; i++) {
+        names[i] = bk_schedules[i]->name;
+        if (strcmp(names[i], c->schedule.kind_name) == 0)
+            c->schedule.kind = bk_schedules[i];
+    }
+    return c->schedule.kind ? BK_OK
+                            : unknown_kind(bk_value_get(c->root, "schedule"), "schedule",
+                                           c->schedule.kind_name, names);
+}
+
+static bk_status read_loss(bk_config *c, bk_value *map, const char *path, bk_config_loss *loss)
+{
+    const char *names[64] = {0};
+    if (map->kind != BK_MAP)
+        return bk_fail(BK_USAGE, "%s is not a mapping (%s:%d): write - {kind: cross_entropy}", path,
+                       map->file, map->line);
+    bk_value *kind = bk_value_get(map, "kind");
+    if (!kind || kind->kind != BK_SCALAR)
+        return bk_fail(BK_USAGE, "%s has no kind (%s:%d): write - {kind: cross_entropy}", path,
+                       map->file, map->line);
+    kind->used = true;
+    for (int i = 0; bk_losses[i] && i < 63; i++)
+        names[i] = bk_losses[i]->name;
+    loss->kind = bk_loss_find(kind->text);
+    if (!loss->kind)
+        return unknown_kind(kind, path, kind->text, names);
+    const bk_option *tables[] = {loss_options, loss->kind->options, NULL};
+    const char *more[] = {"kind", NULL};
+    loss->config = bk_arena_zalloc(c->arena, loss->kind->config_size + 1);
+    BK_TRY(bk_options_read(loss_options, loss, map, path, c->arena));
+    if (loss->kind->options)
+        BK_TRY(bk_options_read(loss->kind->options, loss->config, map, path, c->arena));
+    BK_TRY(bk_options_unknown(map, path, tables, more));
+    return loss->kind->check ? loss->kind->check(loss->config) : BK_OK;
+}
+
+static bk_status read_losses(bk_config *c)
+{
+    bk_value *list = bk_value_get(c->root, "loss");
+    if (!list) {
+        const bk_loss_kind *kind = bk_loss_find("cross_entropy");
+        c->loss[0] = (bk_config_loss){1.0, kind, bk_arena_zalloc(c->arena, kind->config_size + 1)};
+        c->losses = 1;
+        return bk_options_read(kind->options, c->loss[0].config, NULL, "loss.0", c->arena);
+    }
+    list->used = true;
+    if (list->kind != BK_LIST || !list->child)
+        return bk_fail(
+            BK_USAGE,
+            "section loss is not a list (%s:%d): write loss: followed by - {kind: cross_entropy}",
+            list->file, list->line);
+    for (bk_value *entry = list->child; entry; entry = entry->next, c->losses++) {
+        if (c->losses == BK_LOSSES_MAX)
+            return bk_fail(BK_USAGE, "more than %d losses (%s:%d): remove some", BK_LOSSES_MAX,
+                           entry->file, entry->line);
+        const char *path = bk_arena_printf(c->arena, "loss.%d", c->losses);
+        BK_TRY(read_loss(c, entry, path, &c->loss[c->losses]));
+    }
+    return BK_OK;
+}
+
+/* ---- checks across sections ---- */
+
+static bk_status check_distill(const bk_config *c)
+{
+    int kd = 0;
+    for (int i = 0; i < c->losses; i++) {
+        bool teacher = (c->loss[i].kind->flags & BK_LOSS_TEACHER) != 0;
+        kd += teacher;
+        if (teacher && !c->has_distill)
+            return bk_fail(BK_USAGE,
+                           "loss %s needs a teacher (loss.%d): add distill: {teacher: RUN_DIR}",
+                           c->loss[i].kind->name, i);
+    }
+    if (c->has_distill && kd == 0)
+        return bk_fail(BK_USAGE, "section distill without a distillation loss: add one under "
+                                 "loss:, such as - {kind: kl}");
+    if (c->has_distill && !c->distill.teacher)
+        return bk_fail(BK_USAGE, "distill.teacher is missing: name a run directory or checkpoint");
+    return BK_OK;
+}
+
+static bk_status check(const bk_config *c)
+{
+    int64_t lanes = c->parallel.lanes;
+    if (!c->run.dir)
+        return bk_fail(BK_USAGE,
+                       "run.dir is missing: name the directory of the run, run.dir=runs/NAME");
+    if (!c->data.train)
+        return bk_fail(
+            BK_USAGE,
+            "data.train is missing: name a data set made by birkhoff data, data.train=FILE.h5");
+    if (lanes & (lanes - 1))
+        return bk_fail(BK_USAGE,
+                       "parallel.lanes=%lld is not a power of two: choose 1, 2, 4, 8, ...",
+                       (long long)lanes);
+    if (lanes > 0 && c->data.batch % lanes != 0)
+        return bk_fail(BK_USAGE,
+                       "parallel.lanes=%lld does not divide data.batch=%lld: choose a batch that "
+                       "is a multiple",
+                       (long long)lanes, (long long)c->data.batch);
+    return check_distill(c);
+}
+
+/* ---- paths ---- */
+
+static const char *absolute(bk_arena *arena, const char *path, const char *file)
+{
+    char here[4096];
+    if (!path || path[0] == '/')
+        return path;
+    const char *base = getcwd(here, sizeof here) ? here : ".";
+    const char *slash = file ? strrchr(file, '/') : NULL;
+    if (!slash || strcmp(file, "command line") == 0)
+        return bk_arena_printf(arena, "%s/%s", base, path);
+    if (file[0] == '/')
+        return bk_arena_printf(arena, "%.*s/%s", (int)(slash - file), file, path);
+    return bk_arena_printf(arena, "%s/%.*s/%s", base, (int)(slash - file), file, path);
+}
+
+static void resolve(bk_config *c, const char *section, const char *key, const char **path)
+{
+    const bk_value *map = bk_value_get(c->root, section);
+    const bk_value *value = map ? bk_value_get(map, key) : NULL;
+    *path = absolute(c->arena, *path, value ? value->file : NULL);
+}
+
+bk_status bk_config_read(bk_arena *arena, bk_value *root, bk_config **out)
+{
+    bk_config *c = BK_ZNEW(arena, bk_config, 1);
+    c->arena = arena;
+    c->root = root;
+    if (root->kind != BK_MAP)
+        return bk_fail(
+            BK_USAGE,
+            "the configuration is not a mapping (%s:%d): it has sections run, data, model, ...",
+            root->file, root->line);
+    c->model = bk_value_get(root, "model");
+    if (c->model)
+        c->model->used = true;
+    c->has_distill = bk_value_get(root, "distill") != NULL;
+    BK_TRY(bk_options_unknown(root, "", (const bk_option *const[]){NULL}, sections));
+    BK_TRY(read_section(c, "run", run_options, &c->run));
+    BK_TRY(read_section(c, "data", data_options, &c->data));
+    BK_TRY(read_section(c, "distill", distill_options, &c->distill));
+    BK_TRY(read_losses(c));
+    BK_TRY(read_optim(c));
+    BK_TRY(read_schedule(c));
+    BK_TRY(read_section(c, "parallel", parallel_options, &c->parallel));
+    BK_TRY(read_section(c, "checkpoint", checkpoint_options, &c->checkpoint));
+    BK_TRY(read_section(c, "log", log_options, &c->log));
+    resolve(c, "run", "dir", &c->run.dir);
+    resolve(c, "data", "train", &c->data.train);
+    resolve(c, "data", "eval", &c->data.eval);
+    resolve(c, "distill", "teacher", &c->distill.teacher);
+    *out = c;
+    return check(c);
+}
+
+/* ---- writing ---- */
+
+static void write_section(const char *name, const bk_option *table, const void *config, FILE *file)
+{
+    fprintf(file, "%s:\n", name);
+    bk_options_write(table, config, 2, file);
+}
+
+static void write_losses(const bk_config *c, FILE *file)
+{
+    fprintf(file, "loss:\n");
+    for (int i = 0; i < c->losses; i++) {
+        fprintf(file, "  - kind: %s\n", c->loss[i].kind->name);
+        bk_options_write(loss_options, &c->loss[i], 4, file);
+        if (c->loss[i].kind->options)
+            bk_options_write(c->loss[i].kind->options, c->loss[i].config, 4, file);
+    }
+}
+
+void bk_config_write(const bk_config *c,
+                     void (*write_model)(const void *model, int indent, void *file),
+                     const void *model, FILE *file)
+{
+    write_section("run", run_options, &c->run, file);
+    write_section("data", data_options, &c->data, file);
+    fprintf(file, "model:\n");
+    write_model(model, 2, file);
+    if (c->has_distill)
+        write_section("distill", distill_options, &c->distill, file);
+    write_losses(c, file);
+    write_section("optim", optim_options, &c->optim, file);
+    bk_options_write(c->optim.kind->options, c->optim.config, 2, file);
+    write_section("schedule", schedule_options, &c->schedule, file);
+    write_section("parallel", parallel_options, &c->parallel, file);
+    write_section("checkpoint", checkpoint_options, &c->checkpoint, file);
+    write_section("log", log_options, &c->log, file);
+}

@@ -1,0 +1,97 @@
+/* jobs/config.h - the whole configuration of a run: every section, read, checked and written back.
+ *
+ * The `model:` section belongs to models/config.c; here it stays a tree until the data is known. */
+#ifndef BK_JOBS_CONFIG_H
+#define BK_JOBS_CONFIG_H
+
+#include "core/optim.h"
+#include "core/schedule.h"
+#include "losses/loss.h"
+
+#include <stdio.h>
+
+typedef struct bk_config_run {
+    const char *dir;
+    int64_t seed, steps;
+    int precision, resume;
+    double time_limit, stop_margin;
+} bk_config_run;
+
+typedef struct bk_config_data {
+    const char *train, *eval, *split, *eval_split;
+    int64_t batch, length, max_length;
+} bk_config_data;
+
+typedef struct bk_config_distill {
+    const char *teacher;
+    int placement;
+} bk_config_distill;
+
+typedef struct bk_config_loss {
+    double weight;
+    const bk_loss_kind *kind;
+    void *config;
+} bk_config_loss;
+
+typedef struct bk_config_optim {
+    const char *kind_name;
+    double lr, weight_decay, clip;
+    int64_t skip_nonfinite;
+    const bk_optimizer_kind *kind;
+    void *config;
+} bk_config_optim;
+
+typedef struct bk_config_schedule {
+    const char *kind_name;
+    int64_t warmup;
+    double floor;
+    const bk_schedule_kind *kind;
+} bk_config_schedule;
+
+typedef struct bk_config_parallel {
+    int64_t expert, lanes, threads, zero;
+    double bucket_mb;
+    bool overlap;
+} bk_config_parallel;
+
+typedef struct bk_config_checkpoint {
+    int64_t every, keep, keep_every, writers, failures, deflate;
+    bool strict, verify_write;
+} bk_config_checkpoint;
+
+typedef struct bk_config_log {
+    int64_t interval, eval_interval, eval_batches;
+    bool tensorboard;
+} bk_config_log;
+
+enum { BK_RESUME_AUTO, BK_RESUME_FRESH };
+enum { BK_LOSSES_MAX = 16 };
+
+typedef struct bk_config {
+    bk_arena *arena;
+    bk_value *root;
+    bk_value *model; /* the section, for bk_model_new; NULL: defaults */
+    bk_config_run run;
+    bk_config_data data;
+    bool has_distill;
+    bk_config_distill distill;
+    bk_config_loss loss[BK_LOSSES_MAX];
+    int losses;
+    bk_config_optim optim;
+    bk_config_schedule schedule;
+    bk_config_parallel parallel;
+    bk_config_checkpoint checkpoint;
+    bk_config_log log;
+} bk_config;
+
+/* Reads `root` (file plus overrides).  Paths from a file are relative to that file, paths from the
+ * command line to the current directory.  BK_USAGE with file, line, key and what to do. */
+BK_CHECKED bk_status bk_config_read(bk_arena *arena, bk_value *root, bk_config **out);
+
+/* The resolved configuration as YAML, defaults included: reading it gives the same run.  `model`
+ * writes its section. */
+void bk_config_write(const bk_config *c,
+                     void (*write_model)(const void *model, int indent, void *file),
+                     const void *model, FILE *file);
+
+#endif

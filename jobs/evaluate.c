@@ -1,0 +1,103 @@
+#include "jobs/job.h"
+
+#include "core/log.h"
+#include "dist/collective.h"
+
+#include <math.h>
+
+/* Sums of one batch, one row for each own lane: loss, and with a teacher KL(teacher | student). */
+enum { SUM_LOSS, SUM_KL, SUMS };
+
+static int64_t argmax(const float *x, int64_t n)
+{
+    int64_t best = 0;
+    for (int64_t i = 1; i < n; i++)
+        if (x[i] > x[best])
+            best = i;
+    return best;
+}
+
+static void count_rows(const bk_bundle *bundle, int64_t counts[3])
+{
+    const bk_tensor *logits = bk_bundle_need(bundle, "logits"),
+                    *teacher = bk_bundle_get(bundle, "teacher.logits");
+    const int32_t *labels = bk_i32(bk_bundle_need(bundle, "labels"));
+    int64_t width = bk_cols(logits);
+    for (int64_t i = 0; i < bk_rows(logits); i++) {
+        if (labels[i] < 0)
+            continue;
+        int64_t best = argmax(bk_f32(logits) + i * width, width);
+        counts[0]++;
+        counts[1] += best == labels[i];
+        counts[2] += teacher && best == argmax(bk_f32(teacher) + i * width, width);
+    }
+}
+
+/* A loss kind over the rows, as a sum. */
+static const double *sum_of(bk_job *job, const char *kind, const bk_loss_args *args)
+{
+    const bk_loss_kind *loss = bk_loss_find(kind);
+    bk_loss_args a = *args;
+    bk_arena *arena = job->tape.arena;
+    void *config = bk_arena_zalloc(arena, loss->config_size + 1);
+    bk_value *map = bk_value_new(arena, BK_MAP, "evaluation", 0);
+    if (loss->flags & BK_LOSS_TEACHER && bk_value_set(arena, map, "temperature", "1") != BK_OK)
+        bk_fatal("%s", bk_status_text());
+    if (bk_options_read(loss->options, config, map, kind, arena) != BK_OK)
+        bk_fatal("%s", bk_status_text());
+    a.config = config;
+    return bk_f64(loss->apply(&job->tape, &a));
+}
+
+static void add_sums(bk_job *job, const bk_bundle *bundle, double sums[SUMS])
+{
+    bk_arena *arena = job->tape.arena;
+    const bk_tensor *logits = bk_bundle_need(bundle, "logits");
+    const int32_t *labels = bk_i32(bk_bundle_need(bundle, "labels"));
+    int64_t rows = bk_rows(logits), lanes = job->lanes.count;
+    int32_t *valid = BK_NEW(arena, int32_t, rows);
+    for (int64_t i = 0; i < rows; i++)
+        valid[i] = labels[i] >= 0;
+    bk_loss_args a = {.logits = bk_bundle_need(bundle, "logits"),
+                      .teacher = bk_bundle_get(bundle, "teacher.logits"),
+                      .labels = labels,
+                      .valid = valid,
+                      .rows = 1, /* a mean over one row is the sum */
+                      .comm = job->world->loss};
+    double *local = BK_ZNEW(arena, double, lanes *SUMS), batch[SUMS];
+    const double *loss = sum_of(job, "cross_entropy", &a);
+    const double *kl = a.teacher ? sum_of(job, "kl", &a) : NULL;
+    for (int64_t l = 0; l < lanes; l++) {
+        local[l * SUMS + SUM_LOSS] = loss[l];
+        local[l * SUMS + SUM_KL] = kl ? kl[l] : 0.0;
+    }
+    bk_sum_lanes(job->world->loss, &job->lanes, SUMS, local, batch);
+    for (int i = 0; i < SUMS; i++)
+        sums[i] += batch[i];
+}
+
+bk_evaluation bk_job_evaluate(bk_job *job, const bk_sampler *sampler, int64_t batches)
+{
+    bk_tape *t = &job->tape;
+    double start = bk_seconds(), sums[SUMS] = {0};
+    int64_t counts[3] = {0}, all = bk_sampler_batches(sampler);
+    for (int64_t i = 0; i < (batches > 0 && batches < all ? batches : all); i++) {
+        bk_bundle bundle = {0};
+        bk_tape_begin(t);
+        t->training = t->recording = false;
+        bk_sampler_batch(sampler, i, &job->lanes, t->arena, &bundle);
+        bk_job_teach(job, &bundle);
+        bk_model_forward(job->model, t, &bundle);
+        count_rows(&bundle, counts);
+        add_sums(job, &bundle, sums);
+    }
+    bk_sum_i64(job->world->loss, 3, counts);
+    double rows = counts[0] > 0 ? (double)counts[0] : 1.0;
+    return (bk_evaluation){.rows = counts[0],
+                           .correct = counts[1],
+                           .cross_entropy = sums[SUM_LOSS] / rows,
+                           .accuracy = (double)counts[1] / rows,
+                           .teacher_agreement = job->teacher ? (double)counts[2] / rows : NAN,
+                           .teacher_kl = job->teacher ? sums[SUM_KL] / rows : NAN,
+                           .seconds = bk_seconds() - start};
+}

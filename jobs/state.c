@@ -1,0 +1,212 @@
+/* Between a job and its checkpoints: which slices of which tensors, and the small state. */
+#include "jobs/job.h"
+
+#include "core/log.h"
+#include "dist/agree.h"
+#include "io/yaml.h"
+
+#include <math.h>
+#include <string.h>
+
+/* "model/block0/..." -> "optim/m/block0/..." */
+static const char *moment_name(bk_arena *arena, char moment, const char *name)
+{
+    return bk_arena_printf(arena, "optim/%c/%s", moment, name + strlen("model/"));
+}
+
+static bk_piece piece_of(const bk_parameter *p, const char *name, int64_t first, int64_t count,
+                         float *data)
+{
+    bk_piece piece = {.name = name,
+                      .dtype = BK_F32,
+                      .dims = p->global_dims,
+                      .offset = p->global_offset + first,
+                      .count = count,
+                      .data = data};
+    memcpy(piece.global_shape, p->global_shape, sizeof piece.global_shape);
+    return piece;
+}
+
+static bk_piece piece_of_buffer(const bk_buffer *b)
+{
+    bk_piece piece = {
+        .name = b->name, .dtype = b->dtype, .dims = b->dims, .count = b->count, .data = b->data};
+    memcpy(piece.global_shape, b->shape, sizeof piece.global_shape);
+    return piece;
+}
+
+static int64_t list_buffers(const bk_slab *slab, bk_piece *list)
+{
+    for (int i = 0; i < slab->buffers; i++)
+        list[i] = piece_of_buffer(slab->buffer[i]);
+    return slab->buffers;
+}
+
+static int64_t list_moments(bk_arena *arena, const bk_run *run, int64_t runs, bk_piece *list)
+{
+    int64_t count = 0;
+    for (int64_t i = 0; i < runs; i++) {
+        const bk_parameter *p = run[i].parameter;
+        if (run[i].m)
+            list[count++] =
+                piece_of(p, moment_name(arena, 'm', p->name), run[i].first, run[i].count, run[i].m);
+        if (run[i].v)
+            list[count++] =
+                piece_of(p, moment_name(arena, 'v', p->name), run[i].first, run[i].count, run[i].v);
+    }
+    return count;
+}
+
+static int64_t list_parameters(const bk_slab *slab, bk_piece *list)
+{
+    for (int i = 0; i < slab->parameters; i++) {
+        const bk_parameter *p = slab->parameter[i];
+        list[i] = piece_of(p, p->name, 0, p->count, bk_parameter_value(slab, p));
+    }
+    return slab->parameters;
+}
+
+bk_status bk_job_load_model(const bk_world *world, bk_arena *arena, const bk_checkpoint *c,
+                            bk_slab *slab)
+{
+    bk_piece *list = BK_NEW(arena, bk_piece, slab->parameters + slab->buffers);
+    int64_t count = list_parameters(slab, list);
+    count += list_buffers(slab, list + count);
+    return bk_checkpoint_read(world->checkpoint, c, list, count, "model/");
+}
+
+/* ---- resume ---- */
+
+static const char *scalar_at(const bk_value *root, const char *section, const char *key)
+{
+    const bk_value *map = bk_value_get(root, section);
+    const bk_value *value = map ? bk_value_get(map, key) : NULL;
+    return value && value->kind == BK_SCALAR ? value->text : "";
+}
+
+/* Keys that may not change between the start of a run and its resume: other bits would follow. */
+static const char *const fixed_keys[][2] = {
+    {"run", "seed"},   {"run", "precision"},   {"data", "batch"},     {"data", "length"},
+    {"data", "split"}, {"data", "max_length"}, {"parallel", "lanes"}, {"optim", "kind"},
+};
+
+static bk_status same_model(const bk_value *then, const bk_value *now, const char *path,
+                            bk_arena *arena)
+{
+    for (const bk_value *a = now ? now->child : NULL; a; a = a->next) {
+        const bk_value *b = then ? bk_value_get(then, a->key ? a->key : "") : NULL;
+        const char *key = bk_arena_printf(arena, "%s.%s", path, a->key ? a->key : "");
+        if (a->kind == BK_MAP)
+            BK_TRY(same_model(b, a, key, arena));
+        else if (a->kind == BK_SCALAR &&
+                 (!b || b->kind != BK_SCALAR || strcmp(a->text, b->text) != 0))
+            return bk_fail(
+                BK_USAGE,
+                "%s was %s when this run began and is %s now: keep it, or name another run.dir",
+                key, b && b->kind == BK_SCALAR ? b->text : "absent", a->text);
+    }
+    return BK_OK;
+}
+
+static bk_status check_fixed(const bk_job *job)
+{
+    const bk_run_state *s = bk_checkpoint_state(job->checkpoint);
+    bk_value *then, *now;
+    BK_TRY(bk_yaml_parse(job->arena, bk_checkpoint_path(job->checkpoint), s->config,
+                         strlen(s->config), &then));
+    BK_TRY(bk_yaml_parse(job->arena, "resolved configuration", job->resolved, strlen(job->resolved),
+                         &now));
+    for (size_t i = 0; i < sizeof fixed_keys / sizeof *fixed_keys; i++) {
+        const char *a = scalar_at(then, fixed_keys[i][0], fixed_keys[i][1]);
+        const char *b = scalar_at(now, fixed_keys[i][0], fixed_keys[i][1]);
+        if (strcmp(a, b) != 0)
+            return bk_fail(BK_USAGE,
+                           "%s.%s was %s when this run began and is %s now (%s): keep it, or name "
+                           "another run.dir",
+                           fixed_keys[i][0], fixed_keys[i][1], a, b, job->checkpoints);
+    }
+    if (strcmp(s->data_digest, job->train->digest) != 0)
+        return bk_fail(
+            BK_USAGE,
+            "the data set is not the one this run began with (%s): digest %.12s then, %.12s now",
+            job->train->path, s->data_digest, job->train->digest);
+    return same_model(bk_value_get(then, "model"), bk_value_get(now, "model"), "model", job->arena);
+}
+
+bk_status bk_job_check_resume(bk_job *job)
+{
+    return bk_agree(job->world->ctl, job->checkpoint ? check_fixed(job) : BK_OK);
+}
+
+static void warn_other_machine(const bk_job *job)
+{
+    const char *then = bk_checkpoint_state(job->checkpoint)->machine;
+    const char *keys[] = {"products: ", "kernels: "};
+    for (int i = 0; then && i < 2; i++) {
+        const char *a = strstr(then, keys[i]), *b = strstr(job->machine, keys[i]);
+        size_t length = b ? strcspn(b, "\n") : 0;
+        if (a && b && (strcspn(a, "\n") != length || memcmp(a, b, length) != 0))
+            bk_warn("bits may differ: this run started on %.*s", (int)strcspn(a, "\n"), a);
+    }
+}
+
+bk_status bk_job_resume(bk_job *job)
+{
+    job->state = (bk_run_state){.seed = (uint64_t)job->config->run.seed, .best_value = NAN};
+    if (job->checkpoint) {
+        job->state = *bk_checkpoint_state(job->checkpoint);
+        bk_piece *list = BK_NEW(job->arena, bk_piece, 2 * job->shard->updates);
+        int64_t count = list_moments(job->arena, job->shard->update, job->shard->updates, list);
+        BK_TRY(bk_job_load_model(job->world, job->arena, job->checkpoint, job->slab));
+        BK_TRY(bk_checkpoint_read(job->world->checkpoint, job->checkpoint, list, count, NULL));
+        warn_other_machine(job);
+    } else {
+        bk_slab_initialise(job->slab, (uint64_t)job->config->run.seed);
+    }
+    job->state.data_path = job->train->path;
+    job->state.data_digest = job->train->digest;
+    job->state.config = job->resolved;
+    job->state.machine = job->machine;
+    job->state.world_size = job->world->size;
+    job->state.lanes = job->lanes.total;
+    return BK_OK;
+}
+
+/* ---- save ---- */
+
+static int64_t list_owned(bk_job *job, bk_arena *arena, bk_piece *list)
+{
+    const bk_shard *shard = job->shard;
+    int64_t count = 0;
+    for (int64_t i = 0; i < shard->owned; i++) {
+        const bk_run *run = &shard->own[i];
+        const bk_parameter *p = run->parameter;
+        list[count++] = piece_of(p, p->name, run->first, run->count,
+                                 bk_parameter_value(job->slab, p) + run->first);
+    }
+    count += list_moments(arena, shard->own, shard->owned, list + count);
+    if (job->world->rank == 0)
+        count += list_buffers(job->slab, list + count);
+    return count;
+}
+
+bk_status bk_job_save(bk_job *job, bk_saved *saved)
+{
+    const bk_config_checkpoint *c = &job->config->checkpoint;
+    bk_save_options options = {
+        .writers = (int)c->writers,
+        .nodes = job->world->nodes,
+        .keep = (int)c->keep,
+        .keep_every = c->keep_every,
+        .started_from = job->checkpoint ? bk_checkpoint_state(job->checkpoint)->step : -1,
+        .deflate = (int)c->deflate,
+        .verify_write = c->verify_write,
+        .run_id = job->run_id};
+    bk_arena *arena = bk_arena_new("save");
+    bk_piece *list = BK_NEW(arena, bk_piece, 3 * job->shard->owned + job->slab->buffers);
+    int64_t count = list_owned(job, arena, list);
+    bk_status status = bk_checkpoint_save(job->world->checkpoint, job->checkpoints, list, count,
+                                          &job->state, &options, saved);
+    bk_arena_free(arena);
+    return status;
+}

@@ -1,0 +1,175 @@
+#include "jobs/job.h"
+
+#include "core/attributes.h"
+#include "dist/step.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "dist/signal.h"
+
+void bk_job_teach(bk_job *job, bk_bundle *bundle)
+{
+    if (!job->teacher)
+        return;
+    bk_arena_reset(job->teacher_arena);
+    bk_tape tape = {.arena = job->teacher_arena,
+                    .scratch = job->tape.scratch,
+                    .dtype = BK_F32,
+                    .lanes = job->tape.lanes,
+                    .seed = job->tape.seed,
+                    .step = job->tape.step};
+    bk_bundle seen = *bundle;
+    bk_model_forward(job->teacher, &tape, &seen);
+    const bk_tensor *logits = bk_bundle_need(&seen, "logits");
+    bk_tensor *kept = bk_tensor_new(job->tape.arena, logits->dtype, logits->dims, logits->shape);
+    memcpy(kept->data, logits->data, (size_t)bk_count(logits) * bk_dtype_size(logits->dtype));
+    bk_bundle_set(bundle, "teacher.logits", kept);
+}
+
+static void add_losses(bk_job *job, const bk_bundle *bundle)
+{
+    const bk_config *c = job->config;
+    const bk_tensor *sequence = bk_bundle_get(bundle, "sequence");
+    bk_loss_args a = {.logits = bk_bundle_need(bundle, "logits"),
+                      .teacher = bk_bundle_get(bundle, "teacher.logits"),
+                      .labels = bk_i32(bk_bundle_need(bundle, "labels")),
+                      .sequence = sequence && job->data.classes == 0 ? bk_i32(sequence) : NULL,
+                      .rows = bundle->rows,
+                      .step = job->state.step,
+                      .steps = c->run.steps,
+                      .comm = job->world->loss};
+    bk_arena *arena = job->tape.arena;
+    int64_t rows = bk_rows(a.logits);
+    int32_t *valid = BK_NEW(arena, int32_t, rows);
+    for (int64_t i = 0; i < rows; i++)
+        valid[i] = a.labels[i] >= 0;
+    a.valid = valid;
+    for (int i = 0; i < c->losses; i++) {
+        a.config = c->loss[i].config;
+        bk_tape_add_term(&job->tape, c->loss[i].kind->name, -1,
+                         c->loss[i].kind->apply(&job->tape, &a), c->loss[i].weight);
+    }
+}
+
+/* Records of all terms, one row for each own lane. */
+static double *term_records(const bk_tape *t)
+{
+    int64_t lanes = t->lanes.count;
+    double *records = BK_NEW(t->arena, double, lanes * t->terms);
+    for (int i = 0; i < t->terms; i++)
+        for (int64_t l = 0; l < lanes; l++)
+            records[l * t->terms + i] = bk_f64(t->term[i].value)[l];
+    return records;
+}
+
+static int64_t nonfinite_records(const bk_tape *t, const double *records)
+{
+    int64_t count = 0;
+    for (int64_t i = 0; i < t->lanes.count * t->terms; i++)
+        count += !isfinite(records[i]);
+    return count;
+}
+
+static void read_terms(const bk_job *job, const double *sum, bk_step_result *out)
+{
+    const bk_tape *t = &job->tape;
+    int auxes = 0, zs = 0, losses = 0;
+    for (int i = 0; i < t->terms; i++) {
+        out->loss += t->term[i].weight * sum[i];
+        if (t->term[i].layer < 0) {
+            out->term[losses++] = sum[i];
+        } else if (strcmp(t->term[i].name, "moe_aux") == 0) {
+            out->aux += sum[i];
+            auxes++;
+        } else {
+            out->z += sum[i];
+            zs++;
+        }
+    }
+    out->aux /= auxes ? auxes : 1;
+    out->z /= zs ? zs : 1;
+}
+
+/* The step's message: statistics, norm and every flag travel together. */
+static double agree(bk_job *job, bool time_is_near, bk_step_result *out)
+{
+    bk_tape *t = &job->tape;
+    int64_t blocks = bk_reduction_norm_records(job->reduction);
+    double *records = term_records(t);
+    double *block = BK_NEW(t->arena, double, blocks);
+    int64_t nonfinite = 0;
+    bk_reduction_squares(job->reduction, block, &nonfinite);
+    bk_step_message m = {.flag = {[BK_STEP_NONFINITE] = nonfinite + nonfinite_records(t, records),
+                                  [BK_STEP_TERM] = bk_signals_term(),
+                                  [BK_STEP_USR1] = bk_signals_usr1(),
+                                  [BK_STEP_TIME] = time_is_near},
+                         .terms = t->terms,
+                         .record = records,
+                         .sum = BK_NEW(t->arena, double, t->terms),
+                         .blocks = blocks,
+                         .block = block,
+                         .all_blocks = BK_NEW(t->arena, double, blocks * job->world->size)};
+    bk_step_agree(job->world->ctl, &job->lanes, &m);
+    read_terms(job, m.sum, out);
+    out->status = m.status;
+    out->nonfinite = m.flag[BK_STEP_NONFINITE];
+    out->stop_signal = m.flag[BK_STEP_TERM] + m.flag[BK_STEP_USR1] > 0;
+    out->stop_time = m.flag[BK_STEP_TIME] > 0;
+    return bk_reduction_norm(job->reduction, m.all_blocks);
+}
+
+static void update(bk_job *job, bk_step_result *out)
+{
+    const bk_config *c = job->config;
+    double clip = c->optim.clip > 0 ? fmin(1.0, c->optim.clip / (out->grad_norm + 1e-6)) : 1.0;
+    out->lr = c->optim.lr * c->schedule.kind->factor(job->state.step, c->run.steps,
+                                                     c->schedule.warmup, c->schedule.floor);
+    bk_update u = {.clip = (float)clip,
+                   .lr = out->lr,
+                   .decay = c->optim.weight_decay,
+                   .step = job->state.step + 1 - job->state.updates_skipped};
+    if (c->parallel.zero == 0)
+        bk_reduction_allgather(job->reduction, job->slab->grad);
+    bk_shard_update(job->shard, job->slab, c->optim.kind, c->optim.config, &u);
+    if (c->parallel.zero == 1)
+        bk_reduction_allgather(job->reduction, job->slab->value);
+}
+
+static void forward_backward(bk_job *job, bk_bundle *bundle)
+{
+    bk_tape *t = &job->tape;
+    bk_tape_begin(t);
+    t->training = t->recording = true;
+    t->step = job->state.step;
+    bk_sampler_batch(job->train_sampler, job->state.step, &job->lanes, t->arena, bundle);
+    bk_job_teach(job, bundle);
+    bk_reduction_begin(job->reduction, t);
+    bk_model_forward(job->model, t, bundle);
+    add_losses(job, bundle);
+    bk_tape_backward(t);
+    bk_reduction_finish(job->reduction);
+}
+
+bk_step_result bk_job_step(bk_job *job, bool time_is_near)
+{
+    bk_bundle bundle = {0};
+    bk_step_result out = {0};
+    forward_backward(job, &bundle);
+    out.positions = bundle.positions;
+    out.grad_norm = agree(job, time_is_near, &out);
+    if (out.status != BK_OK)
+        return out;
+    if (out.nonfinite > 0 || !isfinite(out.grad_norm)) {
+        out.status = BK_NONFINITE;
+        return out;
+    }
+    update(job, &out);
+    job->state.step++;
+    job->state.samples_seen += job->lanes.batch;
+    job->state.tokens_seen += bundle.positions;
+    job->state.cursor = job->state.step * job->lanes.batch;
+    job->state.epoch = job->state.cursor / bk_sampler_samples(job->train_sampler);
+    return out;
+}

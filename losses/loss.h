@@ -1,0 +1,47 @@
+/* losses/loss.h - what a loss is.  One kind = one file losses/<kind>.c and one line in
+ * losses/kinds.def.
+ *
+ * A loss maps rows of logits to one double per own lane: the part of the loss that this lane's rows
+ * contribute, divided by the *global* count where the reduction is a mean.  The sum over all lanes
+ * of all ranks is the loss.  Gradients follow the same rule and are summed over ranks, never
+ * averaged.  B = 0 gives 0 and no gradient. */
+#ifndef BK_LOSSES_LOSS_H
+#define BK_LOSSES_LOSS_H
+
+#include "core/op.h"
+#include "core/option.h"
+#include "dist/comm.h"
+
+typedef struct bk_loss_args {
+    bk_tensor *logits;     /* [R,V] student, local rows in lane order; BK_F32 or BK_F64 */
+    bk_tensor *teacher;    /* [R,V] same dtype, constant; NULL for losses on labels */
+    const int32_t *labels; /* [R], -1 = ignored; NULL for losses on a teacher */
+    const int32_t *valid;  /* [R], 0 = row dropped before anything is computed; NULL = all */
+    const int32_t
+        *sequence;       /* [R] global sample of each row, non-decreasing; NULL: one row a sample */
+    int64_t rows;        /* global number of valid rows (labels >= 0 and valid != 0) */
+    int64_t step, steps; /* for annealing; steps = 0 outside training */
+    const bk_comm *comm; /* all ranks that hold rows; NULL = one rank */
+    const void *config;  /* of the kind's option table */
+    bk_tensor **plan,
+        **cost; /* sinkd with one global group: not NULL: local rows of P and C, [B_r,B] */
+    struct bk_attributes *attributes; /* figures for `birkhoff op` and the log; NULL = not wanted */
+} bk_loss_args;
+
+enum { BK_LOSS_LABELS = 1, BK_LOSS_TEACHER = 2, BK_LOSS_COLLECTIVE = 4 };
+
+typedef struct bk_loss_kind {
+    const char *name, *summary, *source;
+    const bk_option *options;
+    size_t config_size;
+    int flags; /* BK_LOSS_* */
+    /* Checks what the table cannot (combinations); BK_USAGE.  May be NULL. */
+    bk_status (*check)(const void *config);
+    /* Collective when BK_LOSS_COLLECTIVE.  Returns value[m] (BK_F64) on the step arena. */
+    bk_tensor *(*apply)(bk_tape *t, const bk_loss_args *args);
+} bk_loss_kind;
+
+extern const bk_loss_kind *const bk_losses[];       /* in the order of kinds.def, ended by NULL */
+const bk_loss_kind *bk_loss_find(const char *name); /* NULL: unknown */
+
+#endif

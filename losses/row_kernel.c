@@ -1,0 +1,229 @@
+#include "losses/row_kernel.h"
+
+#include "core/vector_kernel.h"
+
+enum { WIDE = 8 };
+
+static double tree(const double a[WIDE])
+{
+    return ((a[0] + a[1]) + (a[2] + a[3])) + ((a[4] + a[5]) + (a[6] + a[7]));
+}
+
+static double sum(int64_t n, const real *x)
+{
+    double a[WIDE] = {0};
+    int64_t i = 0;
+    for (; i + WIDE <= n; i += WIDE)
+        for (int j = 0; j < WIDE; j++)
+            a[j] += (double)x[i + j];
+    for (; i < n; i++)
+        a[i % WIDE] += (double)x[i];
+    return tree(a);
+}
+
+static double dot(int64_t n, const real *x, const real *y)
+{
+    double a[WIDE] = {0};
+    int64_t i = 0;
+    for (; i + WIDE <= n; i += WIDE)
+        for (int j = 0; j < WIDE; j++)
+            a[j] += (double)x[i + j] * (double)y[i + j];
+    for (; i < n; i++)
+        a[i % WIDE] += (double)x[i] * (double)y[i];
+    return tree(a);
+}
+
+static real max(int64_t n, const real *x)
+{
+    real most = -(real)INFINITY, nan = 0;
+    for (int64_t i = 0; i < n; i++) {
+        most = x[i] > most ? x[i] : most;
+        nan = x[i] != x[i] ? x[i] : nan;
+    }
+    return nan != nan ? nan : most;
+}
+
+/* sum of exp((x - most) scale), in double, without storing the terms. */
+static double sum_exp(int64_t n, const real *x, real most, real scale)
+{
+    double a[WIDE] = {0};
+    int64_t i = 0;
+    for (; i + WIDE <= n; i += WIDE)
+        for (int j = 0; j < WIDE; j++)
+            a[j] += (double)bk_exp((x[i + j] - most) * scale);
+    for (; i < n; i++)
+        a[i % WIDE] += (double)bk_exp((x[i] - most) * scale);
+    return tree(a);
+}
+
+/* ---- cross-entropy ---- */
+
+static double cross_entropy(int64_t n, const void *x_, int32_t label, double smoothing, double *lse)
+{
+    const real *x = x_;
+    real most = max(n, x);
+    *lse = (double)most + log(sum_exp(n, x, most, 1));
+    double loss = (1.0 - smoothing) * (*lse - (double)x[label]);
+    return smoothing > 0 ? loss + smoothing * (*lse - sum(n, x) / (double)n) : loss;
+}
+
+static void cross_entropy_back(int64_t n, const void *x_, double lse_, int32_t label,
+                               double smoothing, double weight_, bool add, void *dx_)
+{
+    const real *x = x_, lse = (real)lse_, weight = (real)weight_,
+               flat = (real)(smoothing / (double)n);
+    real *dx = dx_;
+    if (add)
+        for (int64_t i = 0; i < n; i++)
+            dx[i] += weight * (bk_exp(x[i] - lse) - flat);
+    else
+        for (int64_t i = 0; i < n; i++)
+            dx[i] = weight * (bk_exp(x[i] - lse) - flat);
+    dx[label] -= weight * (real)(1.0 - smoothing);
+}
+
+/* ---- divergences ---- */
+
+static void log_softmax(int64_t n, const real *x, double temperature, real *y)
+{
+    real scale = (real)(1.0 / temperature), most = max(n, x);
+    real shift = (real)log(sum_exp(n, x, most, scale));
+    for (int64_t i = 0; i < n; i++)
+        y[i] = (x[i] - most) * scale - shift;
+}
+
+static inline real log_add(real a, real b)
+{
+    real high = a > b ? a : b, low = a > b ? b : a;
+    return high + bk_log(BK_R(1.0) + bk_exp(low - high));
+}
+
+/* log m = log(a q + (1-a) p) from logarithms. */
+static inline real log_mix(real lq, real lp, real log_a, real log_b)
+{
+    return log_add(log_a + lq, log_b + lp);
+}
+
+/* Terms of D in y, from log p and log q. */
+static void terms(int64_t n, const real *lp, const real *lq, const bk_divergence_options *o,
+                  real *y)
+{
+    real share = (real)(o->kind == BK_JS ? o->beta : o->kind == BK_KL ? o->skew : 1.0 - o->skew);
+    real log_a = (real)log((double)share), log_b = (real)log1p(-(double)share),
+         beta = (real)o->beta;
+    real entropy = o->entropy ? 1 : 0;
+    bool plain = o->skew == 0.0;
+    switch (o->kind) {
+    case BK_KL:
+        for (int64_t i = 0; i < n; i++)
+            y[i] = bk_exp(lq[i]) *
+                   (entropy * lq[i] - (plain ? lp[i] : log_mix(lq[i], lp[i], log_a, log_b)));
+        break;
+    case BK_REVERSE_KL:
+        for (int64_t i = 0; i < n; i++)
+            y[i] = bk_exp(lp[i]) * (lp[i] - (plain ? lq[i] : log_mix(lq[i], lp[i], log_a, log_b)));
+        break;
+    case BK_JS:
+        for (int64_t i = 0; i < n; i++) {
+            real lm = log_mix(lq[i], lp[i], log_a, log_b);
+            y[i] = beta * bk_exp(lq[i]) * (lq[i] - lm) +
+                   (BK_R(1.0) - beta) * bk_exp(lp[i]) * (lp[i] - lm);
+        }
+        break;
+    default:
+        for (int64_t i = 0; i < n; i++) {
+            real d = bk_exp(lp[i]) - bk_exp(lq[i]);
+            y[i] = BK_R(0.5) * (d < 0 ? -d : d);
+        }
+    }
+}
+
+/* h = dD/dp. */
+static void slopes(int64_t n, const real *lp, const real *lq, const bk_divergence_options *o,
+                   real *h)
+{
+    real share = (real)(o->kind == BK_JS ? o->beta : o->kind == BK_KL ? o->skew : 1.0 - o->skew);
+    real log_a = (real)log((double)share), log_b = (real)log1p(-(double)share);
+    real skew = (real)o->skew, rest = (real)(1.0 - o->skew), other = (real)(1.0 - o->beta);
+    bool plain = o->skew == 0.0;
+    switch (o->kind) {
+    case BK_KL:
+        for (int64_t i = 0; i < n; i++)
+            h[i] = -rest * bk_exp(lq[i] - (plain ? lp[i] : log_mix(lq[i], lp[i], log_a, log_b)));
+        break;
+    case BK_REVERSE_KL:
+        for (int64_t i = 0; i < n; i++) {
+            real d = lp[i] - (plain ? lq[i] : log_mix(lq[i], lp[i], log_a, log_b));
+            h[i] = d - skew * bk_exp(d);
+        }
+        break;
+    case BK_JS:
+        for (int64_t i = 0; i < n; i++)
+            h[i] = other * (lp[i] - log_mix(lq[i], lp[i], log_a, log_b));
+        break;
+    default:
+        for (int64_t i = 0; i < n; i++) {
+            real d = bk_exp(lp[i]) - bk_exp(lq[i]);
+            h[i] = d > 0 ? BK_R(0.5) : d < 0 ? BK_R(-0.5) : 0;
+        }
+    }
+}
+
+static double divergence(int64_t n, const void *s, const void *t, const bk_divergence_options *o,
+                         void *work)
+{
+    real *lp = work, *lq = lp + n, *y = lq + n;
+    log_softmax(n, s, o->temperature, lp);
+    log_softmax(n, t, o->temperature, lq);
+    terms(n, lp, lq, o, y);
+    return sum(n, y);
+}
+
+/* KL without skew in its closed form (p - q)/T: h = -q/p would overflow where p is tiny. */
+static void kl_back(int64_t n, const real *lp, const real *lq, real factor, real *ds)
+{
+    for (int64_t i = 0; i < n; i++)
+        ds[i] += factor * (bk_exp(lp[i]) - bk_exp(lq[i]));
+}
+
+static void softmax_back(int64_t n, const void *p_, const void *h_, double weight,
+                         double temperature, void *ds_)
+{
+    const real *p = p_, *h = h_;
+    real *ds = ds_, inner = (real)dot(n, p, h), factor = (real)(weight / temperature);
+    for (int64_t i = 0; i < n; i++)
+        ds[i] += factor * p[i] * (h[i] - inner);
+}
+
+static void divergence_back(int64_t n, const void *s, const void *t, const bk_divergence_options *o,
+                            double weight, void *work, void *ds)
+{
+    real *lp = work, *lq = lp + n, *h = lq + n;
+    log_softmax(n, s, o->temperature, lp);
+    log_softmax(n, t, o->temperature, lq);
+    if (o->kind == BK_KL && o->skew == 0.0) {
+        kl_back(n, lp, lq, (real)(weight / o->temperature), ds);
+        return;
+    }
+    slopes(n, lp, lq, o, h);
+    for (int64_t i = 0; i < n; i++)
+        lp[i] = bk_exp(lp[i]);
+    softmax_back(n, lp, h, weight, o->temperature, ds);
+}
+
+static void softmax(int64_t n, const void *s, double temperature, void *p_)
+{
+    real *p = p_;
+    log_softmax(n, s, temperature, p);
+    for (int64_t i = 0; i < n; i++)
+        p[i] = bk_exp(p[i]);
+}
+
+const bk_row_kernels BK_KERNEL(bk_row_kernels) = {
+    .cross_entropy = cross_entropy,
+    .cross_entropy_back = cross_entropy_back,
+    .divergence = divergence,
+    .divergence_back = divergence_back,
+    .softmax = softmax,
+    .softmax_back = softmax_back,
+};

@@ -1,0 +1,41 @@
+/* losses/row_kernel.h - loops of the row-wise losses: one row of V classes. */
+#ifndef BK_LOSSES_ROW_KERNEL_H
+#define BK_LOSSES_ROW_KERNEL_H
+
+#include "core/real.h"
+
+typedef enum bk_divergence { BK_KL, BK_REVERSE_KL, BK_JS, BK_TV } bk_divergence;
+
+typedef struct bk_divergence_options {
+    bk_divergence kind;
+    double temperature, skew, beta;
+    bool entropy;
+} bk_divergence_options;
+
+typedef struct bk_row_kernels {
+    /* -sum y log softmax(x), y = (1-e) onehot(label) + e/V; *lse = log sum exp x. */
+    double (*cross_entropy)(int64_t n, const void *x, int32_t label, double smoothing, double *lse);
+    /* dx (+)= weight (softmax(x) - y); `add` false overwrites. */
+    void (*cross_entropy_back)(int64_t n, const void *x, double lse, int32_t label,
+                               double smoothing, double weight, bool add, void *dx);
+    /* D(p, q) for p = softmax(s/T), q = softmax(t/T); work[3 n] reals. */
+    double (*divergence)(int64_t n, const void *s, const void *t, const bk_divergence_options *o,
+                         void *work);
+    /* ds += weight p (h - <p,h>) / T, h = dD/dp; work[3 n] reals. */
+    void (*divergence_back)(int64_t n, const void *s, const void *t, const bk_divergence_options *o,
+                            double weight, void *work, void *ds);
+    /* p = softmax(s/T). */
+    void (*softmax)(int64_t n, const void *s, double temperature, void *p);
+    /* ds += weight p (h - <p,h>) / T. */
+    void (*softmax_back)(int64_t n, const void *p, const void *h, double weight, double temperature,
+                         void *ds);
+} bk_row_kernels;
+
+BK_KERNEL_TABLES(bk_row_kernels);
+
+static inline const bk_row_kernels *bk_rows_of(bk_dtype dtype)
+{
+    return BK_KERNEL_SELECT(bk_row_kernels, dtype);
+}
+
+#endif

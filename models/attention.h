@@ -1,0 +1,59 @@
+/* models/attention.h - what an attention kind is.  One kind = one file models/attention/<kind>.c
+ * and one line in models/attention/kinds.def. */
+#ifndef BK_MODELS_ATTENTION_H
+#define BK_MODELS_ATTENTION_H
+
+#include "core/ops.h"
+#include "core/option.h"
+
+enum { BK_ATTENTION_PARAMETERS = 8 };
+
+typedef struct bk_attention_args {
+    bk_tensor *q, *k, *v;  /* [B,H,N,D]; cross attention: k, v [B,H,M,D] */
+    bk_tensor *mask;       /* i32 [B,N] (cross: keys [B,M]); NULL = all real */
+    bk_tensor *query_mask; /* i32 [B,N], cross attention only; NULL = all real */
+    bk_tensor *parameter[BK_ATTENTION_PARAMETERS]; /* in the order that declare made them */
+    bool causal;
+    double dropout; /* on probabilities, while training */
+    int layer;
+    const void *config;
+    bk_tensor *
+        *matrix; /* not NULL: also fill *matrix = [B,H,N,M], if the kind has BK_ATTENTION_MATRIX */
+    bk_tensor **lse; /* not NULL: also fill *lse = [B,H,N], for softmax patterns */
+    struct bk_attributes *attributes;
+} bk_attention_args;
+
+enum {
+    BK_ATTENTION_CAUSAL = 1,
+    BK_ATTENTION_MASK = 2,
+    BK_ATTENTION_CROSS = 4,
+    BK_ATTENTION_DROPOUT = 8,
+    BK_ATTENTION_MATRIX = 16,
+    BK_ATTENTION_LSE = 32,
+};
+
+/* How a kind asks for parameters of its own: name and shape; the model declares them at
+ * model/block<i>/attention/. */
+typedef struct bk_attention_parameter {
+    const char *name;
+    int dims;
+    int64_t shape[BK_MAX_DIMS];
+    double init_scale;
+} bk_attention_parameter;
+
+typedef struct bk_attention_kind {
+    const char *name, *summary, *source;
+    const bk_option *options;
+    size_t config_size;
+    int flags;
+    bk_status (*check)(const void *config); /* combinations the table cannot check; may be NULL */
+    int (*declare)(const void *config, int64_t heads, int64_t head_width, int64_t max_length,
+                   bk_attention_parameter *out); /* number of parameters; NULL = none */
+    /* Not collective.  out[B,H,N,D] on the step arena; padded queries give 0. */
+    bk_tensor *(*apply)(bk_tape *t, const bk_attention_args *a);
+} bk_attention_kind;
+
+extern const bk_attention_kind *const bk_attentions[]; /* ended by NULL */
+const bk_attention_kind *bk_attention_find(const char *name);
+
+#endif

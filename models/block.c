@@ -1,0 +1,94 @@
+#include "models/internal.h"
+
+#include <math.h>
+
+static bool has_bias(const bk_model *model, int layer)
+{
+    int bias = model->attention[layer].bias;
+    return bias == 2 || (bias == 0 && bk_model_causal(model));
+}
+
+static const char *name(bk_model *model, int layer, const char *rest)
+{
+    return bk_arena_printf(model->arena, "model/block%d/%s", layer, rest);
+}
+
+static bk_linear_part declare_projection(bk_model *model, int layer, char which, int64_t out,
+                                         int64_t in)
+{
+    double residual = which == 'o' && bk_model_causal(model)
+                          ? 1.0 / sqrt(2.0 * (double)model->config.layers)
+                          : 1.0;
+    const char *w = bk_arena_printf(model->arena, "model/block%d/attention/w%c", layer, which);
+    const char *b = bk_arena_printf(model->arena, "model/block%d/attention/b%c", layer, which);
+    return bk_declare_linear(model, w, has_bias(model, layer) ? b : NULL, out, in, layer,
+                             bk_init_scale(model, in, out, residual));
+}
+
+static void declare_own(bk_model *model, int layer, bk_attention_part *part)
+{
+    const bk_model_config *c = &model->config;
+    const bk_attention_config *a = &model->attention[layer];
+    bk_attention_parameter own[BK_ATTENTION_PARAMETERS];
+    part->owns = a->kind->declare ? a->kind->declare(a->config, c->heads, c->qkv_width / c->heads,
+                                                     c->max_length, own)
+                                  : 0;
+    for (int i = 0; i < part->owns; i++) {
+        bk_parameter p = {
+            .dims = own[i].dims, .expert = -1, .decay = own[i].dims > 1, .layer = layer};
+        p.name = bk_arena_printf(model->arena, "model/block%d/attention/%s", layer, own[i].name);
+        p.init_scale = own[i].init_scale;
+        for (int j = 0; j < own[i].dims; j++)
+            p.shape[j] = own[i].shape[j];
+        part->own[i] = bk_declare(model, &p);
+    }
+}
+
+void bk_block_declare(bk_model *model, int layer)
+{
+    const bk_model_config *c = &model->config;
+    bk_block *block = &model->block[layer];
+    bk_attention_part *a = &block->attention;
+    block->segment = bk_arena_printf(model->arena, "block%d", layer);
+    block->norm1 = bk_declare_norm(model, name(model, layer, "norm1/gain"),
+                                   name(model, layer, "norm1/bias"), layer);
+    a->q = declare_projection(model, layer, 'q', c->qkv_width, c->width);
+    a->k = declare_projection(model, layer, 'k', c->qkv_width, c->width);
+    a->v = declare_projection(model, layer, 'v', c->qkv_width, c->width);
+    declare_own(model, layer, a);
+    a->o = declare_projection(model, layer, 'o', c->width, c->qkv_width);
+    block->norm2 = bk_declare_norm(model, name(model, layer, "norm2/gain"),
+                                   name(model, layer, "norm2/bias"), layer);
+    bk_feedforward_declare(model, layer);
+}
+
+static bk_tensor *attention(bk_model *model, bk_tape *t, int layer, bk_tensor *x, bk_tensor *mask)
+{
+    const bk_attention_part *part = &model->block[layer].attention;
+    const bk_attention_config *config = &model->attention[layer];
+    int64_t heads = model->config.heads;
+    bk_attention_args a = {.mask = mask,
+                           .causal = bk_model_causal(model),
+                           .dropout = config->dropout,
+                           .layer = layer,
+                           .config = config->config};
+    a.q = bk_split_heads(t, bk_part_linear(t, &part->q, x), heads);
+    a.k = bk_split_heads(t, bk_part_linear(t, &part->k, x), heads);
+    a.v = bk_split_heads(t, bk_part_linear(t, &part->v, x), heads);
+    for (int i = 0; i < part->owns; i++)
+        a.parameter[i] = bk_tape_parameter(t, part->own[i]);
+    return bk_part_linear(t, &part->o, bk_merge_heads(t, config->kind->apply(t, &a)));
+}
+
+bk_tensor *bk_block_forward(bk_model *model, bk_tape *t, int layer, bk_tensor *x, bk_tensor *mask,
+                            int64_t positions)
+{
+    const bk_block *block = &model->block[layer];
+    double p = model->config.dropout;
+    bk_tape_segment(t, block->segment);
+    bk_tensor *a = attention(model, t, layer, bk_part_norm(model, t, &block->norm1, x), mask);
+    x = bk_add(t, x, bk_dropout(t, a, p, layer, BK_USE_DROPOUT_ATTENTION_OUT));
+    bk_tensor *f =
+        bk_feedforward(model, t, layer, bk_part_norm(model, t, &block->norm2, x), mask, positions);
+    return bk_add(t, x, bk_dropout(t, f, p, layer, BK_USE_DROPOUT_FFN_OUT));
+}

@@ -1,0 +1,269 @@
+/* The `model:` section: tables, reading, checks, and writing back. */
+#include "models/internal.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const bk_option model_options[] = {
+    BK_OPTION_I64(bk_model_config, layers, 4, 1, 1024, "Transformer blocks"),
+    BK_OPTION_I64(bk_model_config, width, 256, 1, 65536, "channels of the residual stream, C"),
+    BK_OPTION_I64(bk_model_config, heads, 4, 1, 1024, "attention heads, H"),
+    BK_OPTION_I64(bk_model_config, ffn, 0, 0, 1048576,
+                  "hidden width of the feed-forward; 0 = 4 x width"),
+    BK_OPTION_I64(bk_model_config, qkv_width, 0, 0, 65536,
+                  "H x D of queries, keys and values; 0 = width"),
+    BK_OPTION_I64(bk_model_config, max_length, 0, 0, 1 << 24,
+                  "longest sample; 0 = what the data holds"),
+    BK_OPTION_CHOICE(bk_model_config, activation, 0, "gelu|gelu_tanh|relu|silu",
+                     "of the feed-forward (gelu: erf form)"),
+    BK_OPTION_CHOICE(bk_model_config, pool, 1, "cls|mean|first",
+                     "encoder: what the head reads (mean: over real positions)"),
+    BK_OPTION_CHOICE(bk_model_config, positions, 0, "learned|sinusoid|none",
+                     "position information added to the input"),
+    BK_OPTION_F64(bk_model_config, dropout, 0.0, 0.0, 0.95,
+                  "on the embedding and behind attention and feed-forward"),
+    BK_OPTION_F64_ABOVE(bk_model_config, norm_epsilon, 1e-5, 0.0, 1.0,
+                        "added to the variance in LayerNorm"),
+    BK_OPTION_BOOL(bk_model_config, tied, true, "decoder: output embedding = input embedding"),
+    BK_OPTION_END,
+};
+
+static const bk_option attention_options[] = {
+    {.name = "kind",
+     .type = BK_OPT_TEXT,
+     .offset = offsetof(bk_attention_config, kind_name),
+     .text = "softmax",
+     .help = "attention kind (birkhoff kinds attention)"},
+    BK_OPTION_CHOICE(bk_attention_config, bias, 0, "auto|false|true",
+                     "biases in q, k, v, o (auto: decoder only)"),
+    BK_OPTION_F64(bk_attention_config, dropout, 0.0, 0.0, 0.95, "on attention probabilities"),
+    BK_OPTION_END,
+};
+
+static const bk_option moe_options[] = {
+    BK_OPTION_I64(bk_moe_config, every, 2, 1, 1024, "blocks every-1, 2 every-1, ... have experts"),
+    BK_OPTION_I64(bk_moe_config, experts, 8, 1, 65536, "experts, E"),
+    BK_OPTION_I64(bk_moe_config, k, 2, 1, 65536, "experts of a token"),
+    BK_OPTION_I64(bk_moe_config, hidden, 0, 0, 1048576, "hidden width of an expert; 0 = model.ffn"),
+    BK_OPTION_CHOICE(bk_moe_config, activation, 0, "gelu|gelu_tanh|relu|silu", "of the experts"),
+    BK_OPTION_CHOICE(bk_moe_config, aux, 0, "none|switch", "balance loss"),
+    BK_OPTION_F64(bk_moe_config, aux_weight, 0.01, 0.0, 1e6, "weight of the balance loss"),
+    BK_OPTION_F64(bk_moe_config, z_weight, 0.0, 0.0, 1e6,
+                  "weight of the squared log-sum-exp of the router logits"),
+    BK_OPTION_END,
+};
+
+static const char *kind_text(const bk_value *map, const char *preset)
+{
+    const bk_value *v = bk_value_get(map, "kind");
+    return v && v->kind == BK_SCALAR ? v->text : preset;
+}
+
+static bk_status unknown_kind(const char *path, const char *name, const char *const *names)
+{
+    const char *near = bk_nearest(name, names);
+    return bk_fail(BK_USAGE, "unknown kind '%s' (%s)%s%s: see birkhoff kinds", name, path,
+                   near ? ": did you mean " : "", near ? near : "");
+}
+
+/* ---- attention ---- */
+
+static bk_status find_attention(const char *name, const char *path, const bk_attention_kind **out)
+{
+    const char *names[64] = {0};
+    *out = bk_attention_find(name);
+    if (*out)
+        return BK_OK;
+    for (int i = 0; bk_attentions[i] && i < 63; i++)
+        names[i] = bk_attentions[i]->name;
+    return unknown_kind(path, name, names);
+}
+
+static bk_status read_attention(bk_model *model, bk_value *map, const char *path,
+                                bk_attention_config *a)
+{
+    if (map && map->kind != BK_MAP)
+        return bk_fail(BK_USAGE, "%s is not a mapping (%s:%d): write %s: {kind: softmax}", path,
+                       map->file, map->line, path);
+    BK_TRY(bk_options_read(attention_options, a, map, path, model->arena));
+    BK_TRY(find_attention(a->kind_name, path, &a->kind));
+    const bk_option *tables[] = {attention_options, a->kind->options, NULL};
+    if (a->kind->config_size > 0)
+        a->config = bk_arena_zalloc(model->arena, a->kind->config_size);
+    if (a->kind->options)
+        BK_TRY(bk_options_read(a->kind->options, a->config, map, path, model->arena));
+    if (map)
+        BK_TRY(bk_options_unknown(map, path, tables, NULL));
+    if (bk_model_causal(model) && !(a->kind->flags & BK_ATTENTION_CAUSAL))
+        return bk_fail(BK_USAGE, "attention %s cannot be causal (%s): a decoder needs another kind",
+                       a->kind->name, path);
+    return a->kind->check ? a->kind->check(a->config) : BK_OK;
+}
+
+static bk_status read_attentions(bk_model *model, bk_value *value)
+{
+    int64_t layers = model->config.layers;
+    model->attention = BK_ZNEW(model->arena, bk_attention_config, layers);
+    model->attention_list = value && value->kind == BK_LIST;
+    bk_value *entry = model->attention_list ? value->child : value;
+    if (value)
+        value->used = true;
+    for (int64_t i = 0; i < layers; i++) {
+        if (model->attention_list && !entry)
+            return bk_fail(
+                BK_USAGE,
+                "model.attention has %lld entries for %lld layers (%s:%d): give one for each layer",
+                (long long)i, (long long)layers, value->file, value->line);
+        const char *path = model->attention_list
+                               ? bk_arena_printf(model->arena, "model.attention.%lld", (long long)i)
+                               : "model.attention";
+        BK_TRY(read_attention(model, entry, path, &model->attention[i]));
+        if (model->attention_list)
+            entry = entry->next;
+    }
+    if (model->attention_list && entry)
+        return bk_fail(
+            BK_USAGE,
+            "model.attention has more entries than layers (%s:%d): give one for each layer",
+            value->file, value->line);
+    return BK_OK;
+}
+
+/* ---- mixture of experts ---- */
+
+static bk_status read_router(bk_model *model, bk_value *map, bk_moe_config *moe)
+{
+    const char *path = "model.moe.router", *name = kind_text(map, "topk");
+    const char *more[] = {"kind", NULL};
+    const char *names[64] = {0};
+    moe->router = bk_router_find(name);
+    for (int i = 0; bk_routers[i] && i < 63; i++)
+        names[i] = bk_routers[i]->name;
+    if (!moe->router)
+        return unknown_kind(path, name, names);
+    const bk_option *tables[] = {moe->router->options, NULL};
+    moe->router_config = bk_arena_zalloc(model->arena, moe->router->config_size + 1);
+    BK_TRY(bk_options_read(moe->router->options, moe->router_config, map, path, model->arena));
+    if (map) {
+        map->used = true;
+        if (bk_value_get(map, "kind"))
+            bk_value_get(map, "kind")->used = true;
+        BK_TRY(bk_options_unknown(map, path, tables, more));
+    }
+    return moe->router->check ? moe->router->check(moe->router_config, moe->experts, moe->k)
+                              : BK_OK;
+}
+
+static bk_status read_moe(bk_model *model, bk_value *map)
+{
+    if (!map)
+        return BK_OK;
+    map->used = true;
+    if (map->kind != BK_MAP)
+        return bk_fail(BK_USAGE, "model.moe is not a mapping (%s:%d): write moe: {experts: 8}",
+                       map->file, map->line);
+    bk_moe_config *moe = model->moe = BK_ZNEW(model->arena, bk_moe_config, 1);
+    const bk_option *tables[] = {moe_options, NULL};
+    const char *more[] = {"router", NULL};
+    BK_TRY(bk_options_read(moe_options, moe, map, "model.moe", model->arena));
+    if (moe->hidden == 0)
+        moe->hidden = model->config.ffn;
+    if (moe->k > moe->experts)
+        return bk_fail(BK_USAGE,
+                       "model.moe.k=%lld is more than model.moe.experts=%lld: choose k <= experts",
+                       (long long)moe->k, (long long)moe->experts);
+    if (model->world->expert > moe->experts)
+        return bk_fail(BK_USAGE,
+                       "parallel.expert=%d is more than model.moe.experts=%lld: choose a degree of "
+                       "at most %lld",
+                       model->world->expert, (long long)moe->experts, (long long)moe->experts);
+    if (moe->every > model->config.layers)
+        return bk_fail(BK_USAGE,
+                       "model.moe.every=%lld leaves no block with experts in %lld layers: choose "
+                       "every <= layers",
+                       (long long)moe->every, (long long)model->config.layers);
+    BK_TRY(read_router(model, bk_value_get(map, "router"), moe));
+    return bk_options_unknown(map, "model.moe", tables, more);
+}
+
+/* ---- the section ---- */
+
+static bk_status find_model_kind(bk_model *model, bk_value *section)
+{
+    const char *name = kind_text(section, "encoder");
+    const char *names[16] = {0};
+    for (int i = 0; bk_models[i] && i < 15; i++) {
+        names[i] = bk_models[i]->name;
+        if (strcmp(names[i], name) == 0)
+            model->kind = bk_models[i];
+    }
+    if (section && bk_value_get(section, "kind"))
+        bk_value_get(section, "kind")->used = true;
+    return model->kind ? BK_OK : unknown_kind("model.kind", name, names);
+}
+
+static bk_status check_shapes(const bk_model *model)
+{
+    const bk_model_config *c = &model->config;
+    if (c->qkv_width % c->heads != 0)
+        return bk_fail(
+            BK_USAGE,
+            "model.heads=%lld does not divide the width of queries (%lld): choose a divisor",
+            (long long)c->heads, (long long)c->qkv_width);
+    if (c->max_length > 0 && c->max_length < model->data.max_length)
+        return bk_fail(BK_INPUT,
+                       "the data set has samples of %lld positions, model.max_length is %lld: "
+                       "raise it or set data.max_length",
+                       (long long)model->data.max_length, (long long)c->max_length);
+    return BK_OK;
+}
+
+bk_status bk_model_read_config(bk_model *model, bk_value *section)
+{
+    const bk_option *tables[] = {model_options, NULL};
+    const char *more[] = {"kind", "attention", "moe", NULL};
+    bk_model_config *c = &model->config;
+    BK_TRY(find_model_kind(model, section));
+    BK_TRY(bk_options_read(model_options, c, section, "model", model->arena));
+    c->ffn = c->ffn ? c->ffn : 4 * c->width;
+    c->qkv_width = c->qkv_width ? c->qkv_width : c->width;
+    BK_TRY(check_shapes(model));
+    c->max_length = c->max_length ? c->max_length : model->data.max_length;
+    BK_TRY(read_attentions(model, bk_value_get(section, "attention")));
+    BK_TRY(read_moe(model, bk_value_get(section, "moe")));
+    return section ? bk_options_unknown(section, "model", tables, more) : BK_OK;
+}
+
+static void write_attention(const bk_attention_config *a, const char *head, int indent, FILE *file)
+{
+    fprintf(file, "%*s%s\n", indent, "", head);
+    bk_options_write(attention_options, a, indent + 2, file);
+    if (a->kind->options)
+        bk_options_write(a->kind->options, a->config, indent + 2, file);
+}
+
+static void write_attentions(const bk_model *model, int indent, FILE *file)
+{
+    if (!model->attention_list) {
+        write_attention(&model->attention[0], "attention:", indent, file);
+        return;
+    }
+    fprintf(file, "%*sattention:\n", indent, "");
+    for (int64_t i = 0; i < model->config.layers; i++)
+        write_attention(&model->attention[i], "-", indent + 2, file);
+}
+
+void bk_model_write_options(const bk_model *model, int indent, void *stream)
+{
+    FILE *file = stream;
+    fprintf(file, "%*skind: %s\n", indent, "", model->kind->name);
+    bk_options_write(model_options, &model->config, indent, file);
+    write_attentions(model, indent, file);
+    if (!model->moe)
+        return;
+    fprintf(file, "%*smoe:\n", indent, "");
+    bk_options_write(moe_options, model->moe, indent + 2, file);
+    fprintf(file, "%*srouter:\n%*skind: %s\n", indent + 2, "", indent + 4, "",
+            model->moe->router->name);
+    bk_options_write(model->moe->router->options, model->moe->router_config, indent + 4, file);
+}

@@ -1,0 +1,67 @@
+/* models/model.h - a model: parameters in a slab, and a map from bundle to bundle. */
+#ifndef BK_MODELS_MODEL_H
+#define BK_MODELS_MODEL_H
+
+#include "core/bundle.h"
+#include "core/option.h"
+#include "core/param.h"
+#include "core/tape.h"
+#include "dist/comm.h"
+
+/* What the data says about the shapes of a model. */
+typedef struct bk_model_data {
+    int64_t vocabulary; /* symbols with the padding; 0: features instead */
+    int64_t channels;   /* of features; 0: tokens instead */
+    int64_t classes;    /* of a classifier; 0: language model (the vocabulary is the output) */
+    int64_t max_length; /* positions of the longest sample (of the window, for a language model) */
+} bk_model_data;
+
+typedef struct bk_model bk_model;
+
+typedef struct bk_model_kind {
+    const char *name, *summary; /* encoder, decoder */
+    /* Declares everything in model->slab; may fail with BK_USAGE. */
+    bk_status (*declare)(bk_model *model);
+    /* Reads tokens or features (and mask), sets "logits". */
+    void (*forward)(bk_model *model, bk_tape *t, bk_bundle *bundle);
+} bk_model_kind;
+
+extern const bk_model_kind *const bk_models[]; /* ended by NULL */
+
+/* Not collective.  Reads the `model` section (every key checked, unknown ones are BK_USAGE with the
+ * nearest name) and declares the parameters.  `world` is borrowed.  The model lives on `arena`. The
+ * caller lays the slab out (bk_slab_layout) and initialises or loads it. */
+BK_CHECKED bk_status bk_model_new(bk_arena *arena, bk_value *section, const bk_model_data *data,
+                                  const bk_world *world, bk_model **model);
+bk_slab *bk_model_slab(bk_model *model);
+const bk_model_kind *bk_model_kind_of(const bk_model *model);
+
+/* Collective (MoE layers).  Sets "logits" in the bundle; adds auxiliary terms to the tape. */
+void bk_model_forward(bk_model *model, bk_tape *t, bk_bundle *bundle);
+
+/* Writes the resolved `model:` section, defaults included, as YAML lines at `indent` to a FILE *.
+ */
+void bk_model_write_options(const bk_model *model, int indent, void *file);
+
+typedef struct bk_model_figures {
+    int64_t parameters;        /* all, experts counted each */
+    int64_t active_parameters; /* touched by one token: k of E experts */
+    double flops_per_sample;   /* forward, at max_length; training = 3 x */
+} bk_model_figures;
+bk_model_figures bk_model_measure(const bk_model *model);
+
+/* One MoE layer's figures of the last forward, summed over all ranks (the call is collective). */
+typedef struct bk_moe_figures {
+    int layer;
+    double load_max_over_mean, load_min_over_mean, load_cv, load_entropy, token_entropy, confidence,
+        drop_rate;
+    int64_t dead;
+    int64_t router_iterations, ot_steps, nonfinite_logits;
+    double seconds_route, seconds_exchange, seconds_gemm;
+    int64_t bytes_sent;
+} bk_moe_figures;
+int bk_model_moe_layers(const bk_model *model);
+void bk_model_moe_figures(bk_model *model,
+                          bk_moe_figures *out); /* Collective.  out[bk_model_moe_layers] */
+
+#endif

@@ -1,0 +1,63 @@
+/* models/moe.h - the mixture-of-experts layer: y_t = sum_s w_ts FFN_{index_ts}(x_t), experts
+ * sharded over ranks. */
+#ifndef BK_MODELS_MOE_H
+#define BK_MODELS_MOE_H
+
+#include "core/ops.h"
+#include "dist/comm.h"
+#include "models/router.h"
+
+typedef enum bk_moe_aux { BK_AUX_NONE, BK_AUX_SWITCH } bk_moe_aux;
+
+/* Everything one call of the layer reads.  Local experts of this rank: first .. first+count-1
+ * (owner rule: contiguous, the first E mod EP coordinates hold one more). */
+typedef struct bk_moe_args {
+    bk_tensor *x;        /* [T,C] local tokens in lane order */
+    const int32_t *mask; /* [T] or NULL */
+    bk_tensor *gate;     /* [E,C] */
+    bk_tensor **w1, **b1, **w2,
+        **b2; /* [count] leaves of the local experts: [F,C], [F], [C,F], [C]; b1, b2 may be NULL */
+    int64_t experts, k, first, count;
+    int64_t hidden; /* F */
+    bk_activation activation;
+    const bk_router_kind *router;
+    const void *router_config;
+    double *bias;        /* [E] router state, or NULL */
+    const double *noise; /* [T,E] or NULL */
+    bk_moe_aux aux;
+    double aux_weight, z_weight;
+    int64_t valid;       /* global valid tokens of the step */
+    int64_t first_token; /* global position of the first local token */
+    int layer;
+    const bk_comm *ep;          /* NULL = one rank */
+    const bk_reducer *route;    /* NULL = one rank */
+    struct bk_moe_state *state; /* counters that outlive the step, for figures; may be NULL */
+    bk_attributes *attributes;
+} bk_moe_args;
+
+/* Counters of one layer, kept by the model. */
+typedef struct bk_moe_state {
+    int64_t *count; /* [E] local (token, slot) pairs of the last forward */
+    int64_t tokens; /* local valid tokens */
+    double token_entropy_sum, confidence_sum;
+    int64_t iterations, ot_steps, nonfinite;
+    double seconds_route, seconds_exchange, seconds_gemm;
+    int64_t bytes_sent;
+} bk_moe_state;
+
+typedef struct bk_moe_result {
+    bk_tensor *y;   /* [T,C] */
+    bk_tensor *aux; /* double [m] records, unweighted; NULL without */
+    bk_tensor *z;   /* double [m] records, unweighted; NULL without */
+    bk_route route; /* on the step arena */
+} bk_moe_result;
+
+/* Collective over ep and route.  Terms are returned, not added to the tape: the caller adds them.
+ */
+bk_moe_result bk_moe(bk_tape *t, const bk_moe_args *a);
+
+/* Expert-parallel coordinate of expert e, and first and number of experts of coordinate c. */
+int bk_moe_owner(int64_t e, int64_t experts, int ep);
+void bk_moe_experts_of(int coordinate, int64_t experts, int ep, int64_t *first, int64_t *count);
+
+#endif

@@ -1,0 +1,102 @@
+/* models/router.h - what a router is: a score function plus a balancer (spec: selection by A +
+ * bias). One kind = one file models/router/<kind>.c and one line in models/router/kinds.def.  All
+ * arithmetic is double. */
+#ifndef BK_MODELS_ROUTER_H
+#define BK_MODELS_ROUTER_H
+
+#include "core/attributes.h"
+#include "core/hooks.h"
+#include "core/option.h"
+#include "core/tape.h"
+
+/* Parts of the rows that scope=local and the switch loss treat one by one. */
+typedef struct bk_route_blocks {
+    int64_t count;
+    const int64_t *row; /* [count+1] first local row of each */
+    bool shared;        /* a block may span ranks: its sums go over the reducer */
+} bk_route_blocks;
+
+/* What the layer and `birkhoff op router.<kind>` share: everything a router reads. */
+typedef struct bk_route_args {
+    const double *logits; /* H[T,E] local tokens (T counts padding; masked rows are skipped) */
+    const int32_t *mask;  /* [T], 0 = padding; NULL = all valid */
+    int64_t tokens;       /* T */
+    int64_t experts;      /* E */
+    int64_t k;
+    int64_t valid;       /* global number of valid tokens of the step, over all ranks */
+    int64_t first_token; /* global position of the first local token, padding counted */
+    const double *noise; /* [T,E] draws used instead of the generator; NULL */
+    double *bias; /* [E] state in and out (warm start; zero at first); NULL for kinds without */
+    const bk_reducer *reducer;     /* NULL = one rank */
+    const bk_lanes *lanes;         /* lanes cut the rows: records of losses, vector sums */
+    const bk_route_blocks *blocks; /* NULL: the own lanes */
+    bool training;
+    uint64_t seed;
+    int64_t step;
+    int layer;
+    const void *config;
+    bk_arena *arena; /* results live here (step arena) */
+    bk_arena *scratch;
+    bk_attributes *attributes; /* iterations, residual, converged, ot, messages; may be NULL */
+} bk_route_args;
+
+/* A decision, kept for backward and never recomputed. */
+typedef struct bk_route {
+    int32_t *index; /* [T,k], -1 = padding; by falling selection score, ties to the lower expert */
+    double *weight; /* [T,k] */
+    double *seen; /* [T,E] logits that were routed: cleaned, with their noise; the gradient is taken
+                     there */
+    /* on the transport branch, else NULL: */
+    double *plan;   /* [T,E] rows sum to 1 */
+    double *scaled; /* [T,E] S = cost / epsilon */
+    double *bias;   /* [E] potentials used; scope local: [m,E] */
+    bool transport; /* the transport branch was taken */
+    int64_t iterations;
+    double residual;
+} bk_route;
+
+enum { BK_ROUTER_STATE = 1, BK_ROUTER_COLLECTIVE = 2 };
+
+typedef struct bk_router_kind {
+    const char *name, *summary, *source;
+    const bk_option *options;
+    size_t config_size;
+    int flags;
+    bk_status (*check)(const void *config, int64_t experts, int64_t k);
+    /* Collective over the reducer when BK_ROUTER_COLLECTIVE: every rank calls it, with T = 0 too.
+     */
+    void (*route)(const bk_route_args *a, bk_route *out);
+    /* grad_logits[T,E] += gradient of <grad_weight[T,k], weight> with routes held.  Collective if
+     * implicit. */
+    void (*backward)(const bk_route_args *a, const bk_route *r, const double *grad_weight,
+                     double *grad_logits);
+} bk_router_kind;
+
+extern const bk_router_kind *const bk_routers[]; /* ended by NULL */
+const bk_router_kind *bk_router_find(const char *name);
+
+/* Records of the losses of one routing, and sums for figures; fields that are NULL are not made.
+ *   switch:  sum over blocks of (T_b/T) E/(k T_b^2) sum_j count_bj sum_t p_tj,  p = scores / their
+ *            row sum (Fedus et al. 2021, over blocks)
+ *   z:       (1/T) sum_t lse_j(H_tj)^2 (Zoph et al. 2022) */
+typedef struct bk_route_losses {
+    double *aux, *z;   /* [lanes->count], unweighted, normalised by the global T */
+    double entropy;    /* sum over own tokens of the entropy of softmax(H) / log E */
+    double confidence; /* sum over own tokens of max softmax(H) */
+} bk_route_losses;
+/* Collective only when the blocks are shared. */
+void bk_route_measure(const bk_route_args *a, const bk_route *r, bk_route_losses *out);
+
+/* Collective when the kind's backward is, or blocks are shared.  grad_logits[T,E] = gradient of
+ * <grad_weight[T,k], weight> + <grad_aux[m], aux> + <grad_z[m], z>; each may be NULL.  0 at padding
+ * and at logits that were replaced. */
+void bk_route_gradient(const bk_router_kind *kind, const bk_route_args *a, const bk_route *r,
+                       const double *grad_weight, const double *grad_aux, const double *grad_z,
+                       double *grad_logits);
+
+/* Draws, functions of what they are for: u in [0,1) of the branch of a (step, layer); the standard
+ * normal of one (global token, expert). */
+double bk_route_draw_branch(uint64_t seed, int64_t step, int layer);
+double bk_route_draw_normal(uint64_t seed, int64_t step, int layer, int64_t token, int64_t expert);
+
+#endif
