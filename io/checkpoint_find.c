@@ -155,8 +155,9 @@ bk_status bk_checkpoint_find(const bk_comm *comm, bk_arena *arena, const char *d
             return status;
         const char *reason = bk_arena_strdup(arena, bk_status_text());
         if (strict)
-            return bk_fail(BK_INPUT, "checkpoint %s is damaged (%s): restore it, or set "
-                                     "checkpoint.strict=false",
+            return bk_fail(BK_INPUT,
+                           "checkpoint %s is damaged (%s): restore it, or set "
+                           "checkpoint.strict=false",
                            name, reason);
         findings = bk_arena_printf(arena, "%s %s (%s)", findings, name, reason);
         if (i + 1 < count)
@@ -175,8 +176,9 @@ bk_status bk_checkpoint_open(const bk_comm *comm, bk_arena *arena, const char *p
                                                                                        : 0;
     bk_broadcast(comm, 0, &kind, sizeof kind);
     if (kind == 0)
-        return bk_fail(BK_INPUT, "there is no run or checkpoint (%s): name a run directory or a "
-                                 "checkpoint directory",
+        return bk_fail(BK_INPUT,
+                       "there is no run or checkpoint (%s): name a run directory or a "
+                       "checkpoint directory",
                        path);
     if (kind == 2) {
         bk_status status = open_one(comm, arena, path, out);
@@ -228,8 +230,8 @@ void bk_checkpoint_tensor(const bk_checkpoint *c, int64_t i, const char **name, 
 void bk_discard(bk_arena *arena, const char *directory, const char *name, const char *run_id)
 {
     const char *from = bk_arena_printf(arena, "%s/%s", directory, name);
-    const char *trash = bk_arena_printf(arena, "%s/.trash-%s.%s.%d", directory, name, run_id,
-                                        (int)getpid());
+    const char *trash =
+        bk_arena_printf(arena, "%s/.trash-%s.%s.%d", directory, name, run_id, (int)getpid());
     if (rename(from, trash) != 0 || bk_sync_directory(directory) != BK_OK)
         bk_warn("an old checkpoint cannot be removed (%s)", from);
     else

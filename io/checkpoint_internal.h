@@ -74,9 +74,9 @@ void bk_payload_digest(const bk_manifest *m, uint8_t *const *leaves, char out[BK
 
 /* A part of one rank's piece that goes into one stored piece. */
 typedef struct bk_transfer {
-    int rank;          /* that owns the elements */
-    int64_t index;     /* of the piece in that rank's list */
-    int64_t from;      /* first element within that piece */
+    int rank;      /* that owns the elements */
+    int64_t index; /* of the piece in that rank's list */
+    int64_t from;  /* first element within that piece */
     int shard;
     int64_t tensor, piece;
     int64_t to, count; /* first element within the stored piece */
@@ -89,7 +89,8 @@ typedef struct bk_plan {
 } bk_plan;
 
 /* Collective.  The same plan on every rank: tensors of all ranks cut at multiples of 4096 elements
- * into `shards` parts of about equal bytes.  BK_FAULT when the pieces do not cover a tensor once. */
+ * into `shards` parts of about equal bytes.  BK_FAULT when the pieces do not cover a tensor once.
+ */
 BK_CHECKED bk_status bk_plan_make(const bk_comm *comm, bk_arena *arena, const bk_piece *pieces,
                                   int64_t count, int shards, bk_plan *out);
 

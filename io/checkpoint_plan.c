@@ -71,8 +71,8 @@ static bool same_tensor(const claim *a, const claim *b)
 static bk_status make_tensor(const claim *first, const claim *end, bk_stored_tensor *t)
 {
     int64_t at = 0;
-    *t = (bk_stored_tensor){.name = first->name, .dtype = (bk_dtype)first->dtype,
-                            .dims = first->dims};
+    *t = (bk_stored_tensor){
+        .name = first->name, .dtype = (bk_dtype)first->dtype, .dims = first->dims};
     memcpy(t->shape, first->shape, sizeof t->shape);
     t->count = bk_shape_count(t->dims, t->shape);
     for (const claim *c = first; c < end; at += c->count, c++)
@@ -122,9 +122,8 @@ static void cut_tensors(bk_arena *arena, bk_manifest *m)
         t->piece = BK_ZNEW(arena, bk_stored_piece, m->shards);
         for (int s = 0; s < m->shards; s++) {
             int64_t first = s == 0 ? 0 : cut_element(t, start, total * s / m->shards);
-            int64_t end = s == m->shards - 1
-                              ? t->count
-                              : cut_element(t, start, total * (s + 1) / m->shards);
+            int64_t end =
+                s == m->shards - 1 ? t->count : cut_element(t, start, total * (s + 1) / m->shards);
             if (end > first)
                 t->piece[t->pieces++] = (bk_stored_piece){s, first, end - first};
         }

@@ -97,8 +97,9 @@ static bk_status read_all(reader *r, const bk_piece *pieces, int64_t count, cons
     const char *wrong = bk_arena_printf(r->arena, "%s%s", misfits(r, pieces, count),
                                         strangers(r, pieces, count, complete));
     if (*wrong)
-        return bk_fail(BK_INPUT, "the checkpoint does not fit the model (%s):%.800s use the "
-                                 "configuration it was made with",
+        return bk_fail(BK_INPUT,
+                       "the checkpoint does not fit the model (%s):%.800s use the "
+                       "configuration it was made with",
                        r->c->path, wrong);
     for (int64_t i = 0; i < count; i++)
         BK_TRY(read_range(r, bk_manifest_find(&r->c->manifest, pieces[i].name), &pieces[i]));

@@ -55,8 +55,8 @@ static void allocate(save *s)
     for (int64_t i = 0; i < m->tensors; i++) {
         const bk_stored_piece *own = own_piece(s, i);
         if (own)
-            s->staged[i] = bk_arena_alloc(s->arena, (size_t)own->length *
-                                                        bk_dtype_size(m->tensor[i].dtype));
+            s->staged[i] =
+                bk_arena_alloc(s->arena, (size_t)own->length * bk_dtype_size(m->tensor[i].dtype));
         int64_t whole = s->rank == 0 ? m->tensor[i].count : own ? own->length : 0;
         s->leaves[i] = bk_arena_alloc(s->arena, (size_t)bk_leaves(whole) * BK_SHA256);
     }
@@ -74,7 +74,8 @@ static void stage(save *s)
         const char *from = x->rank == s->rank
                                ? (const char *)s->piece[x->index].data + (size_t)x->from * element
                                : NULL;
-        char *to = writer == s->rank ? (char *)s->staged[x->tensor] + (size_t)x->to * element : NULL;
+        char *to =
+            writer == s->rank ? (char *)s->staged[x->tensor] + (size_t)x->to * element : NULL;
         if (from && to)
             memcpy(to, from, (size_t)bytes);
         else if (from)
@@ -154,8 +155,8 @@ static bk_status reread(const save *s, const char *path)
             continue;
         bk_arena_mark mark = bk_arena_get_mark(s->arena);
         status = bk_h5_read(file, name, m->tensor[i].dtype, s->arena, &x);
-        if (status == BK_OK && memcmp(x->data, s->staged[i],
-                                      (size_t)own->length * bk_dtype_size(x->dtype)) != 0)
+        if (status == BK_OK &&
+            memcmp(x->data, s->staged[i], (size_t)own->length * bk_dtype_size(x->dtype)) != 0)
             status = bk_fail(BK_FAULT, "%s reads back other values (%s)", name, path);
         bk_arena_release(s->arena, mark);
     }
@@ -392,7 +393,8 @@ bk_status bk_checkpoint_save(const bk_comm *comm, const char *directory, const b
         if (status != BK_OK)
             clean(&s);
         else
-            *out = (bk_saved){.bytes = file_bytes(s.plan.manifest), .seconds = bk_seconds() - start};
+            *out =
+                (bk_saved){.bytes = file_bytes(s.plan.manifest), .seconds = bk_seconds() - start};
         if (status == BK_OK)
             memcpy(out->payload, s.plan.manifest->payload, sizeof out->payload);
     }

@@ -11,8 +11,6 @@ typedef struct bk_data_args {
     int inputs;
     const void *config;
     bk_arena *arena;
-    int rank, size;             /* generators may share the work; rank 0 writes */
-    const struct bk_comm *comm; /* NULL = one rank */
 } bk_data_args;
 
 typedef struct bk_data_kind {
@@ -21,8 +19,8 @@ typedef struct bk_data_kind {
     const bk_option *options;
     size_t config_size;
     bk_status (*check)(const void *config); /* may be NULL */
-    /* Collective over comm.  Makes the data set on a->arena: samples, labels, splits, majority,
-     * ladder, source text. Prints nothing; the command prints the summary. */
+    /* Not collective (rank 0 makes data sets).  Makes the data set on a->arena: samples, labels,
+     * splits, majority, ladder, source text.  Prints nothing; the command prints the summary. */
     bk_status (*make)(const bk_data_args *a, bk_dataset *out);
 } bk_data_kind;
 

@@ -1,4 +1,5 @@
-/* Reading a data set: every size, offset, label, token and index is checked before it is believed. */
+/* Reading a data set: every size, offset, label, token and index is checked before it is believed.
+ */
 #include "io/dataset.h"
 
 #include "io/files.h"
@@ -60,7 +61,8 @@ static bk_status root_integer(const reader *r, const char *name, int64_t least, 
     return refuse(r, "/", text);
 }
 
-static bk_status root_text(const reader *r, const char *name, const char *preset, const char **value)
+static bk_status root_text(const reader *r, const char *name, const char *preset,
+                           const char **value)
 {
     *value = preset;
     if (!bk_h5_has_attribute(r->file, "/", name))
@@ -311,6 +313,6 @@ bk_status bk_dataset_split(const bk_dataset *d, const char *name, const bk_split
         size_t used = strlen(list);
         snprintf(list + used, sizeof list - used, "%s%s", used > 0 ? ", " : "", d->split[i].name);
     }
-    return bk_fail(BK_INPUT, "data set %s has no split %s (%s): it has %s", base_name(d->path), name,
-                   d->path, list);
+    return bk_fail(BK_INPUT, "data set %s has no split %s (%s): it has %s", base_name(d->path),
+                   name, d->path, list);
 }

@@ -34,7 +34,7 @@ typedef struct bk_dataset {
     bk_split split[BK_DATASET_SPLITS];
     int splits;
     const char *label_name; /* names of classes, '\n'-separated, or NULL */
-    char digest[65]; /* hex SHA-256 of the content (bk_dataset_digest) */
+    char digest[65];        /* hex SHA-256 of the content (bk_dataset_digest) */
 } bk_dataset;
 
 /* Reads, checks sizes, offsets, label and token ranges; BK_INPUT with file, object, row and reason

@@ -108,8 +108,9 @@ bk_status bk_dataset_write(bk_dataset *d, const char *path, int64_t seed, const 
     bk_h5 *file;
     bk_status status = bk_h5_create(arena, temporary, &file);
     if (status != BK_OK) {
-        status = bk_fail(BK_USAGE, "the data set cannot be written (%s): check the directory and its "
-                                   "permissions",
+        status = bk_fail(BK_USAGE,
+                         "the data set cannot be written (%s): check the directory and its "
+                         "permissions",
                          path);
     } else {
         status = write_content(file, d, seed, options_text);

@@ -28,6 +28,21 @@ int64_t bk_file_size(const char *path)
     return stat(path, &s) == 0 && S_ISREG(s.st_mode) ? (int64_t)s.st_size : -1;
 }
 
+bk_status bk_check_output(const char *path)
+{
+    char parent[PATH_TEXT];
+    snprintf(parent, sizeof parent, "%s", path);
+    const char *directory = dirname(parent);
+    if (bk_is_directory(path))
+        return bk_fail(BK_USAGE, "the output is a directory (%s): name a file", path);
+    if (!bk_is_directory(directory))
+        return bk_fail(BK_USAGE, "the output's directory does not exist (%s): make it first",
+                       directory);
+    if (access(directory, W_OK | X_OK) != 0 || (bk_file_size(path) >= 0 && access(path, W_OK) != 0))
+        return bk_fail(BK_USAGE, "the output cannot be written (%s): %s", path, strerror(errno));
+    return BK_OK;
+}
+
 bk_status bk_make_directories(const char *path)
 {
     char part[PATH_TEXT];

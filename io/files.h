@@ -26,6 +26,8 @@ BK_CHECKED bk_status bk_lock_file(const char *path, const char *owner);
 BK_CHECKED bk_status bk_sync_file(const char *path);      /* fsync of a file, BK_FAULT */
 BK_CHECKED bk_status bk_sync_directory(const char *path); /* the same for a directory */
 BK_CHECKED bk_status bk_sync_parent(const char *path);    /* of the directory that holds `path` */
+/* Before the work: BK_USAGE when a file cannot be made at `path`. */
+BK_CHECKED bk_status bk_check_output(const char *path);
 bool bk_is_directory(const char *path);
 int64_t bk_file_size(const char *path); /* -1 when it is not there */
 

@@ -177,7 +177,7 @@ static bk_status open_library(bk_h5 *file)
     if (file->id >= 0)
         return BK_OK;
     bk_h5_reason(reason);
-    const char *trouble = strstr(reason, "truncated")              ? "truncated"
+    const char *trouble = strstr(reason, "truncated")                ? "truncated"
                           : strstr(reason, "already open for write") ? "not closed by its writer"
                                                                      : "damaged";
     return bk_fail(BK_INPUT, "%s %s is %s (%s): %.300s; copy it again, or %s", file->what,

@@ -40,8 +40,8 @@ bk_status bk_h5_set_attribute(bk_h5 *file, const char *object, const char *name,
     bk_h5_lock();
     hsize_t size = (hsize_t)count;
     hid_t space = count == 0 ? H5Screate(H5S_SCALAR) : H5Screate_simple(1, &size, NULL);
-    bk_status status = put(file, object, name, bk_h5_disk_type(dtype), space,
-                           bk_h5_memory_type(dtype), data);
+    bk_status status =
+        put(file, object, name, bk_h5_disk_type(dtype), space, bk_h5_memory_type(dtype), data);
     H5Sclose(space);
     bk_h5_unlock();
     return status;

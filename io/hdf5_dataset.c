@@ -490,10 +490,10 @@ bk_status bk_h5_write_text(bk_h5 *file, const char *dataset, const char *text)
     hid_t type = text_type(strlen(text)), space = H5Screate(H5S_SCALAR);
     hid_t properties = H5Pcreate(H5P_DATASET_CREATE);
     H5Pset_obj_track_times(properties, 0);
-    hid_t id = bk_h5_make_groups(file, dataset, false)
-                   ? H5Dcreate2(file->id, dataset, type, space, H5P_DEFAULT, properties,
-                                H5P_DEFAULT)
-                   : -1;
+    hid_t id =
+        bk_h5_make_groups(file, dataset, false)
+            ? H5Dcreate2(file->id, dataset, type, space, H5P_DEFAULT, properties, H5P_DEFAULT)
+            : -1;
     bk_status status = BK_OK;
     if (id < 0 || H5Dwrite(id, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, text) < 0)
         status = bk_h5_failed(file, dataset, "be written");
@@ -511,8 +511,8 @@ static bk_status read_text(bk_h5 *file, const char *dataset, hid_t id, bk_arena 
 {
     hid_t type = H5Dget_type(id), space = H5Dget_space(id);
     size_t bytes = type >= 0 ? H5Tget_size(type) : 0;
-    bool plain = type >= 0 && H5Tget_class(type) == H5T_STRING &&
-                 H5Tis_variable_str(type) == 0 && H5Sget_simple_extent_npoints(space) == 1;
+    bool plain = type >= 0 && H5Tget_class(type) == H5T_STRING && H5Tis_variable_str(type) == 0 &&
+                 H5Sget_simple_extent_npoints(space) == 1;
     bk_status status = BK_OK;
     if (!plain || (int64_t)bytes > bk_file_size(file->path)) {
         status = bk_h5_refuse(file, "%s is not a text of fixed length", dataset);

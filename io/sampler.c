@@ -53,9 +53,10 @@ static void add_windows(bk_sampler *s, int64_t sample)
 {
     int64_t inputs = s->d->offsets[sample + 1] - s->d->offsets[sample] - 1;
     for (int64_t at = 0; at < inputs; at += s->o.length)
-        s->unit[s->units++] = (span){.first = s->d->offsets[sample] + at,
-                                     .length = at + s->o.length < inputs ? s->o.length : inputs - at,
-                                     .sample = sample};
+        s->unit[s->units++] =
+            (span){.first = s->d->offsets[sample] + at,
+                   .length = at + s->o.length < inputs ? s->o.length : inputs - at,
+                   .sample = sample};
 }
 
 static void list_units(bk_sampler *s, bk_arena *arena, const bk_split *split)
@@ -166,8 +167,7 @@ static void fill_tokens(const bk_sampler *s, const batch *b, bk_arena *arena, bk
 static void fill_features(const bk_sampler *s, const batch *b, bk_arena *arena, bk_bundle *out)
 {
     int64_t channels = s->d->channels, width = b->length * channels;
-    bk_tensor *features =
-        bk_tensor_new(arena, BK_F32, BK_SHAPE(b->samples, b->length, channels));
+    bk_tensor *features = bk_tensor_new(arena, BK_F32, BK_SHAPE(b->samples, b->length, channels));
     float *to = features->data;
     memset(to, 0, (size_t)(b->samples * width) * sizeof *to);
     for (int64_t i = 0; i < b->samples; i++) {

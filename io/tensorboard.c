@@ -80,7 +80,8 @@ static uint32_t masked(uint32_t crc)
 static void write_record(FILE *file, const message *m)
 {
     uint64_t length = m->length;
-    uint32_t head = masked(crc32c(&length, sizeof length)), tail = masked(crc32c(m->data, m->length));
+    uint32_t head = masked(crc32c(&length, sizeof length)),
+             tail = masked(crc32c(m->data, m->length));
     fwrite(&length, sizeof length, 1, file);
     fwrite(&head, sizeof head, 1, file);
     fwrite(m->data, 1, m->length, file);

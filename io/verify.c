@@ -188,8 +188,9 @@ static bk_status verify_run(const bk_comm *comm, bk_arena *arena, const char *di
     for (int64_t i = 0; i < count; i++)
         damaged += verify_checkpoint(comm, bk_step_path(arena, directory, steps[i])) != BK_OK;
     return damaged == 0 ? BK_OK
-                        : bk_fail(BK_INPUT, "%lld of %lld checkpoints are damaged (%s): the run "
-                                            "resumes from the newest valid one",
+                        : bk_fail(BK_INPUT,
+                                  "%lld of %lld checkpoints are damaged (%s): the run "
+                                  "resumes from the newest valid one",
                                   (long long)damaged, (long long)count, directory);
 }
 

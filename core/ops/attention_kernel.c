@@ -15,7 +15,8 @@ static int64_t padded(int64_t n)
     return (n + LANES - 1) / LANES * LANES;
 }
 
-/* ---- the one small product: C[m,n] (+)= A[m,k] B[k,n]; A by strides, n padded to whole vectors ---- */
+/* ---- the one small product: C[m,n] (+)= A[m,k] B[k,n]; A by strides, n padded to whole vectors
+ * ---- */
 
 typedef struct matrix {
     const real *data;

@@ -71,10 +71,10 @@ static void put(tree *t, int32_t token)
 
 static void generate(tree *t, stream *s, int64_t depth)
 {
-    double r = depth < t->max_depth ? draw(s) : 0.0;
+    double r = depth < t->max_depth ? draw(s) : 1.0;
     if (t->length >= t->room)
         return; /* too long already: it will be drawn again */
-    if (depth >= t->max_depth || r <= 0.25) {
+    if (r > 0.25) {
         put(t, DIGIT + (int32_t)draw_below(s, 10));
         return;
     }
@@ -88,7 +88,8 @@ static void generate(tree *t, stream *s, int64_t depth)
     put(t, CLOSE);
 }
 
-/* ---- evaluation: operators down to `depth` levels under the root; deeper ones are guessed ---- */
+/* ---- evaluation: operators of the first `depth` levels; deeper ones are guessed ----
+ * Depth 0 reads the root operator alone, depth 1 also its arguments, and so on. */
 
 static int ascending(const void *a, const void *b)
 {
@@ -117,7 +118,8 @@ static int guess(int32_t kind)
     return kind == MIN ? 0 : kind == MAX ? 9 : 4;
 }
 
-/* Value of the expression at *at, which moves behind it. */
+/* Value of the expression at *at, which moves behind it; operators from level `depth` on are
+ * guessed. */
 static int evaluate(const int32_t *token, int64_t *at, int64_t level, int64_t depth)
 {
     int32_t kind = token[(*at)++];
@@ -127,7 +129,7 @@ static int evaluate(const int32_t *token, int64_t *at, int64_t level, int64_t de
     while (token[*at] != CLOSE)
         value[count++] = evaluate(token, at, level + 1, depth);
     (*at)++;
-    return level > depth ? guess(kind) : apply(kind, value, count);
+    return level >= depth ? guess(kind) : apply(kind, value, count);
 }
 
 static int label_of(const int32_t *token, int64_t depth)

@@ -46,7 +46,8 @@ static double gradient_error(const bk_op *op, int64_t lanes)
     double worst = 0.0;
     for (int i = 0; i < s.inputs; i++)
         for (int64_t j = 0; j < bk_count(s.input[i]); j++) {
-            double numeric = (moved(op, lanes, i, j, step) - moved(op, lanes, i, j, -step)) / (2.0 * step);
+            double numeric =
+                (moved(op, lanes, i, j, step) - moved(op, lanes, i, j, -step)) / (2.0 * step);
             double error = fabs(numeric - bk_test_grad(s.input[i], j)) / fmax(1.0, fabs(numeric));
             worst = error > worst || isnan(error) ? error : worst;
         }
@@ -64,7 +65,8 @@ static void every_gradient(void **state)
         }
         assert_non_null(bk_ops[i]->sample);
         for (int64_t lanes = 1; lanes <= 4; lanes *= 2)
-            bk_check_error(gradient_error(bk_ops[i], lanes), 1e-6, "op %s, %d lanes", bk_ops[i]->name, (int)lanes);
+            bk_check_error(gradient_error(bk_ops[i], lanes), 1e-6, "op %s, %d lanes",
+                           bk_ops[i]->name, (int)lanes);
     }
 }
 
@@ -83,9 +85,11 @@ static void single_precision_agrees(void **state)
             in[k] = s.input[0];
         }
         for (int64_t j = 0; j < bk_count(out[0]); j++)
-            bk_check_error(fabs(bk_test_value(out[0], j) - bk_test_value(out[1], j)), 1e-4, "%s", bk_ops[i]->name);
+            bk_check_error(fabs(bk_test_value(out[0], j) - bk_test_value(out[1], j)), 1e-4, "%s",
+                           bk_ops[i]->name);
         for (int64_t j = 0; j < bk_count(in[0]); j++)
-            bk_check_error(fabs(bk_test_grad(in[0], j) - bk_test_grad(in[1], j)), 1e-4, "grad of %s", bk_ops[i]->name);
+            bk_check_error(fabs(bk_test_grad(in[0], j) - bk_test_grad(in[1], j)), 1e-4,
+                           "grad of %s", bk_ops[i]->name);
         bk_test_tape_free(&tape[0]);
         bk_test_tape_free(&tape[1]);
     }
@@ -112,7 +116,8 @@ static void wrong_backward(bk_tape *t, bk_node *n)
 {
     double *grad = bk_grad(t, n->in[0]);
     for (int64_t i = 0; i < bk_count(n->in[0]); i++)
-        grad[i] += ((const double *)n->out[0]->grad)[i] * bk_f64(n->in[0])[i]; /* the factor 2 is missing */
+        grad[i] += ((const double *)n->out[0]->grad)[i] *
+                   bk_f64(n->in[0])[i]; /* the factor 2 is missing */
 }
 
 static const bk_op wrong;
@@ -141,10 +146,12 @@ static void the_check_can_fail(void **state)
 static void linear_gradients(int64_t first, int64_t count, float *dw, float *db)
 {
     enum { B = 8, N = 5, I = 7, O = 3 };
-    bk_tape t = bk_test_tape(BK_F32, (bk_lanes){.total = 4, .first = first, .count = count, .batch = B});
+    bk_tape t =
+        bk_test_tape(BK_F32, (bk_lanes){.total = 4, .first = first, .count = count, .batch = B});
     int64_t samples = bk_lanes_samples(&t.lanes), start = bk_lanes_first_sample(&t.lanes);
     bk_tensor *x = bk_tape_variable(&t, BK_SHAPE(samples, N, I));
-    bk_tensor *w = bk_test_fill(&t, BK_SHAPE(O, I), 2, -1, 1), *b = bk_test_fill(&t, BK_SHAPE(O), 3, -1, 1);
+    bk_tensor *w = bk_test_fill(&t, BK_SHAPE(O, I), 2, -1, 1),
+              *b = bk_test_fill(&t, BK_SHAPE(O), 3, -1, 1);
     for (int64_t i = 0; i < bk_count(x); i++)
         ((float *)x->data)[i] = (float)bk_fill((uint64_t)(start * N * I + i), 1, -1, 1);
     bk_tensor *y = bk_linear(&t, x, w, b);
@@ -168,7 +175,8 @@ static void lanes_give_equal_bits(void **state)
     for (int l = 0; l < 2; l++)
         linear_gradients(2 * l, 2, pair[l], pair[l] + 21);
     for (int i = 0; i < SIZE; i++) {
-        float four = (part[0][i] + part[1][i]) + (part[2][i] + part[3][i]), two = pair[0][i] + pair[1][i];
+        float four = (part[0][i] + part[1][i]) + (part[2][i] + part[3][i]),
+              two = pair[0][i] + pair[1][i];
         assert_memory_equal(&all[i], &four, sizeof four);
         assert_memory_equal(&all[i], &two, sizeof two);
     }

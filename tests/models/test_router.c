@@ -19,8 +19,8 @@ typedef struct problem {
 } problem;
 
 /* `options` is "key=value key=value". */
-static void open_problem(problem *p, const char *kind, const char *options, int64_t tokens, int64_t experts,
-                         const double *logits)
+static void open_problem(problem *p, const char *kind, const char *options, int64_t tokens,
+                         int64_t experts, const double *logits)
 {
     memset(p, 0, sizeof *p);
     p->arena = bk_arena_new("step");
@@ -95,7 +95,8 @@ static int unload(void **state)
     return 0;
 }
 
-static void golden_case(const char *block, const char *kind, const char *options, const char *gradient, double limit)
+static void golden_case(const char *block, const char *kind, const char *options,
+                        const char *gradient, double limit)
 {
     problem p;
     bk_route r = {0};
@@ -131,13 +132,19 @@ static void golden_transport(void **state)
 {
     (void)state;
     golden_case("sinkhorn", "sinkhorn", TIGHT, "grad_logits", 1e-8);
-    golden_case("ssr_linear_1.0", "ssr", TIGHT "probability=1 gradient=implicit", "grad_logits_implicit", 1e-8);
-    golden_case("ssr_linear_1.0", "ssr", TIGHT "probability=1 gradient=partial", "grad_logits_partial", 1e-8);
-    golden_case("ssr_linear_0.5", "ssr", TIGHT "probability=1 epsilon=0.5 gradient=implicit", "grad_logits_implicit", 1e-8);
-    golden_case("ssr_linear_0.5", "ssr", TIGHT "probability=1 epsilon=0.5 gradient=partial", "grad_logits_partial", 1e-8);
-    golden_case("ssr_softmax_0.05", "ssr", TIGHT "probability=1 cost=softmax epsilon=0.05 gradient=implicit",
+    golden_case("ssr_linear_1.0", "ssr", TIGHT "probability=1 gradient=implicit",
                 "grad_logits_implicit", 1e-8);
-    golden_case("ssr_softmax_0.05", "ssr", TIGHT "probability=1 cost=softmax epsilon=0.05 gradient=partial",
+    golden_case("ssr_linear_1.0", "ssr", TIGHT "probability=1 gradient=partial",
+                "grad_logits_partial", 1e-8);
+    golden_case("ssr_linear_0.5", "ssr", TIGHT "probability=1 epsilon=0.5 gradient=implicit",
+                "grad_logits_implicit", 1e-8);
+    golden_case("ssr_linear_0.5", "ssr", TIGHT "probability=1 epsilon=0.5 gradient=partial",
+                "grad_logits_partial", 1e-8);
+    golden_case("ssr_softmax_0.05", "ssr",
+                TIGHT "probability=1 cost=softmax epsilon=0.05 gradient=implicit",
+                "grad_logits_implicit", 1e-8);
+    golden_case("ssr_softmax_0.05", "ssr",
+                TIGHT "probability=1 cost=softmax epsilon=0.05 gradient=partial",
                 "grad_logits_partial", 1e-8);
 }
 

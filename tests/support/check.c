@@ -35,11 +35,18 @@ static double get(bk_dtype dtype, const void *data, int64_t i)
     return dtype == BK_F64 ? ((const double *)data)[i] : (double)((const float *)data)[i];
 }
 
-double bk_test_value(const bk_tensor *x, int64_t i) { return get(x->dtype, x->data, i); }
+double bk_test_value(const bk_tensor *x, int64_t i)
+{
+    return get(x->dtype, x->data, i);
+}
 
-double bk_test_grad(const bk_tensor *x, int64_t i) { return x->grad ? get(x->dtype, x->grad, i) : 0.0; }
+double bk_test_grad(const bk_tensor *x, int64_t i)
+{
+    return x->grad ? get(x->dtype, x->grad, i) : 0.0;
+}
 
-bk_tensor *bk_test_fill(bk_tape *t, int dims, const int64_t *shape, uint64_t tag, double lo, double hi)
+bk_tensor *bk_test_fill(bk_tape *t, int dims, const int64_t *shape, uint64_t tag, double lo,
+                        double hi)
 {
     bk_tensor *x = bk_tape_variable(t, dims, shape);
     for (int64_t i = 0; i < bk_count(x); i++)
@@ -131,7 +138,8 @@ double bk_test_error(int64_t n, const double *x, const double *reference, double
 static double compare(const bk_tensor *x, const void *data, const json_t *reference, double floor)
 {
     int64_t count;
-    double *numbers = bk_test_numbers(reference, &count), *own = malloc((size_t)(count + 1) * sizeof *own);
+    double *numbers = bk_test_numbers(reference, &count),
+           *own = malloc((size_t)(count + 1) * sizeof *own);
     assert_non_null(own);
     assert_int_equal(count, bk_count(x));
     for (int64_t i = 0; i < count; i++)

@@ -17,7 +17,8 @@ bk_tape bk_test_tape(bk_dtype dtype, bk_lanes lanes);
 void bk_test_tape_free(bk_tape *t);
 
 /* A leaf with a gradient, filled by bk_fill(index, tag, lo, hi). */
-bk_tensor *bk_test_fill(bk_tape *t, int dims, const int64_t *shape, uint64_t tag, double lo, double hi);
+bk_tensor *bk_test_fill(bk_tape *t, int dims, const int64_t *shape, uint64_t tag, double lo,
+                        double hi);
 /* A leaf with a gradient from a (nested) JSON array, in the tape's dtype. */
 bk_tensor *bk_test_json(bk_tape *t, const json_t *array);
 
@@ -39,14 +40,14 @@ double bk_test_data_error(const bk_tensor *x, const json_t *reference, double fl
 double bk_test_grad_error(const bk_tensor *x, const json_t *reference, double floor);
 
 /* Fails with the text when error > limit or is not a number. */
-#define bk_check_error(error, limit, ...)                                                                              \
-    do {                                                                                                               \
-        double error_ = (error);                                                                                       \
-        if (!(error_ <= (limit))) {                                                                                    \
-            print_error(__VA_ARGS__);                                                                                  \
-            print_error(": error %.3g, limit %.3g\n", error_, (double)(limit));                                        \
-            fail();                                                                                                    \
-        }                                                                                                              \
+#define bk_check_error(error, limit, ...)                                       \
+    do {                                                                        \
+        double error_ = (error);                                                \
+        if (!(error_ <= (limit))) {                                             \
+            print_error(__VA_ARGS__);                                           \
+            print_error(": error %.3g, limit %.3g\n", error_, (double)(limit)); \
+            fail();                                                             \
+        }                                                                       \
     } while (0)
 
 #endif

@@ -1,0 +1,136 @@
+/* birkhoff data: makes or converts a data set into the one format that training reads. */
+#include "io/data.h"
+
+#include "dist/agree.h"
+#include "dist/comm.h"
+#include "io/files.h"
+#include "jobs/options.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bk_status unknown_kind(const char *name)
+{
+    const char *names[64] = {0};
+    for (int i = 0; bk_data_kinds[i] && i < 63; i++)
+        names[i] = bk_data_kinds[i]->name;
+    const char *near = bk_nearest(name, names);
+    return bk_fail(BK_USAGE, "unknown data kind '%s'%s%s%s: birkhoff kinds data lists them", name,
+                   near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
+}
+
+static void print_help(const bk_data_kind *kind)
+{
+    printf("usage: birkhoff data %s %s%sOUT.h5 [key=value ...]\n\n%s (%s).\n\n", kind->name,
+           kind->usage, *kind->usage ? " " : "", kind->summary, kind->source);
+    bk_options_print(stdout, kind->options);
+}
+
+/* ---- summary ---- */
+
+static void print_split(const bk_split *s)
+{
+    printf("%-12s %lld samples", s->name, (long long)s->count);
+    if (isfinite(s->majority))
+        printf(", majority %.4f", s->majority);
+    for (int64_t d = 0; d < s->ladder_count; d++)
+        printf("%s%lld: %.4f", d == 0 ? "; ladder of shortcuts by visible depth  " : "  ",
+               (long long)d, s->ladder[d]);
+    printf("\n");
+}
+
+static void print_summary(const bk_dataset *d, const char *path)
+{
+    int64_t values = d->features ? d->positions * d->samples : d->offsets[d->samples];
+    printf("%s  %lld samples, %s, %lld classes, ", path, (long long)d->samples, d->task,
+           (long long)d->classes);
+    if (d->features)
+        printf("%lld positions x %lld channels\n", (long long)d->positions, (long long)d->channels);
+    else
+        printf("vocabulary %lld, length at most %lld, mean %.1f\n", (long long)d->vocabulary,
+               (long long)d->max_length, (double)values / (double)(d->samples ? d->samples : 1));
+    for (int i = 0; i < d->splits; i++)
+        print_split(&d->split[i]);
+    printf("sha256       %s\n", d->digest);
+}
+
+/* ---- the command ---- */
+
+/* The resolved options as one text, kept in the file; the seed among them. */
+static char *options_text(const bk_data_kind *kind, const void *config, int64_t *seed)
+{
+    char *text = NULL;
+    size_t length = 0;
+    FILE *stream = open_memstream(&text, &length);
+    if (!stream)
+        bk_fatal("out of memory: options");
+    bk_options_write(kind->options, config, 0, stream);
+    fclose(stream);
+    const char *at = strstr(text, "seed: ");
+    *seed = at ? atoll(at + strlen("seed: ")) : 0;
+    return text;
+}
+
+static bk_status make(bk_context *context, const bk_data_kind *kind, const void *config,
+                      const char *path)
+{
+    bk_data_args args = {.input = context->argv + 1,
+                         .inputs = context->argc - 2,
+                         .config = config,
+                         .arena = context->arena};
+    bk_dataset d = {.path = path};
+    int64_t seed;
+    BK_TRY(bk_check_output(path));
+    BK_TRY(kind->make(&args, &d));
+    char *options = options_text(kind, config, &seed);
+    bk_status status = bk_dataset_write(&d, path, seed, options);
+    free(options);
+    if (status == BK_OK)
+        print_summary(&d, path);
+    return status;
+}
+
+/* What rank 0 does while the others wait for its status. */
+static bk_status make_alone(bk_context *context)
+{
+    const bk_data_kind *kind = bk_data_find(context->argv[0]);
+    const char *path = context->argv[context->argc - 1];
+    if (!kind)
+        return unknown_kind(context->argv[0]);
+    if (context->help) {
+        print_help(kind);
+        return BK_OK;
+    }
+    if (context->argc < 2)
+        return bk_fail(BK_USAGE, "data %s names no output: birkhoff data %s %s%sOUT.h5", kind->name,
+                       kind->name, kind->usage, *kind->usage ? " " : "");
+    void *config = bk_arena_zalloc(context->arena, kind->config_size + 1);
+    BK_TRY(bk_options_from_context(context, kind->options,
+                                   bk_arena_printf(context->arena, "data.%s", kind->name), config));
+    if (kind->check)
+        BK_TRY(kind->check(config));
+    context->argv[context->argc - 1] = NULL; /* the inputs end here */
+    return make(context, kind, config, path);
+}
+
+static bk_status run(bk_context *context)
+{
+    bk_world *world;
+    if (context->argc == 0)
+        return bk_fail(BK_USAGE, "data names no kind: birkhoff data KIND [INPUT ...] OUT.h5");
+    BK_TRY(bk_world_open(context->arena, 1, &world));
+    bk_status status = bk_agree(world->ctl, world->rank == 0 ? make_alone(context) : BK_OK);
+    bk_world_close(world);
+    return status;
+}
+
+const bk_command bk_command_data = {
+    .name = "data",
+    .summary = "make or convert a data set",
+    .usage = "data KIND [INPUT ...] OUT.h5 [--help] [key=value ...]",
+    .help = "birkhoff kinds data lists the kinds; birkhoff data KIND --help shows the keys of "
+            "one.\n",
+    .run = run,
+};
