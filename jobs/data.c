@@ -16,15 +16,15 @@ static bk_status unknown_kind(const char *name)
     const char *names[64] = {0};
     for (int i = 0; bk_data_kinds[i] && i < 63; i++)
         names[i] = bk_data_kinds[i]->name;
-    const char *near = bk_nearest(name, names);
-    return bk_fail(BK_USAGE, "unknown data kind '%s'%s%s%s: birkhoff kinds data lists them", name,
-                   near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
+    return bk_unknown_kind("data", name, NULL, names);
 }
 
 static void print_help(const bk_data_kind *kind)
 {
-    printf("usage: birkhoff data %s %s%sOUT.h5 [key=value ...]\n\n%s (%s).\n\n", kind->name,
-           kind->usage, *kind->usage ? " " : "", kind->summary, kind->source);
+    bool source = *kind->source;
+    printf("usage: birkhoff data %s %s%sOUT.h5 [key=value ...]\n\n%s%s%s%s.\n\n", kind->name,
+           kind->usage, *kind->usage ? " " : "", kind->summary, source ? " (" : "", kind->source,
+           source ? ")" : "");
     bk_options_print(stdout, kind->options);
 }
 

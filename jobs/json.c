@@ -85,6 +85,22 @@ void bk_json_integer(bk_json *j, const char *key, int64_t value)
     fprintf(j->file, "%lld", (long long)value);
 }
 
+void bk_json_numbers(bk_json *j, const char *key, int64_t count, const double *value)
+{
+    bk_json_open_list(j, key);
+    for (int64_t i = 0; i < count; i++)
+        bk_json_number(j, NULL, value[i]);
+    bk_json_close_list(j);
+}
+
+void bk_json_integers(bk_json *j, const char *key, int64_t count, const int64_t *value)
+{
+    bk_json_open_list(j, key);
+    for (int64_t i = 0; i < count; i++)
+        bk_json_integer(j, NULL, value[i]);
+    bk_json_close_list(j);
+}
+
 void bk_json_bool(bk_json *j, const char *key, bool value)
 {
     next(j, key);
