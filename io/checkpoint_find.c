@@ -210,6 +210,16 @@ const char *bk_checkpoint_payload(const bk_checkpoint *c)
     return c->manifest.payload;
 }
 
+bk_checkpoint_files bk_checkpoint_describe(const bk_checkpoint *c)
+{
+    const bk_manifest *m = &c->manifest;
+    bk_checkpoint_files files = {
+        .created = m->created, .version = m->version, .run_id = m->run_id, .shards = m->shards};
+    for (int i = 0; i < m->shards; i++)
+        files.bytes += m->shard[i].digest.size;
+    return files;
+}
+
 int64_t bk_checkpoint_tensors(const bk_checkpoint *c)
 {
     return c->manifest.tensors;

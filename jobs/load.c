@@ -33,6 +33,17 @@ bk_status bk_load_config(bk_context *context, bk_config **out)
     return bk_load_config_text(context, context->argv[0], text, out);
 }
 
+void bk_split_print(const bk_split *s)
+{
+    printf("%-12s %lld samples", s->name, (long long)s->count);
+    if (isfinite(s->majority))
+        printf(", majority %.4f", s->majority);
+    for (int64_t d = 0; d < s->ladder_count; d++)
+        printf("%s%lld: %.4f", d == 0 ? "; ladder of shortcuts by visible depth  " : "  ",
+               (long long)d, s->ladder[d]);
+    printf("\n");
+}
+
 const char *bk_ladder_text(const bk_split *split, double accuracy, char text[128])
 {
     text[0] = '\0';
