@@ -286,6 +286,10 @@ static void set_default(const bk_option *o, void *config)
 bk_status bk_options_read(const bk_option *table, void *config, bk_value *map, const char *path,
                           bk_arena *arena)
 {
+    char where[160];
+    if (map && map->kind != BK_MAP)
+        return bk_fail(BK_USAGE, "%s is %s, not a mapping (%s): write %s: {key: value}", path,
+                       map->kind == BK_LIST ? "a list" : map->text, place(map, where), path);
     for (const bk_option *o = table; o && o->name; o++) {
         bk_value *v = bk_value_get(map, o->name);
         if (v)
@@ -339,18 +343,17 @@ static void write_real(FILE *file, double value, bool single)
     fputs(text, file);
 }
 
-/* Always in double quotes, so that it is text whatever it looks like. */
+/* Double-quoted YAML: one line, whatever the text holds. */
 static void write_text(FILE *file, const char *text)
 {
     fputc('"', file);
     for (; *text; text++) {
-        unsigned char c = (unsigned char)*text;
-        if (c == '"' || c == '\\')
-            fprintf(file, "\\%c", c);
-        else if (c < 0x20 || c == 0x7f)
-            fprintf(file, "\\x%02x", c);
+        if (*text == '"' || *text == '\\')
+            fprintf(file, "\\%c", *text);
+        else if ((unsigned char)*text < ' ')
+            fprintf(file, "\\x%02x", (unsigned)*text);
         else
-            fputc(c, file);
+            fputc(*text, file);
     }
     fputc('"', file);
 }

@@ -110,8 +110,16 @@ int64_t bk_step_of(const char *name);
 
 /* ---- find ---- */
 
-/* Not collective.  Reads and checks manifest.json and the sizes of the files. */
+/* Not collective.  Reads and checks manifest.json; `read` the sizes of the files, too. */
+BK_CHECKED bk_status bk_manifest_load(bk_arena *arena, const char *path, bk_manifest *out);
 BK_CHECKED bk_status bk_manifest_read(bk_arena *arena, const char *path, bk_manifest *out);
+
+/* Not collective.  BK_INPUT when a shard is missing or its size is not the manifest's. */
+BK_CHECKED bk_status bk_shard_size(bk_arena *arena, const char *path, const bk_shard_file *s);
+
+/* Collective.  Steps below the directory as rank 0 sees it, newest first; their number. */
+int64_t bk_list_steps_everywhere(const bk_comm *comm, bk_arena *arena, const char *directory,
+                                 int64_t **steps);
 
 /* ---- retention (rank 0) ---- */
 

@@ -3,7 +3,6 @@
 #include "dist/agree.h"
 #include "io/files.h"
 #include "io/yaml.h"
-#include "jobs/json.h"
 #include "jobs/load.h"
 
 #include <math.h>
@@ -54,29 +53,26 @@ static void print_text(const bk_job *job, const bk_evaluation *e, int64_t step)
 
 static void print_json(const bk_job *job, const bk_evaluation *e, int64_t step)
 {
-    const bk_split *split = job->eval_split;
     bk_model_figures f = bk_model_measure(job->model);
-    bk_json j = {.file = stdout};
-    bk_json_open(&j, NULL);
-    bk_json_text(&j, "split", split->name);
-    bk_json_integer(&j, "step", step);
-    bk_json_integer(&j, "rows", e->rows);
-    bk_json_integer(&j, "correct", e->correct);
-    bk_json_number(&j, "accuracy", e->accuracy);
-    bk_json_number(&j, "standard_error",
-                   sqrt(e->accuracy * (1.0 - e->accuracy) / (double)(e->rows > 0 ? e->rows : 1)));
-    bk_json_number(&j, "cross_entropy", e->cross_entropy);
-    bk_json_number(&j, "majority", split->majority);
-    if (split->ladder_count > 0)
-        bk_json_numbers(&j, "ladder", split->ladder_count, split->ladder);
-    bk_json_integer(&j, "parameters", f.parameters);
-    bk_json_integer(&j, "active_parameters", f.active_parameters);
-    if (job->teacher) {
-        bk_json_number(&j, "teacher_agreement", e->teacher_agreement);
-        bk_json_number(&j, "teacher_kl", e->teacher_kl);
+    printf("{\"split\": \"%s\", \"step\": %lld, \"rows\": %lld, \"correct\": %lld, \"accuracy\": "
+           "%.9g, \"cross_entropy\": %.9g, "
+           "\"standard_error\": %.9g, \"majority\": %.9g, \"parameters\": %lld, "
+           "\"active_parameters\": %lld",
+           job->eval_split->name, (long long)step, (long long)e->rows, (long long)e->correct,
+           e->accuracy, e->cross_entropy,
+           sqrt(e->accuracy * (1.0 - e->accuracy) / (double)(e->rows > 0 ? e->rows : 1)),
+           isfinite(job->eval_split->majority) ? job->eval_split->majority : 0.0,
+           (long long)f.parameters, (long long)f.active_parameters);
+    if (job->teacher)
+        printf(", \"teacher_agreement\": %.9g, \"teacher_kl\": %.9g", e->teacher_agreement,
+               e->teacher_kl);
+    if (job->eval_split->ladder_count > 0) {
+        printf(", \"ladder\": [");
+        for (int64_t i = 0; i < job->eval_split->ladder_count; i++)
+            printf("%s%.6g", i ? ", " : "", job->eval_split->ladder[i]);
+        printf("]");
     }
-    bk_json_close(&j);
-    bk_json_end(&j);
+    printf("}\n");
 }
 
 static bk_status evaluate(bk_context *context, bk_job *job)

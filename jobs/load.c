@@ -28,6 +28,9 @@ bk_status bk_load_config_text(bk_context *context, const char *name, const char 
 
 bk_status bk_load_config(bk_context *context, bk_config **out)
 {
+    if (context->argc != 1)
+        return bk_fail(BK_USAGE, "one configuration file is wanted (%d given): name CONFIG.yaml",
+                       context->argc);
     char *text = NULL;
     BK_TRY(bk_read_text_everywhere(context->arena, context->argv[0], &text));
     return bk_load_config_text(context, context->argv[0], text, out);

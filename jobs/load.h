@@ -6,7 +6,7 @@
 #include "jobs/command.h"
 #include "jobs/job.h"
 
-/* Collective.  Reads CONFIG.yaml (the first positional argument) on rank 0, broadcasts the text,
+/* Collective.  Reads CONFIG.yaml (the only positional argument) on rank 0, broadcasts the text,
  * overlays key=value. */
 BK_CHECKED bk_status bk_load_config(bk_context *context, bk_config **out);
 /* The same for a text that is at hand: a checkpoint's resolved configuration. */

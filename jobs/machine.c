@@ -139,10 +139,17 @@ static const char *check_idle(bk_arena *arena, const bk_machine *m)
         m->least_used, m->node_cores, m->node_cores / m->node_ranks);
 }
 
-static const char *check_oversubscribed(bk_arena *arena, const bk_machine *m)
+/* mpirun sees it by itself, srun does not. */
+static bool ranks_yield(void)
 {
     const char *yield = variable("OMPI_MCA_mpi_yield_when_idle");
-    if (m->node_ranks <= m->node_cores || strcmp(yield, "1") == 0 || strcmp(yield, "true") == 0)
+    yield = *yield ? yield : variable("OMPI_MCA_mpi_oversubscribe");
+    return strcmp(yield, "1") == 0 || strcmp(yield, "true") == 0;
+}
+
+static const char *check_oversubscribed(bk_arena *arena, const bk_machine *m)
+{
+    if (m->node_ranks <= m->node_cores || ranks_yield())
         return NULL;
     return bk_arena_printf(arena,
                            "%d ranks share %d cores of a node and do not yield: use fewer, or set "

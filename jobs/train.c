@@ -295,10 +295,6 @@ static bk_status run(bk_context *context)
 {
     bk_config *config;
     bk_job *job;
-    if (context->argc != 1)
-        return bk_fail(BK_USAGE,
-                       "train takes one configuration file (%d given): birkhoff train CONFIG.yaml",
-                       context->argc);
     BK_TRY(bk_load_config(context, &config));
     BK_TRY(bk_job_open(context->arena, config, true, &job));
     bk_status status = context->dry_run ? bk_dry_run(job) : train(job);

@@ -132,9 +132,6 @@ static bk_status read_attentions(bk_model *model, bk_value *value)
 static bk_status read_router(bk_model *model, bk_value *map, bk_moe_config *moe)
 {
     const char *path = "model.moe.router", *names[64] = {0};
-    if (map && map->kind != BK_MAP)
-        return bk_fail(BK_USAGE, "%s is not a mapping (%s:%d): write router: {kind: ssr}", path,
-                       map->file, map->line);
     BK_TRY(bk_options_read(router_options, moe, map, path, model->arena));
     moe->router = bk_router_find(moe->router_name);
     for (int i = 0; bk_routers[i] && i < 63; i++)
@@ -217,10 +214,6 @@ bk_status bk_model_read_config(bk_model *model, bk_value *section)
     const bk_option *tables[] = {model_options, NULL};
     const char *more[] = {"attention", "moe", NULL};
     bk_model_config *c = &model->config;
-    if (section && section->kind != BK_MAP)
-        return bk_fail(BK_USAGE,
-                       "section model is not a mapping (%s:%d): write model: {kind: encoder}",
-                       section->file, section->line);
     BK_TRY(bk_options_read(model_options, c, section, "model", model->arena));
     BK_TRY(find_model_kind(model, section));
     c->ffn = c->ffn ? c->ffn : 4 * c->width;
