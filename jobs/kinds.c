@@ -167,10 +167,9 @@ static void print_line(const kind *k)
 static void print_class(const class *c)
 {
     kind k;
-    printf("%s    %s\n", c->name, c->choice);
+    printf("%s, chosen by %s\n", c->name, c->choice);
     for (int i = 0; c->get(i, &k); i++)
         print_line(&k);
-    printf("\n");
 }
 
 static void print_kind(const class *c, const kind *k)
@@ -200,19 +199,22 @@ static void print_section(const bk_section *s)
     bk_options_print(stdout, s->options);
     if (s->kinds && kinds_have_keys(s->kinds))
         printf("  and the keys of its kind: birkhoff kinds %s\n", s->kinds);
-    printf("\n");
 }
 
 static void print_sections(void)
 {
-    for (int i = 0; section(i); i++)
+    for (int i = 0; section(i); i++) {
+        printf("%s", i > 0 ? "\n" : "");
         print_section(section(i));
+    }
 }
 
 static void print_all(void)
 {
-    for (int i = 0; i < CLASSES; i++)
+    for (int i = 0; i < CLASSES; i++) {
         print_class(&classes[i]);
+        printf("\n");
+    }
     printf(
         "birkhoff kinds CLASS.KIND shows the keys of one.\n"
         "birkhoff kinds config shows every section of the configuration, config.SECTION one:\n ");

@@ -76,7 +76,7 @@ void bk_options_print(FILE *file, const bk_option *table)
     }
     for (int i = 0; i < COLUMNS; i++)
         fprintf(file, "  %-*s", width[i], head[i]);
-    fprintf(file, "\n");
+    fprintf(file, "  meaning\n");
     for (const bk_option *o = table; o->name; o++) {
         cells(o, buffer, cell);
         for (int i = 0; i < COLUMNS; i++)
