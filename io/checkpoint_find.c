@@ -49,21 +49,18 @@ int64_t bk_list_steps(bk_arena *arena, const char *directory, int64_t **steps)
 
 /* ---- manifest and sizes: what one rank checks ---- */
 
-static bk_status check_sizes(bk_arena *arena, const char *path, const bk_manifest *m)
+bk_status bk_shard_size(bk_arena *arena, const char *path, const bk_shard_file *s)
 {
-    for (int i = 0; i < m->shards; i++) {
-        const bk_shard_file *s = &m->shard[i];
-        int64_t size = bk_file_size(bk_arena_printf(arena, "%s/%s", path, s->file));
-        if (size < 0)
-            return bk_fail(BK_INPUT, "%s is missing", s->file);
-        if (size != s->digest.size)
-            return bk_fail(BK_INPUT, "%s has %lld bytes, the manifest says %lld", s->file,
-                           (long long)size, (long long)s->digest.size);
-    }
+    int64_t size = bk_file_size(bk_arena_printf(arena, "%s/%s", path, s->file));
+    if (size < 0)
+        return bk_fail(BK_INPUT, "%s is missing", s->file);
+    if (size != s->digest.size)
+        return bk_fail(BK_INPUT, "%s has %lld bytes, the manifest says %lld", s->file,
+                       (long long)size, (long long)s->digest.size);
     return BK_OK;
 }
 
-bk_status bk_manifest_read(bk_arena *arena, const char *path, bk_manifest *out)
+bk_status bk_manifest_load(bk_arena *arena, const char *path, bk_manifest *out)
 {
     const char *file = bk_arena_printf(arena, "%s/manifest.json", path);
     char *text;
@@ -71,8 +68,15 @@ bk_status bk_manifest_read(bk_arena *arena, const char *path, bk_manifest *out)
     if (bk_read_file(arena, file, &text, &length) != BK_OK)
         return bk_fail(BK_INPUT, "it has no manifest.json");
     *out = (bk_manifest){0};
-    BK_TRY(bk_manifest_parse(arena, file, text, out));
-    return check_sizes(arena, path, out);
+    return bk_manifest_parse(arena, file, text, out);
+}
+
+bk_status bk_manifest_read(bk_arena *arena, const char *path, bk_manifest *out)
+{
+    BK_TRY(bk_manifest_load(arena, path, out));
+    for (int i = 0; i < out->shards; i++)
+        BK_TRY(bk_shard_size(arena, path, &out->shard[i]));
+    return BK_OK;
 }
 
 /* ---- digests: the ranks share the files ---- */
@@ -119,9 +123,8 @@ static bk_status open_one(const bk_comm *comm, bk_arena *arena, const char *path
 
 /* ---- the newest valid one ---- */
 
-/* Collective: rank 0's view of the directory counts. */
-static int64_t list_everywhere(const bk_comm *comm, bk_arena *arena, const char *directory,
-                               int64_t **steps)
+int64_t bk_list_steps_everywhere(const bk_comm *comm, bk_arena *arena, const char *directory,
+                                 int64_t **steps)
 {
     int64_t count = 0;
     if (bk_comm_rank(comm) == 0)
@@ -144,7 +147,7 @@ static bk_status none_valid(bk_arena *arena, const char *directory, const char *
 bk_status bk_checkpoint_find(const bk_comm *comm, bk_arena *arena, const char *directory,
                              bool strict, bk_checkpoint **out)
 {
-    int64_t *steps, count = list_everywhere(comm, arena, directory, &steps);
+    int64_t *steps, count = bk_list_steps_everywhere(comm, arena, directory, &steps);
     const char *findings = "";
     *out = NULL;
     for (int64_t i = 0; i < count; i++) {
@@ -208,6 +211,16 @@ const char *bk_checkpoint_path(const bk_checkpoint *c)
 const char *bk_checkpoint_payload(const bk_checkpoint *c)
 {
     return c->manifest.payload;
+}
+
+bk_checkpoint_files bk_checkpoint_describe(const bk_checkpoint *c)
+{
+    const bk_manifest *m = &c->manifest;
+    bk_checkpoint_files files = {
+        .created = m->created, .version = m->version, .run_id = m->run_id, .shards = m->shards};
+    for (int i = 0; i < m->shards; i++)
+        files.bytes += m->shard[i].digest.size;
+    return files;
 }
 
 int64_t bk_checkpoint_tensors(const bk_checkpoint *c)

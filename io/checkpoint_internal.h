@@ -105,17 +105,21 @@ static inline int bk_writer_rank(int shard, int shards, int size)
 BK_CHECKED bk_status bk_state_write(bk_h5 *file, const bk_run_state *s, const char *run_id);
 BK_CHECKED bk_status bk_state_read(bk_h5 *file, bk_arena *arena, bk_run_state *out);
 
-/* "DIRECTORY/step-00000500", and the number in such a name (-1: not one). */
-const char *bk_step_path(bk_arena *arena, const char *directory, int64_t step);
+/* The number in "step-00000500"; -1: not such a name. */
 int64_t bk_step_of(const char *name);
 
 /* ---- find ---- */
 
-/* Not collective.  Reads and checks manifest.json and the sizes of the files. */
+/* Not collective.  Reads and checks manifest.json; `read` the sizes of the files, too. */
+BK_CHECKED bk_status bk_manifest_load(bk_arena *arena, const char *path, bk_manifest *out);
 BK_CHECKED bk_status bk_manifest_read(bk_arena *arena, const char *path, bk_manifest *out);
 
-/* Steps of the directories with final names, newest first. */
-int64_t bk_list_steps(bk_arena *arena, const char *directory, int64_t **steps);
+/* Not collective.  BK_INPUT when a shard is missing or its size is not the manifest's. */
+BK_CHECKED bk_status bk_shard_size(bk_arena *arena, const char *path, const bk_shard_file *s);
+
+/* Collective.  Steps below the directory as rank 0 sees it, newest first; their number. */
+int64_t bk_list_steps_everywhere(const bk_comm *comm, bk_arena *arena, const char *directory,
+                                 int64_t **steps);
 
 /* ---- retention (rank 0) ---- */
 

@@ -133,9 +133,9 @@ bk_status bk_h5_create(bk_arena *arena, const char *path, bk_h5 **out)
     hid_t creation = H5Pcreate(H5P_FILE_CREATE), access = access_list();
     H5Pset_obj_track_times(creation, 0);
     file->id = H5Fcreate(path, H5F_ACC_EXCL, creation, access);
-    H5Pclose(creation);
-    H5Pclose(access);
     bk_status status = file->id < 0 ? bk_h5_failed(file, file->name, "be created") : BK_OK;
+    H5Pclose(creation); /* every call forgets the reason of the last failure */
+    H5Pclose(access);
     bk_h5_unlock();
     *out = status == BK_OK ? file : NULL;
     return status;
@@ -173,10 +173,11 @@ static bk_status open_library(bk_h5 *file)
     }
     hid_t access = access_list();
     file->id = H5Fopen(file->path, H5F_ACC_RDONLY, access);
-    H5Pclose(access);
+    if (file->id < 0)
+        bk_h5_reason(reason);
+    H5Pclose(access); /* behind the reason, which every call forgets */
     if (file->id >= 0)
         return BK_OK;
-    bk_h5_reason(reason);
     const char *trouble = strstr(reason, "truncated")                ? "truncated"
                           : strstr(reason, "already open for write") ? "not closed by its writer"
                                                                      : "damaged";

@@ -119,7 +119,10 @@ bk_status bk_yaml_parse(bk_arena *arena, const char *name, const char *text, siz
 {
     reader r = {arena, bk_arena_strdup(arena, name)};
     struct fy_diag *diag = quiet_diag();
-    struct fy_parse_cfg config = {.diag = diag, .flags = FYPCF_DEFAULT_PARSE | FYPCF_COLLECT_DIAG};
+    /* Keys given twice are found by convert_map, which can name them. */
+    struct fy_parse_cfg config = {.diag = diag,
+                                  .flags = FYPCF_DEFAULT_PARSE | FYPCF_COLLECT_DIAG |
+                                           FYPCF_ALLOW_DUPLICATE_KEYS};
     struct fy_document *document = fy_document_build_from_string(&config, text, length);
     bk_status status;
     if (!document) {

@@ -4,9 +4,9 @@
 #include "dist/agree.h"
 #include "dist/comm.h"
 #include "io/files.h"
+#include "jobs/load.h"
 #include "jobs/options.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,30 +16,19 @@ static bk_status unknown_kind(const char *name)
     const char *names[64] = {0};
     for (int i = 0; bk_data_kinds[i] && i < 63; i++)
         names[i] = bk_data_kinds[i]->name;
-    const char *near = bk_nearest(name, names);
-    return bk_fail(BK_USAGE, "unknown data kind '%s'%s%s%s: birkhoff kinds data lists them", name,
-                   near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
+    return bk_unknown_kind("data", name, NULL, names);
 }
 
 static void print_help(const bk_data_kind *kind)
 {
-    printf("usage: birkhoff data %s %s%sOUT.h5 [key=value ...]\n\n%s (%s).\n\n", kind->name,
-           kind->usage, *kind->usage ? " " : "", kind->summary, kind->source);
+    bool source = *kind->source;
+    printf("usage: birkhoff data %s %s%sOUT.h5 [key=value ...]\n\n%s%s%s%s.\n\n", kind->name,
+           kind->usage, *kind->usage ? " " : "", kind->summary, source ? " (" : "", kind->source,
+           source ? ")" : "");
     bk_options_print(stdout, kind->options);
 }
 
 /* ---- summary ---- */
-
-static void print_split(const bk_split *s)
-{
-    printf("%-12s %lld samples", s->name, (long long)s->count);
-    if (isfinite(s->majority))
-        printf(", majority %.4f", s->majority);
-    for (int64_t d = 0; d < s->ladder_count; d++)
-        printf("%s%lld: %.4f", d == 0 ? "; ladder of shortcuts by visible depth  " : "  ",
-               (long long)d, s->ladder[d]);
-    printf("\n");
-}
 
 static void print_summary(const bk_dataset *d, const char *path)
 {
@@ -52,7 +41,7 @@ static void print_summary(const bk_dataset *d, const char *path)
         printf("vocabulary %lld, length at most %lld, mean %.1f\n", (long long)d->vocabulary,
                (long long)d->max_length, (double)values / (double)(d->samples ? d->samples : 1));
     for (int i = 0; i < d->splits; i++)
-        print_split(&d->split[i]);
+        bk_split_print(&d->split[i]);
     printf("sha256       %s\n", d->digest);
 }
 
