@@ -99,6 +99,7 @@ static block *next_block(bk_arena *arena, size_t bytes)
 
 void *bk_arena_alloc(bk_arena *arena, size_t bytes)
 {
+    BK_ASSERT(bytes <= PTRDIFF_MAX / 2, "arena %s: a negative or absurd size", arena->name);
     size_t need = round_up(bytes ? bytes : 1) + REDZONE;
     block *b = arena->current;
     if (!b || b->size - b->used < need) {

@@ -2,6 +2,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -54,7 +55,7 @@ static int edit_distance(const char *a, const char *b)
 {
     int row[WORD + 1], n = (int)strlen(b);
     if (n > WORD || strlen(a) > WORD)
-        return 2 * WORD;
+        return INT_MAX;
     for (int j = 0; j <= n; j++)
         row[j] = j;
     for (int i = 1; a[i - 1]; i++) {
@@ -248,6 +249,10 @@ static void set_default(const bk_option *o, void *config)
 bk_status bk_options_read(const bk_option *table, void *config, bk_value *map, const char *path,
                           bk_arena *arena)
 {
+    char where[160];
+    if (map && map->kind != BK_MAP)
+        return bk_fail(BK_USAGE, "%s is %s, not a mapping (%s): write %s: {key: value}", path,
+                       map->kind == BK_LIST ? "a list" : map->text, place(map, where), path);
     for (const bk_option *o = table; o && o->name; o++) {
         bk_value *v = bk_value_get(map, o->name);
         if (v)
@@ -297,13 +302,17 @@ static void write_real(FILE *file, double value, bool single)
     fputs(text, file);
 }
 
+/* Double-quoted YAML: one line, whatever the text holds. */
 static void write_text(FILE *file, const char *text)
 {
     fputc('"', file);
     for (; *text; text++) {
         if (*text == '"' || *text == '\\')
-            fputc('\\', file);
-        fputc(*text, file);
+            fprintf(file, "\\%c", *text);
+        else if ((unsigned char)*text < ' ')
+            fprintf(file, "\\x%02x", (unsigned)*text);
+        else
+            fputc(*text, file);
     }
     fputc('"', file);
 }
