@@ -14,15 +14,15 @@
 #endif
 #ifdef POISON
 #include <sanitizer/asan_interface.h>
-enum { REDZONE = 64 };
+enum { REDZONE = 64, BLOCK_MIB = 1 }; /* small: what is given back is poisoned byte by byte */
 #else
-enum { REDZONE = 0 };
+enum { REDZONE = 0, BLOCK_MIB = 64 };
 #define ASAN_POISON_MEMORY_REGION(address, size) ((void)(address), (void)(size))
 #define ASAN_UNPOISON_MEMORY_REGION(address, size) ((void)(address), (void)(size))
 #endif
 
 enum { ALIGN = 64 };
-static const size_t block_bytes = (size_t)64 << 20;
+static const size_t block_bytes = (size_t)BLOCK_MIB << 20;
 
 typedef struct block {
     struct block *next;
