@@ -5,7 +5,7 @@
 #include "core/blas.h"
 #include "core/rng.h"
 #include "tests/support/check.h"
-#include "tests/support/ranks.h"
+#include "tests/support/threads.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -28,8 +28,8 @@ typedef struct solve {
     double tolerance;
     const double *g0; /* start; NULL: zeros */
     const double *z0; /* dL/dS with g held; NULL: no backward */
-    bk_balance_result result[BK_TEST_RANKS];
-    double g[BK_TEST_RANKS][64], *q, *z; /* [rows,columns] of all ranks */
+    bk_balance_result result[BK_TEST_THREADS];
+    double g[BK_TEST_THREADS][64], *q, *z; /* [rows,columns] of all ranks */
 } solve;
 
 static void run(void *context, int rank, int size, const bk_reducer *reducer)
@@ -309,7 +309,7 @@ static void check_ranks(int size, bool power_of_two)
     open_solve(&many, scores, T, E);
     one.z0 = many.z0 = weight;
     run(&one, 0, 1, NULL);
-    bk_test_ranks(size, run, &many);
+    bk_test_threads(size, run, &many);
     for (int r = 0; r < size; r++) {
         assert_memory_equal(many.g[r], one.g[0], E * sizeof(double));
         assert_int_equal(many.result[r].iterations, one.result[0].iterations);

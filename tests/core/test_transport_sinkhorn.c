@@ -5,7 +5,7 @@
 #include "core/rng.h"
 #include "tests/support/check.h"
 #include "tests/support/child.h"
-#include "tests/support/ranks.h"
+#include "tests/support/threads.h"
 
 #include <math.h>
 #include <string.h>
@@ -115,11 +115,11 @@ static void a_sweep_is_the_plain_sweep(void **state)
 
 static void check_ranks(bk_sum_rule rule, int size)
 {
-    static result part[BK_TEST_RANKS], whole;
+    static result part[BK_TEST_THREADS], whole;
     job j = {scores, rule, part};
     memset(part, 0, sizeof part);
     whole = on_one_rank(scores, rule);
-    bk_test_ranks(size, sweep, &j);
+    bk_test_threads(size, sweep, &j);
     for (int r = 0; r < size; r++) {
         bk_lanes lanes = bk_lanes_of_rank(LANES, ROWS, r, size);
         int64_t first = bk_lanes_first_sample(&lanes);

@@ -1,4 +1,4 @@
-#include "tests/support/ranks.h"
+#include "tests/support/threads.h"
 
 #include "tests/support/check.h"
 
@@ -8,8 +8,8 @@
 typedef struct meeting {
     pthread_barrier_t barrier;
     int size;
-    const void *posted[BK_TEST_RANKS];
-    bk_lanes lanes[BK_TEST_RANKS];
+    const void *posted[BK_TEST_THREADS];
+    bk_lanes lanes[BK_TEST_THREADS];
 } meeting;
 
 typedef struct seat {
@@ -88,11 +88,11 @@ static void *sit(void *context)
     return NULL;
 }
 
-void bk_test_ranks(int size, void (*body)(void *, int, int, const bk_reducer *), void *context)
+void bk_test_threads(int size, void (*body)(void *, int, int, const bk_reducer *), void *context)
 {
     meeting m = {.size = size};
-    seat seats[BK_TEST_RANKS];
-    assert_in_range(size, 1, BK_TEST_RANKS);
+    seat seats[BK_TEST_THREADS];
+    assert_in_range(size, 1, BK_TEST_THREADS);
     assert_int_equal(pthread_barrier_init(&m.barrier, NULL, (unsigned)size), 0);
     for (int r = 0; r < size; r++) {
         seats[r] = (seat){.meeting = &m, .rank = r, .body = body, .context = context};
