@@ -76,6 +76,7 @@ static void a_mark_gives_back_what_came_after(void **state)
     bk_arena_alloc(arena, 40 * MiB);
     bk_arena_alloc(arena, 40 * MiB);
     assert_true(bk_arena_used(arena) >= used + 150 * MiB);
+    assert_int_equal(bk_arena_peak(arena), bk_arena_used(arena));
     bk_arena_release(arena, inner);
     assert_int_equal(bk_arena_used(arena), used);
     assert_ptr_equal(bk_arena_alloc(arena, 10), second);

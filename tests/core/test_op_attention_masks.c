@@ -279,6 +279,22 @@ static void memory_is_linear(void **state)
     bk_attention_release(&r);
 }
 
+/* A tile larger than the arrays costs no more than they do. */
+static void large_tiles_are_cut(void **state)
+{
+    bk_attention_problem p = {.B = 1, .H = 1, .N = 20, .M = 20, .D = 3};
+    bk_attention_run exact, large;
+    (void)state;
+    p.o = (bk_attention_options){.scale = 1, .block = 20};
+    bk_attention_run_op(&p, BK_F32, &exact);
+    p.o.block = (int64_t)1 << 40;
+    bk_attention_run_op(&p, BK_F32, &large);
+    bk_attention_check_bits(&exact, &large);
+    assert_true(bk_arena_peak(large.tape.scratch) < (size_t)1 << 20);
+    bk_attention_release(&exact);
+    bk_attention_release(&large);
+}
+
 /* ---- mistakes ---- */
 
 static void wrong_width(void *unused)
@@ -324,6 +340,7 @@ int main(void)
         cmocka_unit_test(gradients_add_up),
         cmocka_unit_test(threads_give_equal_bits),
         cmocka_unit_test(memory_is_linear),
+        cmocka_unit_test(large_tiles_are_cut),
         cmocka_unit_test(wrong_shapes_are_faults),
     };
     if (bk_blas_setup(1, BK_GEMM_AUTO) != BK_OK)
