@@ -14,15 +14,15 @@
 #endif
 #ifdef POISON
 #include <sanitizer/asan_interface.h>
-enum { REDZONE = 64 };
+enum { REDZONE = 64, BLOCK_MIB = 1 }; /* small: what is given back is poisoned byte by byte */
 #else
-enum { REDZONE = 0 };
+enum { REDZONE = 0, BLOCK_MIB = 64 };
 #define ASAN_POISON_MEMORY_REGION(address, size) ((void)(address), (void)(size))
 #define ASAN_UNPOISON_MEMORY_REGION(address, size) ((void)(address), (void)(size))
 #endif
 
 enum { ALIGN = 64 };
-static const size_t block_bytes = (size_t)64 << 20;
+static const size_t block_bytes = (size_t)BLOCK_MIB << 20;
 
 typedef struct block {
     struct block *next;
@@ -99,6 +99,7 @@ static block *next_block(bk_arena *arena, size_t bytes)
 
 void *bk_arena_alloc(bk_arena *arena, size_t bytes)
 {
+    BK_ASSERT(bytes <= PTRDIFF_MAX / 2, "arena %s: a negative or absurd size", arena->name);
     size_t need = round_up(bytes ? bytes : 1) + REDZONE;
     block *b = arena->current;
     if (!b || b->size - b->used < need) {

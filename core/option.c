@@ -2,6 +2,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -54,7 +55,7 @@ static int edit_distance(const char *a, const char *b)
 {
     int row[WORD + 1], n = (int)strlen(b);
     if (n > WORD || strlen(a) > WORD)
-        return 2 * WORD;
+        return INT_MAX;
     for (int j = 0; j <= n; j++)
         row[j] = j;
     for (int i = 1; a[i - 1]; i++) {

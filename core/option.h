@@ -111,7 +111,8 @@ bk_value *bk_value_get(const bk_value *map, const char *key);
 /* Appends to a map or list. */
 void bk_value_append(bk_value *parent, bk_value *child);
 /* Overlays "optim.lr" = text: makes missing maps, replaces what is there; a number in the path is a
- * list index. BK_USAGE when the path runs through a scalar or past a list's end. */
+ * list index. BK_USAGE when the path is empty between two dots, runs through a scalar or past a
+ * list's end. */
 BK_CHECKED bk_status bk_value_set(bk_arena *arena, bk_value *root, const char *path,
                                   const char *text);
 bk_value *bk_value_copy(bk_arena *arena, const bk_value *value);
@@ -120,8 +121,9 @@ bk_value *bk_value_copy(bk_arena *arena, const bk_value *value);
 
 /* Fills every member of `config` named in `table` from `map` (NULL: defaults only), checks type and
  * range, and marks the keys used.  A text that is empty, null or ~ without quotes is the default.
- * `path` ("model.moe.router") stands in messages.  BK_USAGE on a wrong type, range or choice,
- * naming file, line, key, value, range and the nearest choice.  Text is copied to `arena`. */
+ * `path` ("model.moe.router") stands in messages.  BK_USAGE when `map` is no mapping and on a wrong
+ * type, range or choice, naming file, line, key, value, range and the nearest choice.  Text is
+ * copied to `arena`. */
 BK_CHECKED bk_status bk_options_read(const bk_option *table, void *config, bk_value *map,
                                      const char *path, bk_arena *arena);
 
