@@ -67,7 +67,7 @@ typedef struct bk_checkpoint bk_checkpoint;
 BK_CHECKED bk_status bk_checkpoint_find(const bk_comm *comm, bk_arena *arena, const char *directory,
                                         bool strict, bk_checkpoint **out);
 /* Collective.  Opens one checkpoint directory; a run directory means its newest valid checkpoint.
- */
+ * comm NULL: this process alone, without MPI. */
 BK_CHECKED bk_status bk_checkpoint_open(const bk_comm *comm, bk_arena *arena, const char *path,
                                         bk_checkpoint **out);
 

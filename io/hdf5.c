@@ -134,7 +134,7 @@ bk_status bk_h5_create(bk_arena *arena, const char *path, bk_h5 **out)
     H5Pset_obj_track_times(creation, 0);
     file->id = H5Fcreate(path, H5F_ACC_EXCL, creation, access);
     bk_status status = file->id < 0 ? bk_h5_failed(file, file->name, "be created") : BK_OK;
-    H5Pclose(creation); /* every call forgets the reason of the last failure */
+    H5Pclose(creation);
     H5Pclose(access);
     bk_h5_unlock();
     *out = status == BK_OK ? file : NULL;
@@ -174,8 +174,8 @@ static bk_status open_library(bk_h5 *file)
     hid_t access = access_list();
     file->id = H5Fopen(file->path, H5F_ACC_RDONLY, access);
     if (file->id < 0)
-        bk_h5_reason(reason);
-    H5Pclose(access); /* behind the reason, which every call forgets */
+        bk_h5_reason(reason); /* before the next call clears it */
+    H5Pclose(access);
     if (file->id >= 0)
         return BK_OK;
     const char *trouble = strstr(reason, "truncated")                ? "truncated"

@@ -1,5 +1,5 @@
 #!/bin/bash
-# test: labels=unit timeout=120
+# test: labels=unit timeout=400
 # The command line as a user meets it: every error is one line with the right status, results go to
 # standard output, everything else to standard error.
 . "$BIRKHOFF_SOURCE/tests/support/lib.sh" || exit 1

@@ -1,5 +1,5 @@
 #!/bin/bash
-# test: labels=unit,mpi timeout=120
+# test: labels=unit,mpi timeout=400
 # birkhoff doctor: what it finds, and that each trouble it looks for is named when it is there.
 . "$BIRKHOFF_SOURCE/tests/support/lib.sh" || exit 1
 

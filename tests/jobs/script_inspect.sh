@@ -1,5 +1,5 @@
 #!/bin/bash
-# test: labels=io,mpi timeout=240
+# test: labels=io,mpi timeout=600
 # inspect and verify: a data set, its checkpoint in two shards, the run; then everything damaged in
 # turn.  Damage is exit 3 with one line, never a crash, never silence.
 . "$BIRKHOFF_SOURCE/tests/support/lib.sh" || exit 1

@@ -175,7 +175,7 @@ static const char *const refused[][2] = {
     {"", "run.dir is missing"},
     {"run: {dir: x}\n", "data.train is missing"},
     {"run: {dir: ~}\ndata: {train: a.h5}\n", "run.dir is missing"},
-    {"[1, 2]", "the configuration is not a mapping (runs/a.yaml:1)"},
+    {"[1, 2]", "(runs/a.yaml:1)"},
     {RUN "runn: {}\n", "unknown key runn (runs/a.yaml:3): did you mean run?"},
     {RUN "log: {intervall: 3}\n",
      "unknown key log.intervall (runs/a.yaml:3): did you mean interval?"},
