@@ -33,6 +33,7 @@ typedef struct bk_dataset {
     int64_t max_length; /* longest sample, in tokens or positions */
     bk_split split[BK_DATASET_SPLITS];
     int splits;
+    const char *note;       /* of its making, for the summary: "171 duplicates dropped"; NULL */
     const char *label_name; /* names of classes, '\n'-separated, or NULL */
     char digest[65];        /* hex SHA-256 of the content (bk_dataset_digest) */
 } bk_dataset;
