@@ -81,10 +81,11 @@ static bk_status read_exactly(stream *s, int64_t count, unsigned char *to)
 static bk_status expect_end(stream *s)
 {
     unsigned char byte;
-    int got = gzread(s->file, &byte, 1);
-    if (got == 0)
+    int code, got = gzread(s->file, &byte, 1);
+    gzerror(s->file, &code);
+    if (got == 0 && code == Z_OK)
         return BK_OK;
-    return got < 0 ? broken(s)
+    return got <= 0 ? broken(s)
                    : bk_fail(BK_INPUT,
                              "the file goes on behind its last record, at byte %lld (%s): get it "
                              "again",
