@@ -35,7 +35,7 @@ refuses 3 3 "two classes" data text tree/ham text.h5
 
 # ---- lines and images ----
 printf 'to be, or not to be' >hamlet
-expect 0 1 data lines hamlet lines.h5 'separator=, '
+expect 0 1 data lines hamlet lines.h5 'separator=, ' validation=0
 says out "2 samples, language_model"
 head -c 5000 /dev/urandom >noise
 refuses 3 1 "magic" data images noise noise images.h5
