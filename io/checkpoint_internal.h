@@ -113,6 +113,8 @@ int64_t bk_step_of(const char *name);
 
 /* Not collective.  Reads and checks manifest.json and the sizes of the files. */
 BK_CHECKED bk_status bk_manifest_read(bk_arena *arena, const char *path, bk_manifest *out);
+/* Not collective.  The same, and the digests of all files. */
+BK_CHECKED bk_status bk_manifest_verify(bk_arena *arena, const char *path, bk_manifest *out);
 
 /* Steps of the directories with final names, newest first. */
 int64_t bk_list_steps(bk_arena *arena, const char *directory, int64_t **steps);
@@ -123,7 +125,10 @@ int64_t bk_list_steps(bk_arena *arena, const char *directory, int64_t **steps);
 void bk_remove_stale(bk_arena *arena, const char *directory, const char *own);
 /* Moves a directory out of sight by one rename, then unlinks its files. */
 void bk_discard(bk_arena *arena, const char *directory, const char *name, const char *run_id);
-/* Keeps the newest, the multiples, and what the run started from; removes other valid ones. */
+/* This process has just written or checked every byte of it. */
+void bk_manifest_believe(const bk_manifest *m);
+/* Of the verified ones keeps the newest, the multiples, and what the run started from; removes the
+ * others.  Damaged ones count for nothing and stay. */
 void bk_retain(bk_arena *arena, const char *directory, const bk_save_options *options);
 
 #endif
