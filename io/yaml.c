@@ -2,6 +2,7 @@
 
 #include "io/files.h"
 
+#include <jansson.h>
 #include <libfyaml.h>
 #include <stdlib.h>
 #include <string.h>
@@ -163,6 +164,22 @@ static bk_status parse(const reader *r, const char *text, size_t length, struct 
     return status;
 }
 
+/* The first line that is not UTF-8, counted from 1; 0 when all are. */
+static int foreign_line(const char *text, size_t length)
+{
+    const char *end = text + length;
+    for (int line = 1; text < end; line++) {
+        const char *newline = memchr(text, '\n', (size_t)(end - text)),
+                   *stop = newline ? newline : end;
+        json_t *checked = json_stringn(text, (size_t)(stop - text));
+        if (!checked)
+            return line;
+        json_decref(checked);
+        text = stop + 1;
+    }
+    return 0;
+}
+
 bk_status bk_yaml_parse(bk_arena *arena, const char *name, const char *text, size_t length,
                         bk_value **out)
 {
@@ -171,6 +188,9 @@ bk_status bk_yaml_parse(bk_arena *arena, const char *name, const char *text, siz
     *out = bk_value_new(arena, BK_MAP, r.name, 1);
     if (memchr(text, '\0', length))
         return bk_fail(BK_USAGE, "not YAML (%s): it holds a zero byte", r.name);
+    int foreign = foreign_line(text + mark, length - mark);
+    if (foreign > 0)
+        return bk_fail(BK_USAGE, "not YAML (%s:%d): the line is not UTF-8", r.name, foreign);
     if (strspn(text + mark, " \r\n") == length - mark)
         return BK_OK;
     struct fy_diag *diag = quiet_diag();

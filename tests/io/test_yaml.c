@@ -117,7 +117,7 @@ static void what_is_refused(void **state)
         {"\x7f"
          "ELF\x02\x01\x01",
          "a.yaml", ""},
-        {"a: \xff\xfe\n", "a.yaml", ""},
+        {"a: 1\nb: \xff\xfe\n", "a.yaml:2", "UTF-8"},
         {"a: !!int 3\nb: @x\n", "a.yaml", ""},
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
