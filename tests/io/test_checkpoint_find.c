@@ -1,4 +1,4 @@
-/* test: labels=unit,mpi,io ranks=1,3 timeout=120 */
+/* test: labels=unit,mpi,io ranks=1,3 timeout=300 */
 /* What is believed: the newest whole checkpoint, after every kind of damage; and checkpoints of
  * released versions for ever. */
 #include "core/log.h"

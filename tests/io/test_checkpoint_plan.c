@@ -1,4 +1,4 @@
-/* test: labels=unit,mpi ranks=1,2,4 timeout=60 */
+/* test: labels=unit,mpi ranks=1,2,4 timeout=180 */
 /* The plan: cuts at multiples of 4096 elements, every element sent once, and pieces that do not
  * cover a tensor once are refused on every rank. */
 #include "io/checkpoint_internal.h"

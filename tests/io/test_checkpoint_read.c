@@ -1,4 +1,4 @@
-/* test: labels=unit,mpi,io ranks=1,2 timeout=60 */
+/* test: labels=unit,mpi,io ranks=1,2 timeout=180 */
 /* Reading slices: what does not fit is named, on every rank. */
 #include "io/checkpoint.h"
 #include "io/files.h"

@@ -1,4 +1,4 @@
-/* test: labels=unit,io timeout=60 */
+/* test: labels=unit,io timeout=180 */
 /* The small groups of shard 0 come back as they were. */
 #include "io/checkpoint_internal.h"
 #include "tests/support/check.h"

@@ -1,4 +1,4 @@
-/* test: labels=unit,mpi,io ranks=1,3,4 timeout=120 */
+/* test: labels=unit,mpi,io ranks=1,3,4 timeout=300 */
 /* Saving: any number of ranks and writers gives the same payload, in files that say what they are;
  * a save that fails leaves nothing behind. */
 #include "io/checkpoint_internal.h"

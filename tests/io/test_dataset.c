@@ -1,4 +1,4 @@
-/* test: labels=unit,io timeout=120 */
+/* test: labels=unit,io timeout=300 */
 /* The data set file: what is written is what is read, every attribute of the interface is there,
  * and nothing damaged is believed. */
 #include "io/dataset.h"

@@ -1,4 +1,4 @@
-/* test: labels=unit,mpi ranks=1,2 timeout=60 */
+/* test: labels=unit,mpi ranks=1,2 timeout=180 */
 /* Files and directories: what is read and written, and how trouble is told. */
 #include "io/files.h"
 #include "tests/support/check.h"

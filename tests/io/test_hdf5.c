@@ -1,4 +1,4 @@
-/* test: labels=unit,io timeout=60 */
+/* test: labels=unit,io timeout=180 */
 /* The thin layer over HDF5: what is written is read, types and shapes are told, trouble is named,
  * and the first failure of a file stays. */
 #include "io/files.h"

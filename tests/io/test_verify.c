@@ -1,4 +1,4 @@
-/* test: labels=unit,mpi,io ranks=1,3 timeout=60 */
+/* test: labels=unit,mpi,io ranks=1,3 timeout=180 */
 /* verify: every finding is named, and nothing sound is blamed. */
 #include "core/log.h"
 #include "io/checkpoint_internal.h"

@@ -1,4 +1,4 @@
-/* test: labels=unit timeout=120 */
+/* test: labels=unit timeout=300 */
 /* ListOps: the statistics of the specification, labels by another evaluator, distinct trees. */
 #include "core/rng.h"
 #include "tests/support/check.h"
