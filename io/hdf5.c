@@ -238,10 +238,19 @@ bk_status bk_h5_stamp(bk_h5 *file, const char *format)
     return bk_h5_set_attribute_text(file, "/", "created", now);
 }
 
+bk_status bk_h5_expect_version(bk_h5 *file)
+{
+    int32_t version[2] = {0};
+    BK_TRY(bk_h5_attribute(file, "/", "format_version", BK_I32, 2, version));
+    if (version[0] != 1)
+        return bk_h5_refuse(file, "%s %s has format version %d.%d, this program reads 1.x",
+                            file->what, file->name, version[0], version[1]);
+    return BK_OK;
+}
+
 static bk_status expect(bk_h5 *file, const char *format, bk_arena *scratch)
 {
     char *found;
-    int32_t version[2] = {0};
     if (!bk_h5_has_attribute(file, "/", "format"))
         return bk_h5_refuse(file, "%s %s was not made by birkhoff: it has no attribute format",
                             file->what, file->name);
@@ -249,11 +258,7 @@ static bk_status expect(bk_h5 *file, const char *format, bk_arena *scratch)
     if (strcmp(found, format) != 0)
         return bk_h5_refuse(file, "%s %s is of format \"%.60s\", not \"%s\"", file->what,
                             file->name, found, format);
-    BK_TRY(bk_h5_attribute(file, "/", "format_version", BK_I32, 2, version));
-    if (version[0] != 1)
-        return bk_h5_refuse(file, "%s %s has format version %d.%d, this program reads 1.x",
-                            file->what, file->name, version[0], version[1]);
-    return BK_OK;
+    return bk_h5_expect_version(file);
 }
 
 bk_status bk_h5_expect(bk_h5 *file, const char *format)

@@ -30,6 +30,18 @@ static void print_help(const bk_data_kind *kind)
 
 /* ---- summary ---- */
 
+/* "0 ham, 1 spam": the numbers that stand in /labels. */
+static void print_classes(const char *names)
+{
+    printf("classes     ");
+    for (int i = 0; *names; i++) {
+        int length = (int)strcspn(names, "\n");
+        printf("%s %d %.*s", i ? "," : "", i, length, names);
+        names += length + (names[length] == '\n');
+    }
+    printf("\n");
+}
+
 static void print_summary(const bk_dataset *d, const char *path)
 {
     int64_t values = d->features ? d->positions * d->samples : d->offsets[d->samples];
@@ -42,6 +54,10 @@ static void print_summary(const bk_dataset *d, const char *path)
                (long long)d->max_length, (double)values / (double)(d->samples ? d->samples : 1));
     for (int i = 0; i < d->splits; i++)
         bk_split_print(&d->split[i]);
+    if (d->label_name)
+        print_classes(d->label_name);
+    if (d->note)
+        printf("note         %s\n", d->note);
     printf("sha256       %s\n", d->digest);
 }
 
@@ -62,6 +78,18 @@ static char *options_text(const bk_data_kind *kind, const void *config, int64_t 
     return text;
 }
 
+/* "images train.gz labels.gz layout=patches": what the file was made from, and how. */
+static const char *source_text(const bk_context *context, const bk_data_kind *kind)
+{
+    const char *text = kind->name;
+    for (int i = 1; context->argv[i]; i++)
+        text = bk_arena_printf(context->arena, "%s %s", text, context->argv[i]);
+    for (int i = 0; i < context->overrides; i++)
+        text = bk_arena_printf(context->arena, "%s %s=%s", text, context->override[i].path,
+                               context->override[i].text);
+    return text;
+}
+
 static bk_status make(bk_context *context, const bk_data_kind *kind, const void *config,
                       const char *path)
 {
@@ -69,7 +97,7 @@ static bk_status make(bk_context *context, const bk_data_kind *kind, const void 
                          .inputs = context->argc - 2,
                          .config = config,
                          .arena = context->arena};
-    bk_dataset d = {.path = path};
+    bk_dataset d = {.path = path, .source = source_text(context, kind)};
     int64_t seed;
     BK_TRY(bk_check_output(path));
     BK_TRY(kind->make(&args, &d));
