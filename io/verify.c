@@ -53,7 +53,8 @@ static bk_status check_label(const verifier *v, bk_h5 *file, const char *path,
     if (dims == t->dims)
         BK_TRY(bk_h5_attribute(file, path, "global_shape", BK_I64, dims, shape));
     BK_TRY(bk_h5_attribute_text(file, path, "dtype", v->arena, &dtype));
-    bool same = dims == t->dims && memcmp(shape, t->shape, (size_t)dims * sizeof *shape) == 0;
+    bool same = t->dims == 0 || /* a scalar has no axes to name */
+                (dims == t->dims && memcmp(shape, t->shape, (size_t)dims * sizeof *shape) == 0);
     if (offset != p->offset || !same || strcmp(dtype, bk_dtype_name(t->dtype)) != 0)
         return bk_fail(BK_INPUT, "%s has not the place, shape or dtype that the manifest names",
                        path);
