@@ -289,6 +289,10 @@ bk_status bk_options_unknown(const bk_value *map, const char *path, const bk_opt
 static void write_real(FILE *file, double value, bool single)
 {
     char text[40];
+    if (fabs(value) < 1e15 && value == floor(value)) {
+        fprintf(file, "%.0f", value);
+        return;
+    }
     for (int digits = 1; digits <= 17; digits++) {
         snprintf(text, sizeof text, "%.*g", digits, value);
         if (single ? strtof(text, NULL) == (float)value : strtod(text, NULL) == value)

@@ -300,7 +300,7 @@ void bk_reduction_allgather(bk_reduction *r, float *array)
         int64_t width = b->length / c->size;
         BK_MPI(MPI_Allgather(MPI_IN_PLACE, 0, MPI_FLOAT, array + b->offset, (int)width, MPI_FLOAT,
                              c->handle));
-        bk_traffic_add(width * (int64_t)sizeof *array);
+        bk_traffic_add(width * (c->size - 1) * (int64_t)sizeof *array);
     }
 }
 

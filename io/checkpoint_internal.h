@@ -123,7 +123,8 @@ int64_t bk_list_steps(bk_arena *arena, const char *directory, int64_t **steps);
 void bk_remove_stale(bk_arena *arena, const char *directory, const char *own);
 /* Moves a directory out of sight by one rename, then unlinks its files. */
 void bk_discard(bk_arena *arena, const char *directory, const char *name, const char *run_id);
-/* Keeps the newest, the multiples, and what the run started from; removes other valid ones. */
+/* Keeps the newest, the multiples, the best and what the run started from; removes other valid
+ * ones. */
 void bk_retain(bk_arena *arena, const char *directory, const bk_save_options *options);
 
 #endif
