@@ -1,20 +1,23 @@
 # tests/support/train.sh - training runs for script tests: small configurations, jobs in the background, and what two
 # runs must have in common.  Source lib.sh first.
 
-# listops_data FILE [key=value ...]: a small data set.
+# listops_data FILE [TRAIN VALIDATION]: a small data set, of so many samples.
 listops_data() {
-    local file=$1
-    shift
-    expect 0 1 data listops "$file" preset=tiny train=200 validation=40 test=20 "$@"
+    expect 0 1 data listops "$1" preset=tiny train="${2:-200}" validation="${3:-40}" test=20 || exit 1
 }
 
-# start RANKS ARGUMENTS...: birkhoff in the background under mpirun, which is $job; its output in ./job.out.
+# start RANKS ARGUMENTS...: birkhoff in the background under mpirun, which is $job; its output in ./job.out.  A request
+# to stop that comes before the program looks for one is ignored, as in the job scripts.
 start() {
     local ranks=$1
     shift
-    mpirun --oversubscribe -n "$ranks" "$BIRKHOFF" "$@" >job.out 2>&1 </dev/null &
+    # shellcheck disable=SC2016
+    mpirun --oversubscribe -n "$ranks" bash -c 'trap "" USR1; exec "$0" "$@"' "$BIRKHOFF" "$@" >job.out 2>&1 </dev/null &
     job=$!
+    wait_until has_ranks "$ranks"
 }
+
+has_ranks() { [ "$(children "$job" | wc -w)" -ge "$1" ]; }
 
 # children PID: the processes that it started; under mpirun on one machine these are the ranks, rank 0 first.
 children() {
