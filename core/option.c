@@ -111,15 +111,6 @@ static const char *choice_name(const char *choices, int index, char *buffer, siz
 
 /* ---- reading ---- */
 
-static const char *place(const bk_value *v, char buffer[160])
-{
-    if (v->line > 0)
-        snprintf(buffer, 160, "%.140s:%d", v->file, v->line);
-    else
-        snprintf(buffer, 160, "%.140s", v->file);
-    return buffer;
-}
-
 static const char *type_name(bk_option_type type)
 {
     switch (type) {
@@ -138,19 +129,20 @@ static const char *type_name(bk_option_type type)
 
 static bk_status wrong_type(const bk_option *o, const bk_value *v, const char *path)
 {
-    char where[160];
+    char where[BK_PLACE_TEXT];
     return bk_fail(BK_USAGE, "%s.%s is %s, not %s (%s): %s", path, o->name,
                    v->kind == BK_SCALAR ? v->text
                    : v->kind == BK_MAP  ? "a mapping"
                                         : "a list",
-                   type_name(o->type), place(v, where), o->help);
+                   type_name(o->type), bk_value_place(v, where), o->help);
 }
 
 static bk_status out_of_range(const bk_option *o, const bk_value *v, const char *path)
 {
-    char where[160];
+    char where[BK_PLACE_TEXT];
     return bk_fail(BK_USAGE, "%s.%s=%s is out of range (%s): choose %s%.9g .. %.9g", path, o->name,
-                   v->text, place(v, where), o->open_least ? "more than " : "", o->least, o->most);
+                   v->text, bk_value_place(v, where), o->open_least ? "more than " : "", o->least,
+                   o->most);
 }
 
 static bool in_range(const bk_option *o, double value)
@@ -185,7 +177,7 @@ static bk_status read_number(const bk_option *o, void *config, const bk_value *v
 static bk_status read_choice(const bk_option *o, void *config, const bk_value *v, const char *path,
                              bk_arena *arena)
 {
-    char where[160];
+    char where[BK_PLACE_TEXT];
     int index = choice_index(o->text, v->text);
     const char *names[33] = {0};
     if (index >= 0) {
@@ -199,7 +191,7 @@ static bk_status read_choice(const bk_option *o, void *config, const bk_value *v
         names[count++] = word;
     const char *near = bk_nearest(v->text, names);
     return bk_fail(BK_USAGE, "%s.%s=%s is not one of %s (%s)%s%s", path, o->name, v->text, o->text,
-                   place(v, where), near ? ": did you mean " : "", near ? near : "");
+                   bk_value_place(v, where), near ? ": did you mean " : "", near ? near : "");
 }
 
 static bk_status read_value(const bk_option *o, void *config, bk_value *v, const char *path,
@@ -262,7 +254,7 @@ bk_status bk_options_unknown(const bk_value *map, const char *path, const bk_opt
                              const char *const *more)
 {
     const char *names[256] = {0};
-    char where[160];
+    char where[BK_PLACE_TEXT];
     int count = 0;
     for (; *tables; tables++)
         for (const bk_option *o = *tables; o->name && count < 255; o++)
@@ -277,7 +269,7 @@ bk_status bk_options_unknown(const bk_value *map, const char *path, const bk_opt
             continue;
         const char *near = bk_nearest(v->key, names);
         return bk_fail(BK_USAGE, "unknown key %s%s%s (%s)%s%s%s", path, *path ? "." : "", v->key,
-                       place(v, where), near ? ": did you mean " : "", near ? near : "",
+                       bk_value_place(v, where), near ? ": did you mean " : "", near ? near : "",
                        near ? "?" : "");
     }
     return BK_OK;

@@ -53,7 +53,7 @@ static const bk_option loss_options[] = {
 
 static const bk_option optim_options[] = {
     TEXT_AS(bk_config_optim, kind_name, "kind", "adamw", "optimizer (birkhoff kinds optimizer)"),
-    BK_OPTION_F64(bk_config_optim, lr, 3e-4, 0.0, 1e3, "peak learning rate"),
+    BK_OPTION_F64(bk_config_optim, lr, 3e-4, 0.0, 1e30, "peak learning rate"),
     BK_OPTION_F64(bk_config_optim, weight_decay, 0.01, 0.0, 1e3,
                   "decoupled decay of matrices; not of norms and biases"),
     BK_OPTION_F64(bk_config_optim, clip, 1.0, 0.0, 1e9,
@@ -124,14 +124,15 @@ static const char *const sections[] = {"run",        "data",  "model",    "disti
 
 static bk_status section_of(const bk_config *c, const char *name, bk_value **map)
 {
+    char where[BK_PLACE_TEXT];
     *map = bk_value_get(c->root, name);
     if (!*map)
         return BK_OK;
     (*map)->used = true;
     if ((*map)->kind == BK_MAP)
         return BK_OK;
-    return bk_fail(BK_USAGE, "section %s is not a mapping (%s:%d): write %s: {key: value}", name,
-                   (*map)->file, (*map)->line, name);
+    return bk_fail(BK_USAGE, "section %s is not a mapping (%s): write %s: {key: value}", name,
+                   bk_value_place(*map, where), name);
 }
 
 static bk_status read_section(bk_config *c, const char *name, const bk_option *table, void *config)
@@ -147,9 +148,9 @@ static bk_status unknown_kind(const bk_value *at, const char *path, const char *
                               const char *const *names)
 {
     const char *near = bk_nearest(name, names);
-    return bk_fail(BK_USAGE, "unknown kind '%s' of %s (%s:%d)%s%s: see birkhoff kinds", name, path,
-                   at ? at->file : "default", at ? at->line : 0, near ? ": did you mean " : "",
-                   near ? near : "");
+    char where[BK_PLACE_TEXT];
+    return bk_fail(BK_USAGE, "unknown kind '%s' of %s (%s)%s%s: see birkhoff kinds", name, path,
+                   bk_value_place(at, where), near ? ": did you mean " : "", near ? near : "");
 }
 
 static bk_status read_optim(bk_config *c)
@@ -165,7 +166,7 @@ static bk_status read_optim(bk_config *c)
             o->kind = bk_optimizers[i];
     }
     if (!o->kind)
-        return unknown_kind(map, "optim", o->kind_name, names);
+        return unknown_kind(bk_value_get(map, "kind"), "optim", o->kind_name, names);
     const bk_option *tables[] = {optim_options, o->kind->options, NULL};
     o->config = bk_arena_zalloc(c->arena, o->kind->config_size + 1);
     BK_TRY(bk_options_read(o->kind->options, o->config, map, "optim", c->arena));
@@ -181,21 +182,20 @@ static bk_status read_schedule(bk_config *c)
         if (strcmp(names[i], c->schedule.kind_name) == 0)
             c->schedule.kind = bk_schedules[i];
     }
+    bk_value *section = bk_value_get(c->root, "schedule");
     return c->schedule.kind ? BK_OK
-                            : unknown_kind(bk_value_get(c->root, "schedule"), "schedule",
+                            : unknown_kind(bk_value_get(section, "kind"), "schedule",
                                            c->schedule.kind_name, names);
 }
 
 static bk_status read_loss(bk_config *c, bk_value *map, const char *path, bk_config_loss *loss)
 {
     const char *names[64] = {0};
-    if (map->kind != BK_MAP)
-        return bk_fail(BK_USAGE, "%s is not a mapping (%s:%d): write - {kind: cross_entropy}", path,
-                       map->file, map->line);
+    char where[BK_PLACE_TEXT];
     bk_value *kind = bk_value_get(map, "kind");
     if (!kind || kind->kind != BK_SCALAR)
-        return bk_fail(BK_USAGE, "%s has no kind (%s:%d): write - {kind: cross_entropy}", path,
-                       map->file, map->line);
+        return bk_fail(BK_USAGE, "%s is no mapping with a kind (%s): write - {kind: cross_entropy}",
+                       path, bk_value_place(map, where));
     kind->used = true;
     for (int i = 0; bk_losses[i] && i < 63; i++)
         names[i] = bk_losses[i]->name;
@@ -224,6 +224,7 @@ static const char *term_name(const bk_config *c, int place)
 static bk_status read_losses(bk_config *c)
 {
     bk_value *list = bk_value_get(c->root, "loss");
+    char where[BK_PLACE_TEXT];
     if (!list) {
         const bk_loss_kind *kind = bk_loss_find("cross_entropy");
         c->loss[0] = (bk_config_loss){1.0, kind->name, kind,
@@ -235,12 +236,12 @@ static bk_status read_losses(bk_config *c)
     if (list->kind != BK_LIST || !list->child)
         return bk_fail(
             BK_USAGE,
-            "section loss is not a list (%s:%d): write loss: followed by - {kind: cross_entropy}",
-            list->file, list->line);
+            "section loss is not a list (%s): write loss: followed by - {kind: cross_entropy}",
+            bk_value_place(list, where));
     for (bk_value *entry = list->child; entry; entry = entry->next, c->losses++) {
         if (c->losses == BK_LOSSES_MAX)
-            return bk_fail(BK_USAGE, "more than %d losses (%s:%d): remove some", BK_LOSSES_MAX,
-                           entry->file, entry->line);
+            return bk_fail(BK_USAGE, "more than %d losses (%s): remove some", BK_LOSSES_MAX,
+                           bk_value_place(entry, where));
         const char *path = bk_arena_printf(c->arena, "loss.%d", c->losses);
         BK_TRY(read_loss(c, entry, path, &c->loss[c->losses]));
         c->loss[c->losses].name = term_name(c, c->losses);
@@ -317,13 +318,14 @@ static void resolve(bk_config *c, const char *section, const char *key, const ch
 bk_status bk_config_read(bk_arena *arena, bk_value *root, bk_config **out)
 {
     bk_config *c = BK_ZNEW(arena, bk_config, 1);
+    char where[BK_PLACE_TEXT];
     c->arena = arena;
     c->root = root;
     if (root->kind != BK_MAP)
         return bk_fail(
             BK_USAGE,
-            "the configuration is not a mapping (%s:%d): it has sections run, data, model, ...",
-            root->file, root->line);
+            "the configuration is not a mapping (%s): it has sections run, data, model, ...",
+            bk_value_place(root, where));
     c->has_distill = bk_value_get(root, "distill") != NULL;
     BK_TRY(bk_options_unknown(root, "", (const bk_option *const[]){NULL}, sections));
     bk_value *model;
