@@ -60,7 +60,7 @@ case_of() {
 
 moe='model.moe.experts=5 model.moe.every=2 model.moe.hidden=16 model.moe.aux=switch model.moe.z_weight=0.001'
 case_of dense run.yaml 2,1 '1,1 2,1 4,1 3,1'
-case_of decoder run.yaml 2,1 '1,1 4,1 3,1' data.train=text.h5 data.length=24 model.kind=decoder
+case_of decoder run.yaml 2,1 '1,1 4,1 3,1' data.train=text.h5 data.length=24 model.kind=decoder model.attention.dropout=0.1
 # shellcheck disable=SC2086
 {
     case_of ssr run.yaml 2,2 '1,1 2,1 4,2 4,4 3,1 3,3' $moe model.moe.router.kind=ssr model.moe.router.probability=0.5
