@@ -94,5 +94,5 @@ int main(int argc, char **argv)
     report(status);
     bk_mpi_stop();
     bk_arena_free(arena);
-    return status;
+    return (int)status;
 }

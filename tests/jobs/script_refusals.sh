@@ -1,5 +1,5 @@
 #!/bin/bash
-# test: labels=unit,mpi timeout=300
+# test: labels=unit,mpi timeout=600
 # Bad input to train and eval: one clear line, the right status on 1 and on 3 ranks, nothing written, nothing lost.
 . "$BIRKHOFF_SOURCE/tests/support/lib.sh" || exit 1
 . "$BIRKHOFF_SOURCE/tests/support/train.sh" || exit 1

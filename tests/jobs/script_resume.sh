@@ -1,5 +1,5 @@
 #!/bin/bash
-# test: labels=unit,mpi timeout=300
+# test: labels=unit,mpi timeout=600
 # Training is the same to the bit on any power of two of ranks, at any expert degree, and across kill -9 and resume;
 # on 3 ranks to rounding.
 . "$BIRKHOFF_SOURCE/tests/support/lib.sh" || exit 1

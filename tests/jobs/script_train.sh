@@ -1,5 +1,5 @@
 #!/bin/bash
-# test: labels=unit,mpi timeout=300
+# test: labels=unit,mpi timeout=600
 # What train and eval print and write: dry run, resolved configuration, metrics, notes and warnings, the best
 # checkpoint; and that an evaluation counts the same for every batch, rank count and way to name the run.
 . "$BIRKHOFF_SOURCE/tests/support/lib.sh" || exit 1
