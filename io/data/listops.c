@@ -123,7 +123,7 @@ static int guess(int32_t kind)
 static int evaluate(const int32_t *token, int64_t *at, int64_t level, int64_t depth)
 {
     int32_t kind = token[(*at)++];
-    int value[64], count = 0;
+    int value[64] = {0}, count = 0;
     if (kind < MIN)
         return kind - DIGIT;
     while (token[*at] != CLOSE)
