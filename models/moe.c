@@ -113,6 +113,12 @@ static void auxiliary(const bk_node *n, saved *s)
         bk_router_z(&s->route_args, n->out[2]->data);
 }
 
+/* In units of 2^-20: such sums are exact, so they do not depend on who adds what. */
+static double fixed(double x)
+{
+    return ldexp(rint(ldexp(x, 20)), -20);
+}
+
 static void count_figures(const saved *s, bk_moe_state *state, double *row_of)
 {
     const bk_route_args *a = &s->route_args;
@@ -131,8 +137,8 @@ static void count_figures(const saved *s, bk_moe_state *state, double *row_of)
             state->nonfinite += !isfinite(h[e]);
         }
         state->token_entropy_sum +=
-            a->experts > 1 && isfinite(entropy) ? entropy / log((double)a->experts) : 0.0;
-        state->confidence_sum += isfinite(sum) ? 1.0 / sum : 0.0;
+            a->experts > 1 && isfinite(entropy) ? fixed(entropy / log((double)a->experts)) : 0.0;
+        state->confidence_sum += isfinite(sum) ? fixed(1.0 / sum) : 0.0;
         state->tokens++;
         for (int64_t k = 0; k < a->k; k++)
             state->count[s->route.index[i * a->k + k]]++;
