@@ -41,10 +41,10 @@ refuses_all 2 'unknown key optim.learning_rate' train run.yaml optim.learning_ra
 refuses_all 2 'did you mean layers?' train run.yaml model.layer=3
 bad_key 2 'did you mean optim?' optm.lr=1
 bad_key 2 'unknown key model.moe.expert ' model.moe.expert=4 model.layers=2
-bad_key 2 'run.steps is many, not an integer' run.steps=many
+bad_key 2 'run.steps is 'many'' run.steps=many
 bad_key 2 'optim.lr=-1 is out of range' optim.lr=-1
 bad_key 2 'checkpoint.keep=1 is out of range' checkpoint.keep=1
-bad_key 2 "unknown kind 'adam'" optim.kind=adam
+bad_key 2 "unknown optimizer kind 'adam'" optim.kind=adam
 bad_key 2 'did you mean cosine' schedule.kind=cosin
 bad_key 2 'section optim is not a mapping' optim=5
 bad_key 2 'section model is not a mapping' model=5
@@ -54,7 +54,7 @@ bad_key 2 'optim.lr is given twice on the command line' optim.lr=1 optim.lr=2
 bad_key 2 'did you mean accuracy?' checkpoint.best=max:acuracy
 bad_key 2 'checkpoint.best=min:teacher_kl needs a teacher' checkpoint.best=min:teacher_kl
 sed 's/^loss.*/loss: [{kind: cross_entrop}]/' student.yaml >wrong_loss.yaml
-refuses 2 1 "unknown kind 'cross_entrop' of loss.0 (wrong_loss.yaml:5): did you mean cross_entropy" train wrong_loss.yaml
+refuses 2 1 "unknown loss kind 'cross_entrop' (wrong_loss.yaml:5): did you mean cross_entropy" train wrong_loss.yaml
 refuses 2 1 'one configuration file is wanted (2 given)' train run.yaml run.yaml
 { cat run.yaml; echo 'run: {seed: 2}'; } >twice.yaml
 refuses 2 1 'twice.yaml:4' train twice.yaml
