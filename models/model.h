@@ -21,6 +21,7 @@ typedef struct bk_model bk_model;
 
 typedef struct bk_model_kind {
     const char *name, *summary; /* encoder, decoder */
+    const bk_option *options;   /* keys that this kind alone has, of bk_model_config (internal.h) */
     /* Declares everything in model->slab; may fail with BK_USAGE. */
     bk_status (*declare)(bk_model *model);
     /* Reads tokens or features (and mask), sets "logits". */

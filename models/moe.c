@@ -53,6 +53,12 @@ static size_t row_bytes(const saved *s)
     return (size_t)s->width * bk_dtype_size(s->experts.dtype);
 }
 
+/* Padding is passed over, whatever stands there. */
+static bool is_real(const saved *s, int64_t token)
+{
+    return !s->args.mask || s->args.mask[token] != 0;
+}
+
 /* Books the time since the last call. */
 static void lap(saved *s, bk_moe_phase phase)
 {
@@ -88,15 +94,16 @@ static double *make_logits(bk_tape *t, const bk_node *n, const saved *s)
 {
     const bk_tensor *x = n->in[X], *gate = n->in[GATE];
     int64_t tokens = bk_rows(x), experts = s->args.experts, width = s->width;
-    double *h = BK_NEW(t->arena, double, tokens *experts);
+    double *h = BK_ZNEW(t->arena, double, tokens *experts);
     bk_arena_mark mark = bk_arena_get_mark(t->scratch);
     double *gate_t = BK_NEW(t->scratch, double, experts *width);
     bk_moe_of(x->dtype)->transpose(experts, width, gate->data, gate_t);
 #pragma omp parallel for schedule(static) \
     num_threads(bk_blas_threads()) if (tokens * experts * width > 65536)
     for (int64_t i = 0; i < tokens; i++)
-        bk_moe_of(x->dtype)->logits(width, experts, row(x->data, x, i, width), gate_t,
-                                    h + i * experts);
+        if (is_real(s, i))
+            bk_moe_of(x->dtype)->logits(width, experts, row(x->data, x, i, width), gate_t,
+                                        h + i * experts);
     bk_arena_release(t->scratch, mark);
     return h;
 }
@@ -115,6 +122,7 @@ static void route(bk_tape *t, const bk_node *n, saved *s)
                                     .bias = a->bias,
                                     .reducer = a->route,
                                     .lanes = &t->lanes,
+                                    .blocks = a->blocks,
                                     .training = t->training,
                                     .seed = t->seed,
                                     .step = t->step,
@@ -253,8 +261,9 @@ static void gate_of_lane(void *context, int64_t l, void *out)
     bk_arena_mark mark = bk_arena_get_mark(c->tape->scratch);
     double *sum = BK_ZNEW(c->tape->scratch, double, experts * s->width);
     for (int64_t i = bk_lane_row(&c->tape->lanes, tokens, l); i < last; i++)
-        bk_moe_of(x->dtype)->outer(experts, s->width, c->gh + i * experts,
-                                   row(x->data, x, i, s->width), sum);
+        if (is_real(s, i))
+            bk_moe_of(x->dtype)->outer(experts, s->width, c->gh + i * experts,
+                                       row(x->data, x, i, s->width), sum);
     bk_moe_of(x->dtype)->round(experts * s->width, sum, out);
     bk_arena_release(c->tape->scratch, mark);
 }
@@ -270,8 +279,9 @@ static void input_back(bk_tape *t, bk_node *n, const saved *s, const char *rows,
             bk_vector(x->dtype)->add(s->width, row(rows, x, s->dispatch.place[i], s->width),
                                      row(dx, x, i / k, s->width));
     for (int64_t i = 0; i < s->route_args.tokens; i++)
-        bk_moe_of(x->dtype)->input_back(experts, s->width, gh + i * experts, n->in[GATE]->data,
-                                        row(dx, x, i, s->width));
+        if (is_real(s, i))
+            bk_moe_of(x->dtype)->input_back(experts, s->width, gh + i * experts, n->in[GATE]->data,
+                                            row(dx, x, i, s->width));
 }
 
 /* Back through the router: the gate's gradient, and gH[T,E]. */

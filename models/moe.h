@@ -22,8 +22,9 @@ typedef struct bk_moe_args {
     bk_activation activation;
     const bk_router_kind *router;
     const void *router_config;
-    double *bias;        /* [E] router state, or NULL */
-    const double *noise; /* [T,E] or NULL */
+    double *bias;                  /* [E] router state, or NULL */
+    const double *noise;           /* [T,E] or NULL */
+    const bk_route_blocks *blocks; /* parts for scope=local and the switch loss; NULL: own lanes */
     bk_moe_aux aux;
     bool z;              /* records of the z loss are wanted */
     int64_t valid;       /* global valid tokens of the step */
