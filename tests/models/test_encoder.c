@@ -23,7 +23,8 @@ static int64_t ragged(int64_t sample)
 
 /* ---- padding ---- */
 
-/* Neither the symbols in the padding nor its amount move a bit of the logits. */
+/* The symbols in the padding move no bit of the logits; its amount moves them by rounding at most
+ * (products of other row counts: the libraries' bits depend on them). */
 static void check_padding(const char *section)
 {
     bk_test_model *m = open_encoder(section);
@@ -38,12 +39,13 @@ static void check_padding(const char *section)
     }
     if (memcmp(logits[0], logits[1], sizeof logits[0]) != 0)
         fail_msg("%s: the content of padding moves logits", section);
-    if (memcmp(logits[0], logits[2], sizeof logits[0]) != 0)
-        fail_msg("%s: the amount of padding moves logits", section);
+    for (int i = 0; i < 24; i++)
+        bk_check_error(fabs((double)logits[0][i] - (double)logits[2][i]), 1e-5,
+                       "%s: the amount of padding", section);
     bk_test_model_close(m);
 }
 
-static void padding_moves_no_bit(void **state)
+static void padding_moves_nothing(void **state)
 {
     (void)state;
     check_padding("{layers: 2, width: 24, heads: 3, pool: mean}");
@@ -189,7 +191,7 @@ static void features_have_their_gradient(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(padding_moves_no_bit),
+        cmocka_unit_test(padding_moves_nothing),
         cmocka_unit_test(no_mask_means_all_real),
         cmocka_unit_test(pools_are_their_formulas),
         cmocka_unit_test(every_parameter_has_its_gradient),
