@@ -52,7 +52,7 @@ static void run_block(const bk_experts *x, const bk_expert_block *b, char *out)
          *active = row(x, x->active, b->first, x->hidden);
     affine(x, b->rows, leaf(x, BK_EXPERT_W1, e), leaf(x, BK_EXPERT_B1, e),
            row(x, x->received, b->first, x->width), inner);
-    bk_pointwise(x->dtype)->activate(x->activation, b->rows * x->hidden, inner, active);
+    bk_pointwise(x->dtype)->activate((int)x->activation, b->rows * x->hidden, inner, active);
     affine(x, b->rows, leaf(x, BK_EXPERT_W2, e), leaf(x, BK_EXPERT_B2, e), active,
            row(x, out, b->first, x->width));
 }
@@ -138,7 +138,7 @@ static void block_back(const backward *c, const bk_expert_block *b, char *gh, ch
     char *ga = row(x, c->ga, b->first, x->hidden);
     through(x, b->rows, leaf(x, BK_EXPERT_W2, b->expert), row(x, c->g, b->first, x->width), gh);
     memset(ga, 0, bytes_of(x, b->rows, x->hidden));
-    bk_pointwise(x->dtype)->activate_back(x->activation, b->rows * x->hidden,
+    bk_pointwise(x->dtype)->activate_back((int)x->activation, b->rows * x->hidden,
                                           row(x, x->inner, b->first, x->hidden), gh, ga);
     through(x, b->rows, leaf(x, BK_EXPERT_W1, b->expert), ga, row(x, dx, b->first, x->width));
 }

@@ -74,9 +74,10 @@ static void make_parameters(call *c)
             bk_test_fill(&c->tape, own[i].dims, own[i].shape, 50 + (uint64_t)i, -1.0, 1.0);
 }
 
-static void prepare(call *c, bk_dtype dtype)
+/* Inputs on a fresh step of the call's tape. */
+static void fill(call *c)
 {
-    c->tape = bk_test_tape(dtype, bk_lanes_single(c->samples));
+    bk_tape_begin(&c->tape);
     c->q = input(c, 1);
     c->k = input(c, 2);
     c->v = input(c, 3);
@@ -90,6 +91,12 @@ static void prepare(call *c, bk_dtype dtype)
     c->args.mask = c->mask;
     c->args.causal = c->causal;
     c->args.config = c->config;
+}
+
+static void prepare(call *c, bk_dtype dtype)
+{
+    c->tape = bk_test_tape(dtype, bk_lanes_single(c->samples));
+    fill(c);
 }
 
 static double out_weight(const call *c, int64_t j)
@@ -163,38 +170,39 @@ static void for_every_variant(variant_test *test)
 
 /* ---- gradients ---- */
 
-static double objective(const call *given, int which, int64_t j, double delta)
+/* <weights, out> with element j of a leaf moved, on a tape that is used again and again. */
+static double objective(call *c, int which, int64_t j, double delta)
 {
-    call c = *given;
-    prepare(&c, BK_F64);
-    bk_tensor *leaf[3 + BK_ATTENTION_PARAMETERS] = {c.q, c.k, c.v};
-    memcpy(leaf + 3, c.args.parameter, sizeof c.args.parameter);
+    fill(c);
+    bk_tensor *leaf[3 + BK_ATTENTION_PARAMETERS] = {c->q, c->k, c->v};
+    memcpy(leaf + 3, c->args.parameter, sizeof c->args.parameter);
     ((double *)leaf[which]->data)[j] += delta;
-    run(&c);
+    run(c);
     double sum = 0.0;
-    for (int64_t i = 0; i < bk_count(c.out); i++)
-        sum += out_weight(&c, i) * bk_f64(c.out)[i];
-    bk_test_tape_free(&c.tape);
+    for (int64_t i = 0; i < bk_count(c->out); i++)
+        sum += out_weight(c, i) * bk_f64(c->out)[i];
     return sum;
 }
 
 static void check_gradient(const call *given, const char *what)
 {
     const double step = 1e-5;
-    call c = *given;
+    call c = *given, other = *given;
     prepare(&c, BK_F64);
+    prepare(&other, BK_F64);
     run_back(&c);
     bk_tensor *leaf[3 + BK_ATTENTION_PARAMETERS] = {c.q, c.k, c.v};
     memcpy(leaf + 3, c.args.parameter, sizeof c.args.parameter);
     for (int which = 0; which < 3 + BK_ATTENTION_PARAMETERS; which++)
         for (int64_t j = 0; leaf[which] && j < bk_count(leaf[which]); j += 2) {
             double numeric =
-                (objective(given, which, j, step) - objective(given, which, j, -step)) /
+                (objective(&other, which, j, step) - objective(&other, which, j, -step)) /
                 (2.0 * step);
             bk_check_error(fabs(numeric - bk_test_grad(leaf[which], j)) / fmax(1.0, fabs(numeric)),
                            1e-6, "%s, input %d", what, which);
         }
     bk_test_tape_free(&c.tape);
+    bk_test_tape_free(&other.tape);
 }
 
 static void every_gradient(void **state)
