@@ -32,6 +32,32 @@ typedef struct loop {
 
 /* ---- lines of metrics ---- */
 
+static void write_moe_layer(bk_metrics *m, const bk_moe_figures *f)
+{
+    static const char *const phase[BK_MOE_PHASES] = {"route", "pack", "exchange", "gemm",
+                                                     "combine"};
+    bk_metrics_integer(m, "layer", f->layer);
+    bk_metrics_number(m, "load_max_over_mean", f->load_max_over_mean);
+    bk_metrics_number(m, "load_min_over_mean", f->load_min_over_mean);
+    bk_metrics_number(m, "load_cv", f->load_cv);
+    bk_metrics_number(m, "load_entropy", f->load_entropy);
+    bk_metrics_integer(m, "dead", f->dead);
+    bk_metrics_number(m, "rank_load_max_over_mean", f->rank_load_max_over_mean);
+    bk_metrics_number(m, "token_entropy", f->token_entropy);
+    bk_metrics_number(m, "confidence", f->confidence);
+    bk_metrics_number(m, "kept_mass", f->kept_mass);
+    bk_metrics_number(m, "soft_column_error", f->soft_column_error);
+    bk_metrics_integer(m, "router_iterations", f->router_iterations);
+    bk_metrics_integer(m, "router_unconverged", f->router_unconverged);
+    bk_metrics_integer(m, "ot_steps", f->ot_steps);
+    bk_metrics_integer(m, "nonfinite_logits", f->nonfinite_logits);
+    bk_metrics_number(m, "aux", f->aux);
+    bk_metrics_number(m, "z", f->z);
+    bk_metrics_integer(m, "bytes_sent", f->bytes_sent);
+    for (int i = 0; i < BK_MOE_PHASES; i++)
+        bk_metrics_number(m, phase[i], f->seconds[i]);
+}
+
 static void write_moe(loop *l)
 {
     bk_job *job = l->job;
@@ -43,21 +69,7 @@ static void write_moe(loop *l)
     bk_metrics_open_list(l->metrics, "moe");
     for (int i = 0; i < layers; i++) {
         bk_metrics_next_item(l->metrics);
-        bk_metrics_integer(l->metrics, "layer", f[i].layer);
-        bk_metrics_number(l->metrics, "load_max_over_mean", f[i].load_max_over_mean);
-        bk_metrics_number(l->metrics, "load_min_over_mean", f[i].load_min_over_mean);
-        bk_metrics_number(l->metrics, "load_cv", f[i].load_cv);
-        bk_metrics_number(l->metrics, "load_entropy", f[i].load_entropy);
-        bk_metrics_number(l->metrics, "token_entropy", f[i].token_entropy);
-        bk_metrics_number(l->metrics, "confidence", f[i].confidence);
-        bk_metrics_integer(l->metrics, "dead", f[i].dead);
-        bk_metrics_integer(l->metrics, "router_iterations", f[i].router_iterations);
-        bk_metrics_integer(l->metrics, "ot_steps", f[i].ot_steps);
-        bk_metrics_integer(l->metrics, "nonfinite_logits", f[i].nonfinite_logits);
-        bk_metrics_integer(l->metrics, "bytes_sent", f[i].bytes_sent);
-        bk_metrics_number(l->metrics, "route", f[i].seconds_route);
-        bk_metrics_number(l->metrics, "exchange", f[i].seconds_exchange);
-        bk_metrics_number(l->metrics, "gemm", f[i].seconds_gemm);
+        write_moe_layer(l->metrics, &f[i]);
     }
     bk_metrics_close_list(l->metrics);
 }
@@ -328,6 +340,7 @@ static void begin_notes(const bk_job *job)
     if (job->teacher)
         bk_note("teacher of %lld parameters (%s)",
                 (long long)bk_model_measure(job->teacher).parameters, job->config->distill.teacher);
+    bk_model_advise(job->model, job->config->run.steps);
     if (only_sinkd(job->config))
         bk_warn("sinkd is the only loss: it cannot know which sample is which (permutation "
                 "invariance); add cross_entropy or kl");
