@@ -4,6 +4,8 @@
 #include "core/log.h"
 #include "models/router_common.h"
 
+#include <math.h>
+
 typedef struct ssr_config {
     bk_transport_config transport;
     double probability;
@@ -23,7 +25,7 @@ static const bk_option options[] = {
 static void advise(const void *config, int64_t k, int64_t steps)
 {
     const ssr_config *c = config;
-    double expected = c->probability * (double)steps;
+    double expected = floor(c->probability * (double)steps);
     if (expected < 100.0)
         bk_warn("ssr acts on about %.0f of %lld steps: below 100 it hardly acts; raise "
                 "model.moe.router.probability",
