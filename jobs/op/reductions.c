@@ -64,7 +64,7 @@ static void sum_own_lanes(bk_operator_call *c, const piece *p, void *out)
     bk_lane_tree(&c->tape.lanes, p->x->dtype, p->n, out, lane_of_piece, &copy, c->tape.scratch);
 }
 
-/* Gradients of training: a slab with one parameter for each bucket. */
+/* Gradients of training: a slab of parameters that fill a bucket each. */
 static bk_slab *make_slab(bk_operator_call *c, const bk_tensor *x)
 {
     bk_slab *slab = bk_slab_new(c->arena);
