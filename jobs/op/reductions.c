@@ -3,7 +3,7 @@
 #include "core/transport/sinkhorn.h"
 #include "dist/bucket.h"
 #include "dist/collective.h"
-#include "dist/reduce.h"
+#include "dist/reduce_scatter.h"
 #include "jobs/op/op.h"
 
 #include <math.h>

@@ -5,7 +5,7 @@
 
 #include "core/rng.h"
 #include "dist/collective.h"
-#include "dist/reduce.h"
+#include "dist/reduce_scatter.h"
 
 #include <math.h>
 #include <string.h>
@@ -21,7 +21,7 @@ static double number(int rank, int i)
 static void tree(int size, bk_dtype dtype, double *sum)
 {
     for (int i = 0; i < N; i++) {
-        double x[MOST];
+        double x[MOST] = {0};
         for (int r = 0; r < size; r++)
             x[r] = number(r, i);
         for (int left = size; left > 1; left /= 2)

@@ -1,4 +1,4 @@
-#include "dist/reduce.h"
+#include "dist/reduce_scatter.h"
 
 #include "dist/internal.h"
 

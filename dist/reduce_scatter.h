@@ -1,7 +1,7 @@
-/* dist/reduce.h - blocking reduce-scatter of arrays that are not gradients of the slab: the tree of
- * dist/bucket.h for any dtype, and the two algorithms it is measured against. */
-#ifndef BK_DIST_REDUCE_H
-#define BK_DIST_REDUCE_H
+/* dist/reduce_scatter.h - blocking reduce-scatter of arrays that are not gradients of the slab: the
+ * tree of dist/bucket.h for any dtype, and the two algorithms it is measured against. */
+#ifndef BK_DIST_REDUCE_SCATTER_H
+#define BK_DIST_REDUCE_SCATTER_H
 
 #include "core/tensor.h"
 #include "dist/comm.h"
