@@ -3,6 +3,7 @@
 #ifndef BK_JOBS_JOB_H
 #define BK_JOBS_JOB_H
 
+#include "core/blas.h"
 #include "dist/shard.h"
 #include "io/checkpoint.h"
 #include "io/dataset.h"
@@ -44,6 +45,10 @@ BK_CHECKED bk_status bk_job_open(bk_arena *arena, bk_config *config, bool traini
  * run.dir). */
 BK_CHECKED bk_status bk_job_open_for_evaluation(bk_arena *arena, bk_config *config,
                                                 const char *checkpoint, bk_job **out);
+/* Collective.  For measuring steps: random weights whatever checkpoints there are, products by
+ * `gemm`, and `data` (borrowed) instead of the configured data sets unless it is NULL. */
+BK_CHECKED bk_status bk_job_open_for_bench(bk_arena *arena, bk_config *config, bk_dataset *data,
+                                           bk_gemm_library gemm, bk_job **out);
 void bk_job_close(bk_job *job); /* Collective. */
 
 /* Collective.  Checks that the run directory can be written, takes the lock, writes config.yaml. */

@@ -21,7 +21,8 @@
 static bk_status read_data(bk_job *job)
 {
     const bk_config_data *d = &job->config->data;
-    BK_TRY(bk_dataset_read(job->arena, d->train, &job->train));
+    if (!job->train)
+        BK_TRY(bk_dataset_read(job->arena, d->train, &job->train));
     job->eval = job->train;
     if (d->eval)
         BK_TRY(bk_dataset_read(job->arena, d->eval, &job->eval));
@@ -257,28 +258,37 @@ static bk_status open_local(bk_job *job)
     return BK_OK;
 }
 
-static bk_status open_job(bk_arena *arena, bk_config *config, bool training, const char *checkpoint,
-                          bk_job **out)
+/* What the ways of opening a job differ in. */
+typedef struct opening {
+    bool training, random_weights;
+    const char *checkpoint; /* NULL: the newest of run.dir */
+    bk_dataset *data;       /* NULL: as configured */
+    bk_gemm_library gemm;
+} opening;
+
+static bk_status open_job(bk_arena *arena, bk_config *config, const opening *o, bk_job **out)
 {
     bk_job *job = BK_ZNEW(arena, bk_job, 1);
     job->arena = arena;
     job->config = config;
+    job->train = o->data;
     int threads =
         config->parallel.threads > 0 ? (int)config->parallel.threads : bk_topology_threads();
-    BK_TRY(bk_blas_setup(threads, BK_GEMM_AUTO));
+    BK_TRY(bk_blas_setup(threads, o->gemm));
     BK_TRY(bk_world_open(arena, (int)config->parallel.expert, &job->world));
     const bk_comm *ctl = job->world->ctl;
     make_run_id(job);
     BK_TRY(bk_agree(ctl, open_local(job)));
-    BK_TRY(bk_agree(ctl, find_checkpoint(job, checkpoint)));
+    if (!o->random_weights)
+        BK_TRY(bk_agree(ctl, find_checkpoint(job, o->checkpoint)));
     BK_TRY(bk_agree(ctl, choose_lanes(job)));
-    BK_TRY(bk_agree(ctl, make_model(job, training)));
+    BK_TRY(bk_agree(ctl, make_model(job, o->training)));
     BK_TRY(bk_agree(ctl, make_teacher(job)));
     job->resolved = resolved_text(job);
     job->machine = machine_text(job);
     open_samplers(job);
     make_tape(job);
-    if (training)
+    if (o->training)
         open_optimizer(job);
     note_rounding(job);
     *out = job;
@@ -287,13 +297,20 @@ static bk_status open_job(bk_arena *arena, bk_config *config, bool training, con
 
 bk_status bk_job_open(bk_arena *arena, bk_config *config, bool training, bk_job **out)
 {
-    return open_job(arena, config, training, NULL, out);
+    return open_job(arena, config, &(opening){.training = training}, out);
 }
 
 bk_status bk_job_open_for_evaluation(bk_arena *arena, bk_config *config, const char *checkpoint,
                                      bk_job **out)
 {
-    return open_job(arena, config, false, checkpoint, out);
+    return open_job(arena, config, &(opening){.checkpoint = checkpoint}, out);
+}
+
+bk_status bk_job_open_for_bench(bk_arena *arena, bk_config *config, bk_dataset *data,
+                                bk_gemm_library gemm, bk_job **out)
+{
+    opening o = {.training = true, .random_weights = true, .data = data, .gemm = gemm};
+    return open_job(arena, config, &o, out);
 }
 
 void bk_job_close(bk_job *job)
