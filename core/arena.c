@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #if defined(__SANITIZE_ADDRESS__)
 #define POISON 1
@@ -21,7 +22,7 @@ enum { REDZONE = 0 };
 #define ASAN_UNPOISON_MEMORY_REGION(address, size) ((void)(address), (void)(size))
 #endif
 
-enum { ALIGN = 64 };
+enum { ALIGN = 64, HUGE_PAGE = 2 << 20 };
 static const size_t block_bytes = (size_t)64 << 20;
 
 typedef struct block {
@@ -43,11 +44,21 @@ static size_t round_up(size_t bytes)
     return (bytes + ALIGN - 1) / ALIGN * ALIGN;
 }
 
+/* In large pages where the system has them: a step touches gigabytes. */
+static char *map(size_t bytes)
+{
+    char *data = aligned_alloc(HUGE_PAGE, bytes);
+    if (data)
+        madvise(data, bytes, MADV_HUGEPAGE);
+    return data;
+}
+
 static block *block_new(const bk_arena *arena, size_t bytes)
 {
-    size_t size = bytes > block_bytes ? round_up(bytes) : block_bytes;
+    size_t size =
+        bytes > block_bytes ? (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE : block_bytes;
     block *b = malloc(sizeof *b);
-    char *data = aligned_alloc(ALIGN, size);
+    char *data = map(size);
     if (!b || !data)
         bk_fatal("out of memory: %zu bytes for arena %s", size, arena->name);
     *b = (block){.size = size, .data = data};

@@ -1,6 +1,6 @@
 """One training step of the 124M GPT-2 layout in PyTorch, timed: the peer of `birkhoff bench step layout=gpt2`.
 
-Prints one JSON object: seconds (median of the repeats), tokens_per_second, peak_bytes, threads, version.
+Prints one JSON object: seconds (median of the repeats), cpu_seconds (mean), tokens_per_second, peak_bytes, ...
 Same shapes, pre-norm blocks, tanh form of GELU, biases, tied output, cross-entropy on all positions,
 gradients clipped by their global norm, AdamW with decay on matrices only, fp32, zero_grad in the step.
 """
@@ -87,11 +87,14 @@ def main():
     tokens, labels = draw[:, :-1], draw[:, 1:]
     seconds = []
     for i in range(a.warmup + a.repeats):
+        if i == a.warmup:
+            cpu = time.process_time()
         start = time.perf_counter()
         loss = step(model, optimizer, tokens, labels, 1.0)
         seconds.append(time.perf_counter() - start)
     median = statistics.median(seconds[a.warmup:])
-    print(json.dumps({"seconds": median, "tokens_per_second": a.batch * a.length / median, "loss": loss,
+    print(json.dumps({"seconds": median, "cpu_seconds": (time.process_time() - cpu) / a.repeats,
+                      "tokens_per_second": a.batch * a.length / median, "loss": loss,
                       "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
                       "threads": torch.get_num_threads(), "version": torch.__version__,
                       "parameters": sum(x.numel() for x in model.parameters())}))
