@@ -94,8 +94,8 @@ static shape shape_of(const bk_gemm *g)
                    .lda = g->lda,
                    .ldb = g->ldb,
                    .ldc = g->ldc,
-                   .ta = g->ta,
-                   .tb = g->tb,
+                   .ta = (int32_t)g->ta,
+                   .tb = (int32_t)g->tb,
                    .accumulate = g->beta == 1.0};
 }
 
