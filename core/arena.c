@@ -15,15 +15,16 @@
 #endif
 #ifdef POISON
 #include <sanitizer/asan_interface.h>
-enum { REDZONE = 64 };
+/* Blocks are small: what is given back is poisoned byte by byte. */
+enum { REDZONE = 64, BLOCK_MIB = 1, PAGE = 4096 };
 #else
-enum { REDZONE = 0 };
+enum { REDZONE = 0, BLOCK_MIB = 64, PAGE = 2 << 20 };
 #define ASAN_POISON_MEMORY_REGION(address, size) ((void)(address), (void)(size))
 #define ASAN_UNPOISON_MEMORY_REGION(address, size) ((void)(address), (void)(size))
 #endif
 
-enum { ALIGN = 64, HUGE_PAGE = 2 << 20 };
-static const size_t block_bytes = (size_t)64 << 20;
+enum { ALIGN = 64 };
+static const size_t block_bytes = (size_t)BLOCK_MIB << 20;
 
 typedef struct block {
     struct block *next;
@@ -47,7 +48,7 @@ static size_t round_up(size_t bytes)
 /* In large pages where the system has them: a step touches gigabytes. */
 static char *map(size_t bytes)
 {
-    char *data = aligned_alloc(HUGE_PAGE, bytes);
+    char *data = aligned_alloc(PAGE, bytes);
     if (data)
         madvise(data, bytes, MADV_HUGEPAGE);
     return data;
@@ -55,8 +56,7 @@ static char *map(size_t bytes)
 
 static block *block_new(const bk_arena *arena, size_t bytes)
 {
-    size_t size =
-        bytes > block_bytes ? (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE : block_bytes;
+    size_t size = bytes > block_bytes ? (bytes + PAGE - 1) / PAGE * PAGE : block_bytes;
     block *b = malloc(sizeof *b);
     char *data = map(size);
     if (!b || !data)
@@ -110,6 +110,7 @@ static block *next_block(bk_arena *arena, size_t bytes)
 
 void *bk_arena_alloc(bk_arena *arena, size_t bytes)
 {
+    BK_ASSERT(bytes <= PTRDIFF_MAX / 2, "arena %s: a negative or absurd size", arena->name);
     size_t need = round_up(bytes ? bytes : 1) + REDZONE;
     block *b = arena->current;
     if (!b || b->size - b->used < need) {

@@ -13,6 +13,7 @@
 extern void openblas_set_num_threads(int threads) __attribute__((weak));
 extern char *openblas_get_config(void) __attribute__((weak));
 extern char *openblas_get_corename(void) __attribute__((weak));
+extern int openblas_get_parallel(void) __attribute__((weak));
 
 /* Least rows and columns of an output tile. */
 enum { TILE_ROWS = 256, TILE_COLS = 768 };
@@ -61,13 +62,26 @@ int bk_blas_threads(void)
 
 const char *bk_blas_description(void)
 {
-    static char text[256];
-    if (use_onednn)
-        return bk_onednn_description();
-    if (!openblas_get_config)
-        return "CBLAS";
-    snprintf(text, sizeof text, "%.120s core %.60s", openblas_get_config(),
-             openblas_get_corename ? openblas_get_corename() : "unknown");
+    return use_onednn ? bk_onednn_description() : bk_blas_cblas_description();
+}
+
+const char *bk_blas_onednn_description(void)
+{
+    return bk_onednn_description();
+}
+
+const char *bk_blas_cblas_description(void)
+{
+    static const char *const variants[] = {"serial", "pthread", "openmp"};
+    static char text[128];
+    if (!openblas_get_config || !openblas_get_corename || !openblas_get_parallel)
+        return "an unknown CBLAS";
+    const char *version = openblas_get_config(); /* "OpenBLAS 0.3.21 NO_LAPACKE ..." */
+    size_t name = strcspn(version, " ");
+    name += version[name] ? 1 + strcspn(version + name + 1, " ") : 0;
+    int variant = openblas_get_parallel();
+    snprintf(text, sizeof text, "%.*s (%s, %.40s)", (int)(name < 60 ? name : 60), version,
+             variant >= 0 && variant < 3 ? variants[variant] : "unknown", openblas_get_corename());
     return text;
 }
 

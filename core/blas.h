@@ -40,9 +40,11 @@ typedef enum bk_gemm_library { BK_GEMM_AUTO, BK_GEMM_ONEDNN, BK_GEMM_CBLAS } bk_
 BK_CHECKED bk_status bk_blas_setup(int threads, bk_gemm_library library);
 int bk_blas_threads(void);
 
-/* "oneDNN 2.6 (avx512_core_bf16)" or "OpenBLAS 0.3.21 (openmp, SkylakeX)": what products run on,
- * for doctor and checkpoints. */
+/* "oneDNN 2.6 (avx512)" or "OpenBLAS 0.3.21 (openmp, SkylakeX)": what products run on, for doctor
+ * and checkpoints; and what the CBLAS is, in use or not. */
 const char *bk_blas_description(void);
+const char *bk_blas_cblas_description(void);
+const char *bk_blas_onednn_description(void); /* "no oneDNN" when it was not built in */
 bool bk_blas_has_onednn(void);
 
 /* Solves A x = b for symmetric positive definite A[n,n] (lower triangle used; overwritten), x in

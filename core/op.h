@@ -7,11 +7,13 @@
 #include "core/tape.h"
 
 /* A sample for the gradient check: the op asks for its inputs, the test perturbs them one element
- * at a time. */
+ * at a time.  An input whose first axis is BK_SAMPLE_BATCH holds the samples of the global batch,
+ * of which a rank is handed those of its lanes; parameters have another first axis. */
 typedef struct bk_sample bk_sample;
+enum { BK_SAMPLE_BATCH = 4 };
 
-/* The i-th real input asked for, uniform in [-1, 1), a function of i and the flat index alone; the
- * test differentiates with respect to it. */
+/* The i-th real input asked for, uniform in [-1, 1), a function of i and the flat index alone (in
+ * the global batch); the test differentiates with respect to it. */
 bk_tensor *bk_sample_input(bk_sample *s, int dims, const int64_t *shape);
 /* int32 values 0..bound-1 that cover the range; not differentiated. */
 bk_tensor *bk_sample_index(bk_sample *s, int64_t bound, int dims, const int64_t *shape);

@@ -2,6 +2,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -54,7 +55,7 @@ static int edit_distance(const char *a, const char *b)
 {
     int row[WORD + 1], n = (int)strlen(b);
     if (n > WORD || strlen(a) > WORD)
-        return 2 * WORD;
+        return INT_MAX;
     for (int j = 0; j <= n; j++)
         row[j] = j;
     for (int i = 1; a[i - 1]; i++) {
@@ -85,7 +86,31 @@ const char *bk_nearest(const char *word, const char *const *names)
     return nearest;
 }
 
-/* ---- choices ---- */
+/* ---- places ---- */
+
+/* "runs/a.yaml:12" or "command line". */
+static const char *place(const bk_value *v, char buffer[160])
+{
+    if (v->line > 0)
+        snprintf(buffer, 160, "%.140s:%d", v->file, v->line);
+    else
+        snprintf(buffer, 160, "%.140s", v->file);
+    return buffer;
+}
+
+bk_status bk_unknown_kind(const char *class, const char *name, const bk_value *at,
+                          const char *const *names)
+{
+    char where[160];
+    const char *near = bk_nearest(name, names);
+    return bk_fail(BK_USAGE, "unknown %s kind '%s'%s%s%s: %s%s%sbirkhoff kinds %s lists them",
+                   class, name, at ? " (" : "", at ? place(at, where) : "", at ? ")" : "",
+                   near ? "did you mean " : "", near ? near : "", near ? "? " : "", class);
+}
+
+/* ---- choices and ranges ---- */
+
+#define UNBOUNDED 1e15 /* a range up to here has no upper end that a person would meet */
 
 /* The index of `word` in "a|b|c", -1 when it is not there. */
 static int choice_index(const char *choices, const char *word)
@@ -109,16 +134,23 @@ static const char *choice_name(const char *choices, int index, char *buffer, siz
     return buffer;
 }
 
-/* ---- reading ---- */
-
-static const char *place(const bk_value *v, char buffer[160])
+const char *bk_option_range(const bk_option *o, char buffer[BK_RANGE_TEXT])
 {
-    if (v->line > 0)
-        snprintf(buffer, 160, "%.140s:%d", v->file, v->line);
+    if (o->type == BK_OPT_CHOICE)
+        return o->text;
+    if (o->type == BK_OPT_BOOL || o->type == BK_OPT_TEXT)
+        return "";
+    if (o->most >= UNBOUNDED)
+        snprintf(buffer, BK_RANGE_TEXT, "%s %.9g", o->open_least ? ">" : ">=", o->least);
+    else if (o->type == BK_OPT_I64)
+        snprintf(buffer, BK_RANGE_TEXT, "[%.0f, %.0f]", o->least, o->most);
     else
-        snprintf(buffer, 160, "%.140s", v->file);
+        snprintf(buffer, BK_RANGE_TEXT, "%c%.9g, %.9g]", o->open_least ? '(' : '[', o->least,
+                 o->most);
     return buffer;
 }
+
+/* ---- reading ---- */
 
 static const char *type_name(bk_option_type type)
 {
@@ -128,7 +160,7 @@ static const char *type_name(bk_option_type type)
     case BK_OPT_BOOL:
         return "true or false";
     case BK_OPT_CHOICE:
-        return "a name";
+        return "one of its names";
     case BK_OPT_TEXT:
         return "text";
     default:
@@ -139,18 +171,18 @@ static const char *type_name(bk_option_type type)
 static bk_status wrong_type(const bk_option *o, const bk_value *v, const char *path)
 {
     char where[160];
-    return bk_fail(BK_USAGE, "%s.%s is %s, not %s (%s): %s", path, o->name,
-                   v->kind == BK_SCALAR ? v->text
-                   : v->kind == BK_MAP  ? "a mapping"
-                                        : "a list",
-                   type_name(o->type), place(v, where), o->help);
+    const char *quote = v->kind == BK_SCALAR ? v->quoted ? "\"" : "'" : "";
+    const char *found = v->kind == BK_MAP ? "a mapping" : v->kind == BK_LIST ? "a list" : v->text;
+    return bk_fail(BK_USAGE, "%s.%s is %s%s%s (%s): write %s (%s)", path, o->name, quote, found,
+                   quote, place(v, where), type_name(o->type), o->help);
 }
 
 static bk_status out_of_range(const bk_option *o, const bk_value *v, const char *path)
 {
-    char where[160];
-    return bk_fail(BK_USAGE, "%s.%s=%s is out of range (%s): choose %s%.9g .. %.9g", path, o->name,
-                   v->text, place(v, where), o->open_least ? "more than " : "", o->least, o->most);
+    char where[160], range[BK_RANGE_TEXT];
+    return bk_fail(BK_USAGE, "%s.%s=%s is out of range (%s): choose a number %s%s", path, o->name,
+                   v->text, place(v, where), o->most < UNBOUNDED ? "in " : "",
+                   bk_option_range(o, range));
 }
 
 static bool in_range(const bk_option *o, double value)
@@ -198,8 +230,15 @@ static bk_status read_choice(const bk_option *o, void *config, const bk_value *v
          word = strtok_r(NULL, "|", &rest))
         names[count++] = word;
     const char *near = bk_nearest(v->text, names);
-    return bk_fail(BK_USAGE, "%s.%s=%s is not one of %s (%s)%s%s", path, o->name, v->text, o->text,
-                   place(v, where), near ? ": did you mean " : "", near ? near : "");
+    return bk_fail(BK_USAGE, "%s.%s=%s is not one of %s (%s)%s%s%s", path, o->name, v->text,
+                   o->text, place(v, where), near ? ": did you mean " : "", near ? near : "",
+                   near ? "?" : "");
+}
+
+/* YAML's null. */
+static bool is_null(const bk_value *v)
+{
+    return !v->quoted && (!v->text[0] || strcmp(v->text, "~") == 0 || strcmp(v->text, "null") == 0);
 }
 
 static bk_status read_value(const bk_option *o, void *config, bk_value *v, const char *path,
@@ -215,7 +254,7 @@ static bk_status read_value(const bk_option *o, void *config, bk_value *v, const
     case BK_OPT_CHOICE:
         return read_choice(o, config, v, path, arena);
     case BK_OPT_TEXT:
-        *(const char **)member(o, config) = bk_arena_strdup(arena, v->text);
+        *(const char **)member(o, config) = is_null(v) ? o->text : bk_arena_strdup(arena, v->text);
         return BK_OK;
     default:
         return read_number(o, config, v, path);
@@ -248,6 +287,10 @@ static void set_default(const bk_option *o, void *config)
 bk_status bk_options_read(const bk_option *table, void *config, bk_value *map, const char *path,
                           bk_arena *arena)
 {
+    char where[160];
+    if (map && map->kind != BK_MAP)
+        return bk_fail(BK_USAGE, "%s is %s, not a mapping (%s): write %s: {key: value}", path,
+                       map->kind == BK_LIST ? "a list" : map->text, place(map, where), path);
     for (const bk_option *o = table; o && o->name; o++) {
         bk_value *v = bk_value_get(map, o->name);
         if (v)
@@ -276,19 +319,23 @@ bk_status bk_options_unknown(const bk_value *map, const char *path, const bk_opt
         if (known)
             continue;
         const char *near = bk_nearest(v->key, names);
-        return bk_fail(BK_USAGE, "unknown key %s%s%s (%s)%s%s%s", path, *path ? "." : "", v->key,
-                       place(v, where), near ? ": did you mean " : "", near ? near : "",
-                       near ? "?" : "");
+        return bk_fail(BK_USAGE, "unknown key %s%s%s (%s): %s%s%s", path, *path ? "." : "", v->key,
+                       place(v, where), near ? "did you mean " : "birkhoff kinds lists the keys",
+                       near ? near : "", near ? "?" : "");
     }
     return BK_OK;
 }
 
 /* ---- writing ---- */
 
-/* The shortest decimal that reads back as the same number. */
+/* The shortest decimal that reads back as the same number; 60, not 6e+01. */
 static void write_real(FILE *file, double value, bool single)
 {
     char text[40];
+    if (value == floor(value) && fabs(value) < 1e6) {
+        fprintf(file, "%.0f", value);
+        return;
+    }
     for (int digits = 1; digits <= 17; digits++) {
         snprintf(text, sizeof text, "%.*g", digits, value);
         if (single ? strtof(text, NULL) == (float)value : strtod(text, NULL) == value)
@@ -297,13 +344,17 @@ static void write_real(FILE *file, double value, bool single)
     fputs(text, file);
 }
 
+/* Double-quoted YAML: one line, whatever the text holds. */
 static void write_text(FILE *file, const char *text)
 {
     fputc('"', file);
     for (; *text; text++) {
         if (*text == '"' || *text == '\\')
-            fputc('\\', file);
-        fputc(*text, file);
+            fprintf(file, "\\%c", *text);
+        else if ((unsigned char)*text < ' ')
+            fprintf(file, "\\x%02x", (unsigned)*text);
+        else
+            fputc(*text, file);
     }
     fputc('"', file);
 }

@@ -70,10 +70,24 @@ typedef struct bk_option {
         .name = #member, .type = BK_OPT_TEXT, .offset = offsetof(type_, member), \
         .text = (preset_), .help = (help_)                                       \
     }
+/* A text under a key that is not the member's name. */
+#define BK_OPTION_TEXT_AS(type_, member, name_, preset_, help_)                  \
+    {                                                                            \
+        .name = (name_), .type = BK_OPT_TEXT, .offset = offsetof(type_, member), \
+        .text = (preset_), .help = (help_)                                       \
+    }
 #define BK_OPTION_END \
     {                 \
         .name = NULL  \
     }
+
+/* The keys below one path of the configuration file, for `birkhoff kinds` and the reference page.
+ * Arrays of sections end in one without a path. */
+typedef struct bk_section {
+    const char *path; /* "model.attention" */
+    const bk_option *options;
+    const char *kinds; /* class of plug-ins that add keys of their own here; NULL = none */
+} bk_section;
 
 /* ---- the tree of values ---- */
 
@@ -97,7 +111,8 @@ bk_value *bk_value_get(const bk_value *map, const char *key);
 /* Appends to a map or list. */
 void bk_value_append(bk_value *parent, bk_value *child);
 /* Overlays "optim.lr" = text: makes missing maps, replaces what is there; a number in the path is a
- * list index. BK_USAGE when the path runs through a scalar or past a list's end. */
+ * list index. BK_USAGE when the path is empty between two dots, runs through a scalar or past a
+ * list's end. */
 BK_CHECKED bk_status bk_value_set(bk_arena *arena, bk_value *root, const char *path,
                                   const char *text);
 bk_value *bk_value_copy(bk_arena *arena, const bk_value *value);
@@ -105,9 +120,10 @@ bk_value *bk_value_copy(bk_arena *arena, const bk_value *value);
 /* ---- reading ---- */
 
 /* Fills every member of `config` named in `table` from `map` (NULL: defaults only), checks type and
- * range, and marks the keys used.  `path` ("model.moe.router") stands in messages.  BK_USAGE on a
- * wrong type, range or choice, naming file, line, key, value, range and the nearest choice.  Text
- * is copied to `arena`. */
+ * range, and marks the keys used.  A text that is empty, null or ~ without quotes is the default.
+ * `path` ("model.moe.router") stands in messages.  BK_USAGE when `map` is no mapping and on a wrong
+ * type, range or choice, naming file, line, key, value, range and the nearest choice.  Text is
+ * copied to `arena`. */
 BK_CHECKED bk_status bk_options_read(const bk_option *table, void *config, bk_value *map,
                                      const char *path, bk_arena *arena);
 
@@ -121,8 +137,18 @@ BK_CHECKED bk_status bk_options_unknown(const bk_value *map, const char *path,
  * `out` is a growing buffer (open_memstream). */
 void bk_options_write(const bk_option *table, const void *config, int indent, void *file);
 
+/* What values are allowed: "[1, 10000]", "(0, 1]", ">= 0", the choices "a|b|c", "" for the rest; in
+ * a buffer of the caller or in the table. */
+enum { BK_RANGE_TEXT = 64 };
+const char *bk_option_range(const bk_option *o, char buffer[BK_RANGE_TEXT]);
+
 /* The nearest of the NULL-ended names to `word` by edit distance, NULL when nothing is near. */
 const char *bk_nearest(const char *word, const char *const *names);
+
+/* BK_USAGE: there is no `name` among the NULL-ended `names` of a class ("router"); with the nearest
+ * one, and with the place of `at` (NULL: none). */
+bk_status bk_unknown_kind(const char *class, const char *name, const bk_value *at,
+                          const char *const *names);
 
 /* Parses one scalar the way YAML would ("1e-3", "true", "12"): false when it is not of that type.
  */

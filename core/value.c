@@ -77,14 +77,20 @@ static bk_status descend(bk_arena *arena, bk_value *at, const char *word, const 
     return BK_OK;
 }
 
+static bool has_empty_word(const char *path)
+{
+    size_t length = strlen(path);
+    return length == 0 || path[0] == '.' || path[length - 1] == '.' || strstr(path, "..");
+}
+
 bk_status bk_value_set(bk_arena *arena, bk_value *root, const char *path, const char *text)
 {
+    if (has_empty_word(path))
+        return bk_fail(BK_USAGE, "'%s=%s' names no key: write section.key=value", path, text);
     char *words = bk_arena_strdup(arena, path), *rest = NULL;
     bk_value *at = root;
     for (char *word = strtok_r(words, ".", &rest); word; word = strtok_r(NULL, ".", &rest))
         BK_TRY(descend(arena, at, word, path, &at));
-    if (at == root)
-        return bk_fail(BK_USAGE, "'%s=%s' names no key: write section.key=value", path, text);
     at->kind = BK_SCALAR;
     at->text = bk_arena_strdup(arena, text);
     at->child = NULL;

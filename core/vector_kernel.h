@@ -13,6 +13,7 @@
 
 #if BK_REAL == 64
 typedef int64_t bk_bits;
+typedef uint64_t bk_word; /* arithmetic on bits wraps: NaN and negative arguments run through it */
 enum { BK_MANTISSA = 52, BK_BIAS = 1023 };
 #define BK_R(x) (x)
 static const real bk_round_magic = 0x1.8p52;
@@ -23,6 +24,7 @@ static const bk_bits bk_denormal_shift = 54, bk_sqrt_half = 0x3fe6a09e667f3bcd;
 enum { BK_ERF_TERMS = 26 };
 #else
 typedef int32_t bk_bits;
+typedef uint32_t bk_word;
 enum { BK_MANTISSA = 23, BK_BIAS = 127 };
 #define BK_R(x) (x##f)
 static const real bk_round_magic = 0x1.8p23f;
@@ -50,7 +52,7 @@ static inline real bk_of_bits(bk_bits b)
 /* 2^n for n between the normal exponents. */
 static inline real bk_power_of_two(bk_bits n)
 {
-    return bk_of_bits((bk_bits)((n + BK_BIAS) * ((bk_bits)1 << BK_MANTISSA)));
+    return bk_of_bits((bk_bits)((bk_word)(n + BK_BIAS) << BK_MANTISSA));
 }
 
 /* e^x = 2^n e^r, n = round(x log2 e), |r| <= ln2/2, e^r by its series; 2^n in two factors, so that
@@ -90,9 +92,9 @@ static inline real bk_log(real x)
 {
     real y = x < bk_smallest_normal ? x * bk_denormal_scale : x;
     bk_bits shift = x < bk_smallest_normal ? bk_denormal_shift : 0;
-    bk_bits above = bk_bits_of(y) - bk_sqrt_half;
-    bk_bits e = above >> BK_MANTISSA;
-    real m = bk_of_bits((bk_bits)(bk_bits_of(y) - e * ((bk_bits)1 << BK_MANTISSA)));
+    bk_word bits = (bk_word)bk_bits_of(y);
+    bk_bits e = (bk_bits)(bits - (bk_word)bk_sqrt_half) >> BK_MANTISSA;
+    real m = bk_of_bits((bk_bits)(bits - ((bk_word)e << BK_MANTISSA)));
     real f = m - BK_R(1.0), s = f / (BK_R(2.0) + f), z = s * s;
 #if BK_REAL == 64
     real p = 2.0 / 23.0;

@@ -17,10 +17,12 @@ bk_status bk_agree(const bk_comm *comm, bk_status status)
     if (agreed == BK_OK)
         return BK_OK;
     int speaker = comm->size - 1 - (int)(worst % comm->size);
-    char text[2048];
-    snprintf(text, sizeof text, "%s", bk_status_text());
-    bk_broadcast(comm, speaker, text, sizeof text);
-    if (comm->rank != speaker)
-        bk_status_set_text(text);
-    return agreed;
+    struct {
+        char text[2048], trail[4096];
+    } said;
+    snprintf(said.text, sizeof said.text, "%s", bk_status_text());
+    snprintf(said.trail, sizeof said.trail, "%s", bk_status_trail());
+    bk_broadcast(comm, speaker, &said, sizeof said);
+    bk_status_set_text(said.text);
+    return said.trail[0] ? bk_within(agreed, "%s", said.trail) : agreed;
 }

@@ -18,6 +18,7 @@ struct bk_reduction {
     int64_t experts;    /* of the model, over all ranks */
     int64_t local_most; /* experts on the fullest rank */
     int *second_use;    /* [buckets] bucket of use 1 of the bucket of use 0, or -1 */
+    int *tag;           /* [buckets] of its messages; the same on all ranks that reduce it */
     /* the bucket under way */
     int next; /* index of the next bucket to start, or of the one under way */
     bool under_way;
@@ -88,6 +89,16 @@ static void link_second_uses(bk_reduction *r, bk_arena *arena)
             r->second_use[r->slab->bucket[i].sibling] = i;
 }
 
+/* Numbers the buckets of each communicator apart: ranks with another number of experts have another
+ * index for the same dense bucket.  Even tags reduce, odd ones gather. */
+static void number_messages(bk_reduction *r, bk_arena *arena)
+{
+    int dense = 0, experts = 0;
+    r->tag = BK_NEW(arena, int, r->slab->buckets);
+    for (int i = 0; i < r->slab->buckets; i++)
+        r->tag[i] = 2 * (r->slab->bucket[i].expert < 0 ? dense++ : experts++);
+}
+
 bk_reduction *bk_reduction_new(bk_arena *arena, const bk_world *world, bk_slab *slab,
                                const bk_lanes *lanes, bool overlap)
 {
@@ -105,6 +116,7 @@ bk_reduction *bk_reduction_new(bk_arena *arena, const bk_world *world, bk_slab *
     }
     r->incoming = BK_NEW(arena, float, longest / 2 + 1);
     link_second_uses(r, arena);
+    number_messages(r, arena);
     count_experts(r);
     return r;
 }
@@ -129,9 +141,9 @@ static void post_level(bk_reduction *r, const bk_bucket *b)
     else
         r->lo += half;
     BK_ASSERT(half < BK_MESSAGE_MAX, "a bucket of %lld floats", (long long)b->length);
-    BK_MPI(MPI_Irecv(r->incoming, (int)half, MPI_FLOAT, partner, 2 * r->next, c->handle,
+    BK_MPI(MPI_Irecv(r->incoming, (int)half, MPI_FLOAT, partner, r->tag[r->next], c->handle,
                      &r->request[0]));
-    BK_MPI(MPI_Isend(bucket_grad(r, b) + send, (int)half, MPI_FLOAT, partner, 2 * r->next,
+    BK_MPI(MPI_Isend(bucket_grad(r, b) + send, (int)half, MPI_FLOAT, partner, r->tag[r->next],
                      c->handle, &r->request[1]));
     bk_traffic_add(half * (int64_t)sizeof(float));
 }
@@ -296,13 +308,13 @@ void bk_reduction_allgather(bk_reduction *r, float *array)
         if (b->use > 0 || c->size == 1)
             continue;
         if (bk_is_power_of_two(c->size)) {
-            gather_doubling(c, array + b->offset, b->length, 2 * i + 1);
+            gather_doubling(c, array + b->offset, b->length, r->tag[i] + 1);
             continue;
         }
         int64_t width = b->length / c->size;
         BK_MPI(MPI_Allgather(MPI_IN_PLACE, 0, MPI_FLOAT, array + b->offset, (int)width, MPI_FLOAT,
                              c->handle));
-        bk_traffic_add(width * (int64_t)sizeof *array);
+        bk_traffic_add(width * (c->size - 1) * (int64_t)sizeof *array);
     }
 }
 

@@ -19,6 +19,8 @@ void bk_traffic_add(int64_t bytes)
 
 void bk_barrier(const bk_comm *comm)
 {
+    if (!comm)
+        return;
     BK_MPI(MPI_Barrier(comm->handle));
 }
 
@@ -29,6 +31,8 @@ static size_t piece(size_t left)
 
 void bk_broadcast(const bk_comm *comm, int root, void *data, size_t bytes)
 {
+    if (!comm)
+        return;
     for (size_t done = 0; done < bytes; done += piece(bytes - done))
         BK_MPI(
             MPI_Bcast((char *)data + done, (int)piece(bytes - done), MPI_BYTE, root, comm->handle));

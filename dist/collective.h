@@ -5,6 +5,7 @@
 
 #include "dist/comm.h"
 
+/* comm NULL: one rank; nothing is done, here and in the sums below. */
 void bk_barrier(const bk_comm *comm);
 void bk_broadcast(const bk_comm *comm, int root, void *data, size_t bytes);
 

@@ -67,7 +67,7 @@ typedef struct bk_checkpoint bk_checkpoint;
 BK_CHECKED bk_status bk_checkpoint_find(const bk_comm *comm, bk_arena *arena, const char *directory,
                                         bool strict, bk_checkpoint **out);
 /* Collective.  Opens one checkpoint directory; a run directory means its newest valid checkpoint.
- */
+ * comm NULL: this process alone, without MPI. */
 BK_CHECKED bk_status bk_checkpoint_open(const bk_comm *comm, bk_arena *arena, const char *path,
                                         bk_checkpoint **out);
 
@@ -82,7 +82,19 @@ BK_CHECKED bk_status bk_checkpoint_read(const bk_comm *comm, const bk_checkpoint
                                         const bk_piece *pieces, int64_t count,
                                         const char *complete);
 
-/* For inspect: number of tensors, and the i-th. */
+/* Not collective.  Steps of the directories with final names below `directory`, newest first; their
+ * number. */
+int64_t bk_list_steps(bk_arena *arena, const char *directory, int64_t **steps);
+/* "DIRECTORY/step-00000500" */
+const char *bk_step_path(bk_arena *arena, const char *directory, int64_t step);
+
+/* For inspect: what the manifest says of the files, number of tensors, and the i-th. */
+typedef struct bk_checkpoint_files {
+    const char *created, *version, *run_id;
+    int shards;
+    int64_t bytes;
+} bk_checkpoint_files;
+bk_checkpoint_files bk_checkpoint_describe(const bk_checkpoint *c);
 int64_t bk_checkpoint_tensors(const bk_checkpoint *c);
 void bk_checkpoint_tensor(const bk_checkpoint *c, int64_t i, const char **name, bk_dtype *dtype,
                           int *dims, int64_t shape[BK_MAX_DIMS]);

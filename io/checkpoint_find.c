@@ -49,21 +49,18 @@ int64_t bk_list_steps(bk_arena *arena, const char *directory, int64_t **steps)
 
 /* ---- manifest and sizes: what one rank checks ---- */
 
-static bk_status check_sizes(bk_arena *arena, const char *path, const bk_manifest *m)
+bk_status bk_shard_size(bk_arena *arena, const char *path, const bk_shard_file *s)
 {
-    for (int i = 0; i < m->shards; i++) {
-        const bk_shard_file *s = &m->shard[i];
-        int64_t size = bk_file_size(bk_arena_printf(arena, "%s/%s", path, s->file));
-        if (size < 0)
-            return bk_fail(BK_INPUT, "%s is missing", s->file);
-        if (size != s->digest.size)
-            return bk_fail(BK_INPUT, "%s has %lld bytes, the manifest says %lld", s->file,
-                           (long long)size, (long long)s->digest.size);
-    }
+    int64_t size = bk_file_size(bk_arena_printf(arena, "%s/%s", path, s->file));
+    if (size < 0)
+        return bk_fail(BK_INPUT, "%s is missing", s->file);
+    if (size != s->digest.size)
+        return bk_fail(BK_INPUT, "%s has %lld bytes, the manifest says %lld", s->file,
+                       (long long)size, (long long)s->digest.size);
     return BK_OK;
 }
 
-bk_status bk_manifest_read(bk_arena *arena, const char *path, bk_manifest *out)
+bk_status bk_manifest_load(bk_arena *arena, const char *path, bk_manifest *out)
 {
     const char *file = bk_arena_printf(arena, "%s/manifest.json", path);
     char *text;
@@ -72,7 +69,18 @@ bk_status bk_manifest_read(bk_arena *arena, const char *path, bk_manifest *out)
         return bk_fail(BK_INPUT, "it has no manifest.json");
     *out = (bk_manifest){0};
     BK_TRY(bk_manifest_parse(arena, file, text, out));
-    return check_sizes(arena, path, out);
+    int64_t named = bk_step_of(strrchr(path, '/') ? strrchr(path, '/') + 1 : path);
+    if (named >= 0 && named != out->step)
+        return bk_fail(BK_INPUT, "its manifest is of step %lld", (long long)out->step);
+    return BK_OK;
+}
+
+bk_status bk_manifest_read(bk_arena *arena, const char *path, bk_manifest *out)
+{
+    BK_TRY(bk_manifest_load(arena, path, out));
+    for (int i = 0; i < out->shards; i++)
+        BK_TRY(bk_shard_size(arena, path, &out->shard[i]));
+    return BK_OK;
 }
 
 /* ---- digests: the ranks share the files ---- */
@@ -88,6 +96,12 @@ static bk_status check_digests(const bk_comm *comm, bk_arena *arena, const char 
             return bk_fail(BK_INPUT, "%s: digest differs", s->file);
     }
     return BK_OK;
+}
+
+bk_status bk_manifest_verify(bk_arena *arena, const char *path, bk_manifest *out)
+{
+    BK_TRY(bk_manifest_read(arena, path, out));
+    return check_digests(NULL, arena, path, out);
 }
 
 static bk_status read_state(bk_arena *arena, bk_checkpoint *c)
@@ -113,15 +127,15 @@ static bk_status open_one(const bk_comm *comm, bk_arena *arena, const char *path
     BK_TRY(bk_agree(comm, bk_manifest_read(arena, path, &c->manifest)));
     BK_TRY(bk_agree(comm, check_digests(comm, arena, path, &c->manifest)));
     BK_TRY(bk_agree(comm, read_state(arena, c)));
+    bk_manifest_believe(&c->manifest);
     *out = c;
     return BK_OK;
 }
 
 /* ---- the newest valid one ---- */
 
-/* Collective: rank 0's view of the directory counts. */
-static int64_t list_everywhere(const bk_comm *comm, bk_arena *arena, const char *directory,
-                               int64_t **steps)
+int64_t bk_list_steps_everywhere(const bk_comm *comm, bk_arena *arena, const char *directory,
+                                 int64_t **steps)
 {
     int64_t count = 0;
     if (bk_comm_rank(comm) == 0)
@@ -141,12 +155,28 @@ static bk_status none_valid(bk_arena *arena, const char *directory, const char *
                    bk_arena_strdup(arena, directory), findings);
 }
 
+/* `latest` is a hint for people: where it differs from what is there, one note says so. */
+static void compare_latest(bk_arena *arena, const char *directory, int64_t newest)
+{
+    char *text;
+    size_t length;
+    const char *hint = bk_arena_printf(arena, "%s/latest", directory);
+    if (bk_read_file(arena, hint, &text, &length) != BK_OK)
+        text = bk_arena_strdup(arena, "nothing");
+    text[strcspn(text, "\n")] = '\0';
+    if (bk_step_of(text) != newest)
+        bk_note("%s names %.40s, but the newest checkpoint is step-%08lld", hint, text,
+                (long long)newest);
+}
+
 bk_status bk_checkpoint_find(const bk_comm *comm, bk_arena *arena, const char *directory,
                              bool strict, bk_checkpoint **out)
 {
-    int64_t *steps, count = list_everywhere(comm, arena, directory, &steps);
+    int64_t *steps, count = bk_list_steps_everywhere(comm, arena, directory, &steps);
     const char *findings = "";
     *out = NULL;
+    if (count > 0 && bk_comm_rank(comm) == 0)
+        compare_latest(arena, directory, steps[0]);
     for (int64_t i = 0; i < count; i++) {
         const char *path = bk_step_path(arena, directory, steps[i]);
         const char *name = strrchr(path, '/') + 1;
@@ -210,6 +240,16 @@ const char *bk_checkpoint_payload(const bk_checkpoint *c)
     return c->manifest.payload;
 }
 
+bk_checkpoint_files bk_checkpoint_describe(const bk_checkpoint *c)
+{
+    const bk_manifest *m = &c->manifest;
+    bk_checkpoint_files files = {
+        .created = m->created, .version = m->version, .run_id = m->run_id, .shards = m->shards};
+    for (int i = 0; i < m->shards; i++)
+        files.bytes += m->shard[i].digest.size;
+    return files;
+}
+
 int64_t bk_checkpoint_tensors(const bk_checkpoint *c)
 {
     return c->manifest.tensors;
@@ -226,6 +266,44 @@ void bk_checkpoint_tensor(const bk_checkpoint *c, int64_t i, const char **name, 
 }
 
 /* ---- retention ---- */
+
+/* What this process wrote or found good lately.  Retention asks at each save, and reading every
+ * kept checkpoint once is enough. */
+enum { BELIEVED = 64 };
+static struct {
+    int64_t step;
+    char payload[BK_SHA256_TEXT];
+} believed[BELIEVED];
+static int next_believed;
+
+void bk_manifest_believe(const bk_manifest *m)
+{
+    int at = next_believed++ % BELIEVED;
+    believed[at].step = m->step;
+    memcpy(believed[at].payload, m->payload, sizeof believed[at].payload);
+}
+
+static bool is_believed(const bk_manifest *m)
+{
+    for (int i = 0; i < BELIEVED; i++)
+        if (believed[i].step == m->step && strcmp(believed[i].payload, m->payload) == 0)
+            return true;
+    return false;
+}
+
+/* Whole: manifest, sizes, and digests unless they were checked before. */
+static bool is_valid(bk_arena *arena, const char *path)
+{
+    bk_manifest m;
+    if (bk_manifest_read(arena, path, &m) != BK_OK)
+        return false;
+    if (is_believed(&m))
+        return true;
+    if (bk_manifest_verify(arena, path, &m) != BK_OK)
+        return false;
+    bk_manifest_believe(&m);
+    return true;
+}
 
 void bk_discard(bk_arena *arena, const char *directory, const char *name, const char *run_id)
 {
@@ -259,12 +337,12 @@ void bk_remove_stale(bk_arena *arena, const char *directory, const char *own)
 void bk_retain(bk_arena *arena, const char *directory, const bk_save_options *o)
 {
     int64_t *steps, count = bk_list_steps(arena, directory, &steps), valid = 0, newer = 0;
+    int64_t keep = o->keep > 2 ? o->keep : 2;
     for (int64_t i = 0; i < count; i++) {
         const char *path = bk_step_path(arena, directory, steps[i]);
-        bk_manifest m;
-        if (bk_manifest_read(arena, path, &m) != BK_OK)
+        if (!is_valid(arena, path))
             continue; /* evidence, not ours to remove */
-        bool kept = valid++ < o->keep || (o->keep_every > 0 && steps[i] % o->keep_every == 0) ||
+        bool kept = valid++ < keep || (o->keep_every > 0 && steps[i] % o->keep_every == 0) ||
                     (steps[i] == o->started_from && newer < 2);
         newer += steps[i] > o->started_from;
         if (!kept)

@@ -105,17 +105,23 @@ static inline int bk_writer_rank(int shard, int shards, int size)
 BK_CHECKED bk_status bk_state_write(bk_h5 *file, const bk_run_state *s, const char *run_id);
 BK_CHECKED bk_status bk_state_read(bk_h5 *file, bk_arena *arena, bk_run_state *out);
 
-/* "DIRECTORY/step-00000500", and the number in such a name (-1: not one). */
-const char *bk_step_path(bk_arena *arena, const char *directory, int64_t step);
+/* The number in "step-00000500"; -1: not such a name. */
 int64_t bk_step_of(const char *name);
 
 /* ---- find ---- */
 
-/* Not collective.  Reads and checks manifest.json and the sizes of the files. */
+/* Not collective.  Reads and checks manifest.json; `read` the sizes of the files, too. */
+BK_CHECKED bk_status bk_manifest_load(bk_arena *arena, const char *path, bk_manifest *out);
 BK_CHECKED bk_status bk_manifest_read(bk_arena *arena, const char *path, bk_manifest *out);
+/* Not collective.  The same, and the digests of all files. */
+BK_CHECKED bk_status bk_manifest_verify(bk_arena *arena, const char *path, bk_manifest *out);
 
-/* Steps of the directories with final names, newest first. */
-int64_t bk_list_steps(bk_arena *arena, const char *directory, int64_t **steps);
+/* Not collective.  BK_INPUT when a shard is missing or its size is not the manifest's. */
+BK_CHECKED bk_status bk_shard_size(bk_arena *arena, const char *path, const bk_shard_file *s);
+
+/* Collective.  Steps below the directory as rank 0 sees it, newest first; their number. */
+int64_t bk_list_steps_everywhere(const bk_comm *comm, bk_arena *arena, const char *directory,
+                                 int64_t **steps);
 
 /* ---- retention (rank 0) ---- */
 
@@ -123,7 +129,10 @@ int64_t bk_list_steps(bk_arena *arena, const char *directory, int64_t **steps);
 void bk_remove_stale(bk_arena *arena, const char *directory, const char *own);
 /* Moves a directory out of sight by one rename, then unlinks its files. */
 void bk_discard(bk_arena *arena, const char *directory, const char *name, const char *run_id);
-/* Keeps the newest, the multiples, and what the run started from; removes other valid ones. */
+/* This process has just written or checked every byte of it. */
+void bk_manifest_believe(const bk_manifest *m);
+/* Of the verified ones keeps the newest, the multiples, and what the run started from; removes the
+ * others.  Damaged ones count for nothing and stay. */
 void bk_retain(bk_arena *arena, const char *directory, const bk_save_options *options);
 
 #endif

@@ -251,7 +251,7 @@ static void describe(const save *s)
 static bool same_is_there(const save *s, const char *target)
 {
     bk_manifest old;
-    if (bk_manifest_read(s->arena, target, &old) == BK_OK &&
+    if (bk_manifest_verify(s->arena, target, &old) == BK_OK &&
         strcmp(old.payload, s->plan.manifest->payload) == 0)
         return true;
     bk_discard(s->arena, s->directory, strrchr(target, '/') + 1, s->options->run_id);
@@ -286,6 +286,7 @@ static bk_status commit(const save *s)
     BK_TRY(bk_write_text(manifest, bk_manifest_text(s->arena, s->plan.manifest)));
     BK_TRY(bk_sync_directory(s->temporary));
     BK_TRY(rename_to(s, target));
+    bk_manifest_believe(s->plan.manifest);
     point_latest(s, target);
     bk_retain(s->arena, s->directory, s->options);
     return BK_OK;

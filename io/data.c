@@ -115,24 +115,26 @@ int64_t bk_share_of(double wish, int64_t count)
     return n > count ? count : n;
 }
 
-void bk_split_seeded(bk_dataset *out, bk_arena *arena, const int64_t *from, int64_t count,
-                     const bk_split_wish *wish)
+bk_status bk_split_seeded(bk_dataset *out, bk_arena *arena, const int64_t *from, int64_t count,
+                          const bk_split_wish *wish)
 {
-    int64_t *order = BK_NEW(arena, int64_t, count > 0 ? count : 1),
-            *index = BK_NEW(arena, int64_t, count > 0 ? count : 1);
-    int64_t sizes[3] = {0, bk_share_of(wish->validation, count), 0}, at = 0;
-    sizes[2] = bk_share_of(wish->test, count);
-    sizes[0] = count - sizes[1] - sizes[2] > 0 ? count - sizes[1] - sizes[2] : 0;
+    int64_t sizes[3] = {0, bk_share_of(wish->validation, count), bk_share_of(wish->test, count)};
+    sizes[0] = count - sizes[1] - sizes[2];
+    if (sizes[0] <= 0)
+        return bk_fail(BK_USAGE,
+                       "validation=%g and test=%g leave nothing to train on (%lld samples): choose "
+                       "less",
+                       wish->validation, wish->test, (long long)count);
+    int64_t *order = BK_NEW(arena, int64_t, count), *index = BK_NEW(arena, int64_t, count);
     bk_permutation((uint64_t)wish->seed, BK_USE_SPLIT, 0, count, order);
     for (int64_t i = 0; i < count; i++)
         index[i] = from ? from[order[i]] : order[i];
     static const char *const names[3] = {"train", "validation", "test"};
-    for (int k = 0; k < 3; k++) {
-        int64_t n = at + sizes[k] > count ? count - at : sizes[k];
-        if (n > 0 || k == 0) {
-            qsort(index + at, (size_t)n, sizeof *index, by_number);
-            bk_split_add(out, names[k], index + at, n);
-        }
-        at += n;
+    for (int64_t k = 0, at = 0; k < 3; at += sizes[k++]) {
+        if (sizes[k] == 0)
+            continue;
+        qsort(index + at, (size_t)sizes[k], sizeof *index, by_number);
+        bk_split_add(out, names[k], index + at, sizes[k]);
     }
+    return BK_OK;
 }

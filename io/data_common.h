@@ -33,8 +33,8 @@ typedef struct bk_split_wish {
 int64_t bk_share_of(double wish, int64_t count);
 
 /* Cuts `count` samples (numbers in `from`, NULL = 0..count-1) into train, validation and test by a
- * seeded permutation. */
-void bk_split_seeded(bk_dataset *out, bk_arena *arena, const int64_t *from, int64_t count,
-                     const bk_split_wish *wish);
+ * seeded permutation.  BK_USAGE when nothing is left to train on. */
+BK_CHECKED bk_status bk_split_seeded(bk_dataset *out, bk_arena *arena, const int64_t *from,
+                                     int64_t count, const bk_split_wish *wish);
 
 #endif

@@ -12,6 +12,7 @@ typedef struct reader {
     bk_arena *arena;
     bk_h5 *file;
     bk_dataset *d;
+    const char *texts; /* name, 0, text, 0, ..., 0; NULL: the file has text attributes only */
 } reader;
 
 static const char *base_name(const char *path)
@@ -61,15 +62,41 @@ static bk_status root_integer(const reader *r, const char *name, int64_t least, 
     return refuse(r, "/", text);
 }
 
+/* The text attributes as the checksummed header has them. */
+static bk_status read_texts(reader *r)
+{
+    int64_t bytes;
+    if (!bk_h5_has_attribute(r->file, "/", "texts"))
+        return bk_h5_expect(r->file, "birkhoff-dataset");
+    BK_TRY(bk_h5_attribute_count(r->file, "/", "texts", &bytes));
+    char *texts = bk_arena_zalloc(r->arena, (size_t)bytes + 3);
+    BK_TRY(bk_h5_attribute(r->file, "/", "texts", BK_U8, bytes, texts));
+    r->texts = texts;
+    return bk_h5_expect_version(r->file);
+}
+
+/* NULL: there is no such text. */
+static const char *find_text(const reader *r, const char *name)
+{
+    for (const char *at = r->texts; *at;) {
+        const char *value = at + strlen(at) + 1;
+        if (strcmp(at, name) == 0)
+            return value;
+        at = value + strlen(value) + 1;
+    }
+    return NULL;
+}
+
 static bk_status root_text(const reader *r, const char *name, const char *preset,
                            const char **value)
 {
-    *value = preset;
-    if (!bk_h5_has_attribute(r->file, "/", name))
-        return BK_OK;
     char *text;
-    BK_TRY(bk_h5_attribute_text(r->file, "/", name, r->arena, &text));
-    *value = text;
+    *value = r->texts ? find_text(r, name) : NULL;
+    if (!r->texts && bk_h5_has_attribute(r->file, "/", name)) {
+        BK_TRY(bk_h5_attribute_text(r->file, "/", name, r->arena, &text));
+        *value = text;
+    }
+    *value = *value ? *value : preset;
     return BK_OK;
 }
 
@@ -252,20 +279,20 @@ static bk_status read_splits(const reader *r)
 static bk_status read_digest(const reader *r)
 {
     bk_dataset *d = r->d;
-    char *digest;
-    if (!bk_h5_has_attribute(r->file, "/", "digest"))
+    const char *digest;
+    BK_TRY(root_text(r, "digest", NULL, &digest));
+    if (!digest)
         return bk_dataset_digest(r->file, d->digest);
-    BK_TRY(bk_h5_attribute_text(r->file, "/", "digest", r->arena, &digest));
     if (strlen(digest) != 64)
         return refuse(r, "/", "has an attribute digest that is no SHA-256");
     memcpy(d->digest, digest, sizeof d->digest);
     return BK_OK;
 }
 
-static bk_status read_all(const reader *r)
+static bk_status read_all(reader *r)
 {
     bk_dataset *d = r->d;
-    BK_TRY(bk_h5_expect(r->file, "birkhoff-dataset"));
+    BK_TRY(read_texts(r));
     BK_TRY(root_text(r, "task", "classification", &d->task));
     BK_TRY(root_text(r, "source", "", &d->source));
     BK_TRY(root_text(r, "label_name", NULL, &d->label_name));

@@ -1,5 +1,10 @@
 /* io/dataset.h - the one data set format that training reads (interface: section 4).
  *
+ * Text attributes (`task`, `source`, `label_name`, `digest`, ...) are for people and other tools:
+ * HDF5 keeps them in a heap without a checksum, and a damaged heap can crash the library.  Reading
+ * believes the attribute `texts` instead, name, 0 byte, text, 0 byte of each as uint8, which lies
+ * in the checksummed header; files of other makers, without it, are read by their text attributes.
+ *
  * Tokens and offsets are read whole (a data set of this program fits in memory); `digest` names the
  * content. */
 #ifndef BK_IO_DATASET_H
@@ -33,6 +38,7 @@ typedef struct bk_dataset {
     int64_t max_length; /* longest sample, in tokens or positions */
     bk_split split[BK_DATASET_SPLITS];
     int splits;
+    const char *note;       /* of its making, for the summary: "171 duplicates dropped"; NULL */
     const char *label_name; /* names of classes, '\n'-separated, or NULL */
     char digest[65];        /* hex SHA-256 of the content (bk_dataset_digest) */
 } bk_dataset;
@@ -44,7 +50,6 @@ BK_CHECKED bk_status bk_dataset_read(bk_arena *arena, const char *path, bk_datas
  * dtype ("u16"), 0 byte, number of axes and axes as int64, elements; all little-endian.  Attributes
  * (`created`, `source`, ...) do not count.  Every chunk is read, so checksums are checked too. */
 BK_CHECKED bk_status bk_dataset_digest(bk_h5 *file, char digest[65]);
-
 /* BK_INPUT that lists the splits there are when the name is not among them. */
 BK_CHECKED bk_status bk_dataset_split(const bk_dataset *d, const char *name, const bk_split **out);
 /* Writes through a temporary name, fsync, rename; refuses nothing: an existing file is replaced.

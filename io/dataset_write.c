@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -64,6 +65,28 @@ static bk_status write_split(bk_h5 *file, const bk_dataset *d, bk_split *s, bk_a
 
 /* ---- the file ---- */
 
+/* The texts that reading believes (io/dataset.h). */
+static bk_status write_texts(bk_h5 *file, const bk_dataset *d)
+{
+    const char *const pair[][2] = {{"format", "birkhoff-dataset"},
+                                   {"task", d->task},
+                                   {"source", d->source},
+                                   {"label_name", d->label_name},
+                                   {"digest", d->digest}};
+    char *texts = NULL;
+    size_t bytes = 0;
+    FILE *stream = open_memstream(&texts, &bytes);
+    if (!stream)
+        bk_fatal("out of memory: texts of a data set");
+    for (size_t i = 0; i < sizeof pair / sizeof *pair; i++)
+        if (pair[i][1])
+            fprintf(stream, "%s%c%s%c", pair[i][0], 0, pair[i][1], 0);
+    fclose(stream);
+    bk_status status = bk_h5_set_attribute(file, "/", "texts", BK_U8, (int64_t)bytes, texts);
+    free(texts);
+    return status;
+}
+
 static bk_status write_root(bk_h5 *file, const bk_dataset *d, int64_t seed, const char *options)
 {
     BK_TRY(bk_h5_stamp(file, "birkhoff-dataset"));
@@ -90,7 +113,8 @@ static bk_status write_content(bk_h5 *file, bk_dataset *d, int64_t seed, const c
     bk_arena_free(scratch);
     BK_TRY(status);
     BK_TRY(bk_dataset_digest(file, d->digest));
-    return bk_h5_set_attribute_text(file, "/", "digest", d->digest);
+    BK_TRY(bk_h5_set_attribute_text(file, "/", "digest", d->digest));
+    return write_texts(file, d);
 }
 
 static bk_status commit(const char *temporary, const char *path)

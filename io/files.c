@@ -31,7 +31,8 @@ int64_t bk_file_size(const char *path)
 bk_status bk_check_output(const char *path)
 {
     char parent[PATH_TEXT];
-    snprintf(parent, sizeof parent, "%s", path);
+    if (snprintf(parent, sizeof parent, "%s", path) >= (int)sizeof parent)
+        return bk_fail(BK_USAGE, "the path is too long (%.100s...): choose a shorter one", path);
     const char *directory = dirname(parent);
     if (bk_is_directory(path))
         return bk_fail(BK_USAGE, "the output is a directory (%s): name a file", path);
@@ -164,7 +165,8 @@ static bk_status write_all(const char *path, const char *text)
 bk_status bk_write_text(const char *path, const char *text)
 {
     char temporary[PATH_TEXT];
-    snprintf(temporary, sizeof temporary, "%s.tmp", path);
+    if (snprintf(temporary, sizeof temporary, "%s.tmp", path) >= (int)sizeof temporary)
+        return bk_fail(BK_USAGE, "the path is too long (%.100s...): choose a shorter one", path);
     bk_status status = write_all(temporary, text);
     if (status == BK_OK && rename(temporary, path) != 0)
         status = bk_fail(BK_USAGE, "the file cannot be renamed (%s): %s", path, strerror(errno));
@@ -191,8 +193,12 @@ bk_status bk_lock_file(const char *path, const char *owner)
     char host[256] = "", text[512];
     gethostname(host, sizeof host - 1);
     int length = snprintf(text, sizeof text, "%s %s %d\n", owner, host, (int)getpid());
-    if (ftruncate(descriptor, 0) != 0 || write(descriptor, text, (size_t)length) != length)
-        return bk_fail(BK_USAGE, "the lock cannot be written (%s): %s", path, strerror(errno));
+    if (ftruncate(descriptor, 0) != 0 || write(descriptor, text, (size_t)length) != length) {
+        bk_status status =
+            bk_fail(BK_USAGE, "the lock cannot be written (%s): %s", path, strerror(errno));
+        close(descriptor);
+        return status;
+    }
     return BK_OK; /* the descriptor stays open: the lock lasts as long as the process */
 }
 

@@ -133,9 +133,9 @@ bk_status bk_h5_create(bk_arena *arena, const char *path, bk_h5 **out)
     hid_t creation = H5Pcreate(H5P_FILE_CREATE), access = access_list();
     H5Pset_obj_track_times(creation, 0);
     file->id = H5Fcreate(path, H5F_ACC_EXCL, creation, access);
+    bk_status status = file->id < 0 ? bk_h5_failed(file, file->name, "be created") : BK_OK;
     H5Pclose(creation);
     H5Pclose(access);
-    bk_status status = file->id < 0 ? bk_h5_failed(file, file->name, "be created") : BK_OK;
     bk_h5_unlock();
     *out = status == BK_OK ? file : NULL;
     return status;
@@ -173,10 +173,11 @@ static bk_status open_library(bk_h5 *file)
     }
     hid_t access = access_list();
     file->id = H5Fopen(file->path, H5F_ACC_RDONLY, access);
+    if (file->id < 0)
+        bk_h5_reason(reason); /* before the next call clears it */
     H5Pclose(access);
     if (file->id >= 0)
         return BK_OK;
-    bk_h5_reason(reason);
     const char *trouble = strstr(reason, "truncated")                ? "truncated"
                           : strstr(reason, "already open for write") ? "not closed by its writer"
                                                                      : "damaged";
@@ -237,10 +238,19 @@ bk_status bk_h5_stamp(bk_h5 *file, const char *format)
     return bk_h5_set_attribute_text(file, "/", "created", now);
 }
 
+bk_status bk_h5_expect_version(bk_h5 *file)
+{
+    int32_t version[2] = {0};
+    BK_TRY(bk_h5_attribute(file, "/", "format_version", BK_I32, 2, version));
+    if (version[0] != 1)
+        return bk_h5_refuse(file, "%s %s has format version %d.%d, this program reads 1.x",
+                            file->what, file->name, version[0], version[1]);
+    return BK_OK;
+}
+
 static bk_status expect(bk_h5 *file, const char *format, bk_arena *scratch)
 {
     char *found;
-    int32_t version[2] = {0};
     if (!bk_h5_has_attribute(file, "/", "format"))
         return bk_h5_refuse(file, "%s %s was not made by birkhoff: it has no attribute format",
                             file->what, file->name);
@@ -248,11 +258,7 @@ static bk_status expect(bk_h5 *file, const char *format, bk_arena *scratch)
     if (strcmp(found, format) != 0)
         return bk_h5_refuse(file, "%s %s is of format \"%.60s\", not \"%s\"", file->what,
                             file->name, found, format);
-    BK_TRY(bk_h5_attribute(file, "/", "format_version", BK_I32, 2, version));
-    if (version[0] != 1)
-        return bk_h5_refuse(file, "%s %s has format version %d.%d, this program reads 1.x",
-                            file->what, file->name, version[0], version[1]);
-    return BK_OK;
+    return bk_h5_expect_version(file);
 }
 
 bk_status bk_h5_expect(bk_h5 *file, const char *format)

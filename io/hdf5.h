@@ -85,5 +85,7 @@ BK_CHECKED bk_status bk_h5_stamp(bk_h5 *file, const char *format);
 /* BK_INPUT unless the file is of this format and of a major version we know, naming what was found.
  */
 BK_CHECKED bk_status bk_h5_expect(bk_h5 *file, const char *format);
+/* The major version alone. */
+BK_CHECKED bk_status bk_h5_expect_version(bk_h5 *file);
 
 #endif

@@ -42,31 +42,45 @@ static bk_status check_finite(const bk_tensor *x, const char *name)
     return BK_OK;
 }
 
+/* What a slice says of itself: place, shape and dtype. */
+static bk_status check_label(const verifier *v, bk_h5 *file, const char *path,
+                             const bk_stored_tensor *t, const bk_stored_piece *p)
+{
+    int64_t offset, dims, shape[BK_MAX_DIMS] = {0};
+    char *dtype;
+    BK_TRY(bk_h5_attribute(file, path, "offset", BK_I64, 0, &offset));
+    BK_TRY(bk_h5_attribute_count(file, path, "global_shape", &dims));
+    if (dims == t->dims)
+        BK_TRY(bk_h5_attribute(file, path, "global_shape", BK_I64, dims, shape));
+    BK_TRY(bk_h5_attribute_text(file, path, "dtype", v->arena, &dtype));
+    bool same = t->dims == 0 || /* a scalar has no axes to name */
+                (dims == t->dims && memcmp(shape, t->shape, (size_t)dims * sizeof *shape) == 0);
+    if (offset != p->offset || !same || strcmp(dtype, bk_dtype_name(t->dtype)) != 0)
+        return bk_fail(BK_INPUT, "%s has not the place, shape or dtype that the manifest names",
+                       path);
+    return BK_OK;
+}
+
 static bk_status check_slice(verifier *v, bk_h5 *file, int64_t tensor, const bk_stored_piece *p)
 {
     const bk_stored_tensor *t = &v->manifest.tensor[tensor];
     const char *path = bk_arena_printf(v->arena, "/%s", t->name);
-    int64_t offset;
     bk_tensor *x;
+    BK_TRY(check_label(v, file, path, t, p));
     BK_TRY(bk_h5_read(file, path, t->dtype, v->arena, &x));
-    BK_TRY(bk_h5_attribute(file, path, "offset", BK_I64, 0, &offset));
-    if (bk_count(x) != p->length || offset != p->offset)
+    if (bk_count(x) != p->length)
         return bk_fail(BK_INPUT, "%s is not the slice that the manifest names", path);
     bk_digest_leaves(x->data, p->length, bk_dtype_size(t->dtype),
                      v->leaves[tensor] + p->offset / BK_LEAF * BK_SHA256);
     return check_finite(x, path);
 }
 
-static bk_status check_content(verifier *v, bk_h5 *file, int shard)
+/* The slices that the manifest places in this shard, and no others. */
+static bk_status check_slices(verifier *v, bk_h5 *file, int shard)
 {
     const bk_manifest *m = &v->manifest;
-    uint8_t complete = 0;
-    int64_t step;
-    BK_TRY(bk_h5_expect(file, "birkhoff-checkpoint"));
-    BK_TRY(bk_h5_attribute(file, "/", "complete", BK_U8, 0, &complete));
-    BK_TRY(bk_h5_attribute(file, "/", "step", BK_I64, 0, &step));
-    if (complete != 1 || step != m->step)
-        return bk_fail(BK_INPUT, complete != 1 ? "it is not complete" : "it is of another step");
+    char **paths;
+    int64_t wanted = 0, found = 0;
     for (int64_t i = 0; i < m->tensors; i++)
         for (int k = 0; k < m->tensor[i].pieces; k++)
             if (m->tensor[i].piece[k].shard == shard) {
@@ -74,8 +88,44 @@ static bk_status check_content(verifier *v, bk_h5 *file, int shard)
                 bk_status status = check_slice(v, file, i, &m->tensor[i].piece[k]);
                 bk_arena_release(v->arena, mark);
                 BK_TRY(status);
+                wanted++;
             }
+    BK_TRY(bk_h5_walk(file, v->arena, &paths));
+    for (; *paths; paths++)
+        found += strcmp(*paths, "/config") != 0;
+    return found == wanted ? BK_OK
+                           : bk_fail(BK_INPUT, "it holds %lld tensors, the manifest names %lld",
+                                     (long long)found, (long long)wanted);
+}
+
+/* The small groups, which shard 0 alone has, and the configuration's own digest. */
+static bk_status check_state(verifier *v, bk_h5 *file)
+{
+    bk_run_state state;
+    char digest[BK_SHA256_TEXT];
+    BK_TRY(bk_state_read(file, v->arena, &state));
+    bk_sha256_text(state.config, strlen(state.config), digest);
+    if (state.step != v->manifest.step || strcmp(digest, v->manifest.config_sha256) != 0)
+        return bk_fail(BK_INPUT, "/step or /config is not that of the manifest");
     return BK_OK;
+}
+
+static bk_status check_content(verifier *v, bk_h5 *file, int shard)
+{
+    const bk_manifest *m = &v->manifest;
+    uint8_t complete = 0;
+    int64_t step;
+    int32_t number;
+    BK_TRY(bk_h5_expect(file, "birkhoff-checkpoint"));
+    BK_TRY(bk_h5_attribute(file, "/", "complete", BK_U8, 0, &complete));
+    BK_TRY(bk_h5_attribute(file, "/", "step", BK_I64, 0, &step));
+    BK_TRY(bk_h5_attribute(file, "/", "shard", BK_I32, 0, &number));
+    if (complete != 1)
+        return bk_fail(BK_INPUT, "it is not complete");
+    if (step != m->step || number != shard)
+        return bk_fail(BK_INPUT, "it is shard %d of step %lld", number, (long long)step);
+    BK_TRY(check_slices(v, file, shard));
+    return shard == 0 ? check_state(v, file) : BK_OK;
 }
 
 static bk_status check_shard(verifier *v, int shard)
@@ -123,36 +173,44 @@ static void check_shards(verifier *v)
     v->report = BK_ZNEW(v->arena, report, m->shards);
     for (int i = bk_comm_rank(v->comm); i < m->shards; i += bk_comm_size(v->comm)) {
         report *r = &v->report[i];
-        bk_status status = check_shard(v, i);
+        bool whole = bk_shard_size(v->arena, v->path, &m->shard[i]) == BK_OK;
+        bk_status status = whole ? check_shard(v, i) : BK_INPUT;
         snprintf(r->line, sizeof r->line, "%s  %.1f MB  %s", m->shard[i].file,
                  (double)m->shard[i].digest.size / 1e6, status == BK_OK ? "ok" : "damaged");
         if (status != BK_OK)
-            snprintf(r->finding, sizeof r->finding, "%s: %.300s", m->shard[i].file,
-                     bk_status_text());
+            snprintf(r->finding, sizeof r->finding, "%s%s%.300s", whole ? m->shard[i].file : "",
+                     whole ? ": " : "", bk_status_text()); /* a size names its file itself */
     }
     share(v, v->report, (size_t)m->shards * sizeof *v->report);
     share(v, v->all_leaves, (size_t)v->leaf_count * BK_SHA256);
+}
+
+/* Only of whole shards: what could not be read has no digest. */
+static int64_t check_payload(const verifier *v)
+{
+    char payload[BK_SHA256_TEXT];
+    bk_payload_digest(&v->manifest, v->leaves, payload);
+    printf("  payload_sha256  %s\n", payload);
+    if (strcmp(payload, v->manifest.payload) == 0)
+        return 0;
+    printf("  finding: payload_sha256 differs from the manifest's %s\n", v->manifest.payload);
+    return 1;
 }
 
 static int64_t print_checkpoint(const verifier *v)
 {
     const bk_manifest *m = &v->manifest;
     int64_t findings = 0;
-    char payload[BK_SHA256_TEXT];
-    bk_payload_digest(m, v->leaves, payload);
     printf("%s\n", v->path);
-    for (int i = 0; i < m->shards; i++) {
-        printf("  %s\n", v->report[i].line);
-        findings += v->report[i].finding[0] != '\0';
-    }
-    printf("  payload_sha256  %s\n", payload);
     for (int i = 0; i < m->shards; i++)
-        if (v->report[i].finding[0])
+        printf("  %s\n", v->report[i].line);
+    for (int i = 0; i < m->shards; i++)
+        if (v->report[i].finding[0]) {
             printf("  finding: %s\n", v->report[i].finding);
-    if (findings == 0 && strcmp(payload, m->payload) != 0) {
-        printf("  finding: payload_sha256 differs from the manifest's %s\n", m->payload);
-        findings++;
-    }
+            findings++;
+        }
+    if (findings == 0)
+        findings = check_payload(v);
     printf("%s\n", findings == 0 ? "valid" : "damaged");
     return findings;
 }
@@ -160,7 +218,7 @@ static int64_t print_checkpoint(const verifier *v)
 static bk_status verify_checkpoint(const bk_comm *comm, const char *path)
 {
     verifier v = {.comm = comm, .arena = bk_arena_new("verify"), .path = path};
-    bk_status status = bk_agree(comm, bk_manifest_read(v.arena, path, &v.manifest));
+    bk_status status = bk_agree(comm, bk_manifest_load(v.arena, path, &v.manifest));
     int64_t findings = 1;
     if (status == BK_OK) {
         allocate_leaves(&v);
@@ -181,7 +239,7 @@ static bk_status verify_checkpoint(const bk_comm *comm, const char *path)
 
 static bk_status verify_run(const bk_comm *comm, bk_arena *arena, const char *directory)
 {
-    int64_t *steps, count = bk_list_steps(arena, directory, &steps), damaged = 0;
+    int64_t *steps, count = bk_list_steps_everywhere(comm, arena, directory, &steps), damaged = 0;
     if (count == 0)
         return bk_fail(BK_INPUT, "there is no checkpoint in the directory (%s): train first",
                        directory);
@@ -224,19 +282,51 @@ static bk_status verify_dataset(const bk_comm *comm, bk_arena *arena, const char
     return bk_agree(comm, status);
 }
 
+/* ---- what a path is ---- */
+
+enum { NOTHING, DATA_SET, SHARD, RUN, CHECKPOINTS, CHECKPOINT };
+
+static bool is_file_in(bk_arena *arena, const char *directory, const char *name)
+{
+    return bk_file_size(bk_arena_printf(arena, "%s/%s", directory, name)) >= 0;
+}
+
+static int64_t kind_of(bk_arena *arena, const char *path)
+{
+    int64_t *steps;
+    const char *slash = strrchr(path, '/');
+    if (bk_file_size(path) >= 0)
+        return strncmp(slash ? slash + 1 : path, "shard-", 6) == 0 ? SHARD : DATA_SET;
+    if (bk_is_directory(bk_arena_printf(arena, "%s/checkpoints", path)))
+        return RUN;
+    if (bk_list_steps(arena, path, &steps) > 0)
+        return CHECKPOINTS;
+    return is_file_in(arena, path, "manifest.json") || is_file_in(arena, path, "shard-00000.h5")
+               ? CHECKPOINT
+               : NOTHING;
+}
+
 static bk_status verify(const bk_comm *comm, bk_arena *arena, const char *path)
 {
-    const char *below = bk_arena_printf(arena, "%s/checkpoints", path);
-    if (bk_file_size(path) >= 0)
+    int64_t kind = kind_of(arena, path);
+    bk_broadcast(comm, 0, &kind, sizeof kind); /* what rank 0 sees counts */
+    switch (kind) {
+    case DATA_SET:
         return verify_dataset(comm, arena, path);
-    if (!bk_is_directory(path))
-        return bk_fail(BK_INPUT, "there is no such file or directory (%s): check the path", path);
-    if (bk_is_directory(below))
-        return verify_run(comm, arena, below);
-    int64_t *steps;
-    if (bk_list_steps(arena, path, &steps) > 0)
+    case SHARD:
+        return bk_fail(
+            BK_INPUT, "a shard is verified against the manifest beside it (%s): name its directory",
+            path);
+    case RUN:
+        return verify_run(comm, arena, bk_arena_printf(arena, "%s/checkpoints", path));
+    case CHECKPOINTS:
         return verify_run(comm, arena, path);
-    return verify_checkpoint(comm, path);
+    case CHECKPOINT:
+        return verify_checkpoint(comm, path);
+    default:
+        return bk_fail(BK_INPUT, "there is no run, checkpoint or data set (%s): check the path",
+                       path);
+    }
 }
 
 bk_status bk_verify(const bk_comm *comm, const char *path)

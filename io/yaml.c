@@ -2,6 +2,7 @@
 
 #include "io/files.h"
 
+#include <jansson.h>
 #include <libfyaml.h>
 #include <stdlib.h>
 #include <string.h>
@@ -88,6 +89,14 @@ static bk_status convert(const reader *r, struct fy_node *node, bk_value **out)
     return kind == BK_MAP ? convert_map(r, node, v) : convert_list(r, node, v);
 }
 
+/* What a document of comments alone has at its root. */
+static bool is_null(struct fy_node *root)
+{
+    size_t length = 0;
+    return fy_node_is_scalar(root) && fy_node_get_scalar(root, &length) && length == 0 &&
+           fy_node_get_style(root) == FYNS_PLAIN;
+}
+
 /* The first message of the parser, on one line. */
 static bk_status parse_error(const char *name, struct fy_diag *diag)
 {
@@ -114,24 +123,78 @@ static struct fy_diag *quiet_diag(void)
     return diag;
 }
 
+/* The one document of the text; NULL when it holds nothing. */
+static bk_status load(const char *name, struct fy_parser *parser, struct fy_diag *diag,
+                      struct fy_document **out)
+{
+    *out = fy_parse_load_document(parser);
+    if (fy_diag_got_error(diag))
+        return parse_error(name, diag);
+    struct fy_document *second = *out ? fy_parse_load_document(parser) : NULL;
+    if (fy_diag_got_error(diag))
+        return parse_error(name, diag);
+    if (!second)
+        return BK_OK;
+    fy_parse_document_destroy(parser, second);
+    return bk_fail(BK_USAGE, "there is more than one document (%s): keep the first, without ---",
+                   name);
+}
+
+static bk_status parse(const reader *r, const char *text, size_t length, struct fy_diag *diag,
+                       bk_value **out)
+{
+    /* our own message for a key given twice names the key */
+    struct fy_parse_cfg config = {.diag = diag,
+                                  .flags = FYPCF_DEFAULT_PARSE | FYPCF_COLLECT_DIAG |
+                                           FYPCF_ALLOW_DUPLICATE_KEYS};
+    struct fy_parser *parser = fy_parser_create(&config);
+    struct fy_document *document = NULL;
+    if (!parser || fy_parser_set_string(parser, text, length) != 0)
+        bk_fatal("out of memory: YAML parser");
+    bk_status status = load(r->name, parser, diag, &document);
+    struct fy_node *root = document ? fy_document_root(document) : NULL;
+    *out = bk_value_new(r->arena, BK_MAP, r->name, 1);
+    if (status == BK_OK && root && fy_node_is_mapping(root))
+        status = convert(r, root, out);
+    else if (status == BK_OK && root && !is_null(root))
+        status = bk_fail(BK_USAGE, "this is no map (%s:1): write lines of key: value", r->name);
+    if (document)
+        fy_parse_document_destroy(parser, document);
+    fy_parser_destroy(parser);
+    return status;
+}
+
+/* The first line that is not UTF-8, counted from 1; 0 when all are. */
+static int foreign_line(const char *text, size_t length)
+{
+    const char *end = text + length;
+    for (int line = 1; text < end; line++) {
+        const char *newline = memchr(text, '\n', (size_t)(end - text)),
+                   *stop = newline ? newline : end;
+        json_t *checked = json_stringn(text, (size_t)(stop - text));
+        if (!checked)
+            return line;
+        json_decref(checked);
+        text = stop + 1;
+    }
+    return 0;
+}
+
 bk_status bk_yaml_parse(bk_arena *arena, const char *name, const char *text, size_t length,
                         bk_value **out)
 {
-    reader r = {arena, bk_arena_strdup(arena, name)};
+    const reader r = {arena, bk_arena_strdup(arena, name)};
+    size_t mark = length >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0 ? 3 : 0;
+    *out = bk_value_new(arena, BK_MAP, r.name, 1);
+    if (memchr(text, '\0', length))
+        return bk_fail(BK_USAGE, "not YAML (%s): it holds a zero byte", r.name);
+    int foreign = foreign_line(text + mark, length - mark);
+    if (foreign > 0)
+        return bk_fail(BK_USAGE, "not YAML (%s:%d): the line is not UTF-8", r.name, foreign);
+    if (strspn(text + mark, " \r\n") == length - mark)
+        return BK_OK;
     struct fy_diag *diag = quiet_diag();
-    struct fy_parse_cfg config = {.diag = diag, .flags = FYPCF_DEFAULT_PARSE | FYPCF_COLLECT_DIAG};
-    struct fy_document *document = fy_document_build_from_string(&config, text, length);
-    bk_status status;
-    if (!document) {
-        status = length == 0 || strspn(text, " \n\t") == length ? BK_OK : parse_error(name, diag);
-        *out = bk_value_new(arena, BK_MAP, r.name, 1);
-    } else {
-        struct fy_node *root = fy_document_root(document);
-        status = root ? convert(&r, root, out) : BK_OK;
-        if (!root)
-            *out = bk_value_new(arena, BK_MAP, r.name, 1);
-        fy_document_destroy(document);
-    }
+    bk_status status = parse(&r, text + mark, length - mark, diag, out);
     fy_diag_destroy(diag);
     return status;
 }

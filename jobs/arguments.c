@@ -90,11 +90,11 @@ static bk_status unknown_option(const bk_command *command, const char *word)
     int count = 0;
     for (int i = 0; i < OPTIONS; i++)
         if (fits(command, &options[i]))
-            names[count++] = options[i].name;
-    const char *near = bk_nearest(word, names);
+            names[count++] = options[i].name + 2; /* dashes are no likeness */
+    const char *near = bk_nearest(word + strspn(word, "-"), names);
     return bk_fail(BK_USAGE, "unknown option %s%s%s%s%s%s: birkhoff help%s%s shows them", word,
                    command ? " of " : "", command ? command->name : "",
-                   near ? " (did you mean " : "", near ? near : "", near ? "?)" : "",
+                   near ? " (did you mean --" : "", near ? near : "", near ? "?)" : "",
                    command ? " " : "", command ? command->name : "");
 }
 

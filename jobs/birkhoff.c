@@ -80,19 +80,29 @@ static void report(bk_status status)
         bk_error_line(bk_status_text());
 }
 
+/* A launcher ends the job when one rank ends badly, perhaps before rank 0 has said why.  All ranks
+ * refuse the same words, so all of them can meet in bk_mpi_stop first. */
+static void leave_together(int *argc, char ***argv)
+{
+    if (bk_launch_size() > 1 && bk_mpi_start(argc, argv) != BK_OK)
+        bk_warn("%s", bk_status_text());
+}
+
 int main(int argc, char **argv)
 {
     bk_signals_install();
     bk_arena *arena = bk_arena_new("run");
     bk_call call;
-    bk_status status = bk_arguments_parse(arena, argc, argv, &call);
+    bk_status parsed = bk_arguments_parse(arena, argc, argv, &call), status = parsed;
     setup_log(&call, bk_launch_rank());
     if (status == BK_OK && !print_page(&call))
         status = run_command(&call, &argc, &argv);
     bk_status flushed = flush_results();
     status = status != BK_OK ? status : flushed;
     report(status);
+    if (parsed != BK_OK)
+        leave_together(&argc, &argv);
     bk_mpi_stop();
     bk_arena_free(arena);
-    return status;
+    return (int)status;
 }

@@ -4,12 +4,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define TEXT_AS(type_, member_, name_, preset_, help_)                                           \
-    {                                                                                            \
-        .name = name_, .type = BK_OPT_TEXT, .offset = offsetof(type_, member_), .text = preset_, \
-        .help = help_                                                                            \
-    }
-
 static const bk_option run_options[] = {
     BK_OPTION_TEXT(bk_config_run, dir, NULL,
                    "run directory: checkpoints, metrics, the resolved configuration"),
@@ -47,12 +41,14 @@ static const bk_option distill_options[] = {
 };
 
 static const bk_option loss_options[] = {
+    BK_OPTION_TEXT_AS(bk_config_loss, kind_name, "kind", NULL, "loss (birkhoff kinds loss)"),
     BK_OPTION_F64(bk_config_loss, weight, 1.0, 0.0, 1e9, "factor of the term"),
     BK_OPTION_END,
 };
 
 static const bk_option optim_options[] = {
-    TEXT_AS(bk_config_optim, kind_name, "kind", "adamw", "optimizer (birkhoff kinds optimizer)"),
+    BK_OPTION_TEXT_AS(bk_config_optim, kind_name, "kind", "adamw",
+                      "optimizer (birkhoff kinds optimizer)"),
     BK_OPTION_F64(bk_config_optim, lr, 3e-4, 0.0, 1e3, "peak learning rate"),
     BK_OPTION_F64(bk_config_optim, weight_decay, 0.01, 0.0, 1e3,
                   "decoupled decay of matrices; not of norms and biases"),
@@ -64,8 +60,8 @@ static const bk_option optim_options[] = {
 };
 
 static const bk_option schedule_options[] = {
-    TEXT_AS(bk_config_schedule, kind_name, "kind", "cosine",
-            "learning-rate schedule (birkhoff kinds schedule)"),
+    BK_OPTION_TEXT_AS(bk_config_schedule, kind_name, "kind", "cosine",
+                      "learning-rate schedule (birkhoff kinds schedule)"),
     BK_OPTION_I64(bk_config_schedule, warmup, 0, 0, 1LL << 53, "steps of linear rise"),
     BK_OPTION_F64(bk_config_schedule, floor, 0.0, 0.0, 1.0, "fraction of the peak at the end"),
     BK_OPTION_END,
@@ -114,11 +110,29 @@ static const bk_option log_options[] = {
     BK_OPTION_END,
 };
 
-static const char *const sections[] = {"run",        "data",  "model",    "distill",
-                                       "loss",       "optim", "schedule", "parallel",
-                                       "checkpoint", "log",   NULL};
+const bk_section bk_config_sections[] = {
+    {"run", run_options, NULL},
+    {"data", data_options, NULL},
+    {"distill", distill_options, NULL},
+    {"loss", loss_options, "loss"},
+    {"optim", optim_options, "optimizer"},
+    {"schedule", schedule_options, "schedule"},
+    {"parallel", parallel_options, NULL},
+    {"checkpoint", checkpoint_options, NULL},
+    {"log", log_options, NULL},
+    {NULL, NULL, NULL},
+};
 
 /* ---- reading ---- */
+
+static bk_status check_sections(const bk_value *root)
+{
+    enum { SECTIONS = sizeof bk_config_sections / sizeof *bk_config_sections };
+    const char *names[SECTIONS + 1] = {"model"}; /* the rest of the array is the end */
+    for (int i = 0; i < SECTIONS; i++)
+        names[i + 1] = bk_config_sections[i].path;
+    return bk_options_unknown(root, "", (const bk_option *const[]){NULL}, names);
+}
 
 static bk_status read_section(bk_config *c, const char *name, const bk_option *table, void *config)
 {
@@ -134,15 +148,6 @@ static bk_status read_section(bk_config *c, const char *name, const bk_option *t
     return map ? bk_options_unknown(map, name, tables, NULL) : BK_OK;
 }
 
-static bk_status unknown_kind(const bk_value *at, const char *path, const char *name,
-                              const char *const *names)
-{
-    const char *near = bk_nearest(name, names);
-    return bk_fail(BK_USAGE, "unknown kind '%s' of %s (%s:%d)%s%s: see birkhoff kinds", name, path,
-                   at ? at->file : "default", at ? at->line : 0, near ? ": did you mean " : "",
-                   near ? near : "");
-}
-
 static bk_status read_optim(bk_config *c)
 {
     bk_config_optim *o = &c->optim;
@@ -155,7 +160,7 @@ static bk_status read_optim(bk_config *c)
             o->kind = bk_optimizers[i];
     }
     if (!o->kind)
-        return unknown_kind(map, "optim", o->kind_name, names);
+        return bk_unknown_kind("optimizer", o->kind_name, bk_value_get(map, "kind"), names);
     const bk_option *tables[] = {optim_options, o->kind->options, NULL};
     o->config = bk_arena_zalloc(c->arena, o->kind->config_size + 1);
     BK_TRY(bk_options_read(o->kind->options, o->config, map, "optim", c->arena));
@@ -174,9 +179,10 @@ static bk_status read_schedule(bk_config *c)
         if (strcmp(names[i], c->schedule.kind_name) == 0)
             c->schedule.kind = bk_schedules[i];
     }
-    return c->schedule.kind ? BK_OK
-                            : unknown_kind(bk_value_get(c->root, "schedule"), "schedule",
-                                           c->schedule.kind_name, names);
+    return c->schedule.kind
+               ? BK_OK
+               : bk_unknown_kind("schedule", c->schedule.kind_name,
+                                 bk_value_get(bk_value_get(c->root, "schedule"), "kind"), names);
 }
 
 static bk_status read_loss(bk_config *c, bk_value *map, const char *path, bk_config_loss *loss)
@@ -185,23 +191,19 @@ static bk_status read_loss(bk_config *c, bk_value *map, const char *path, bk_con
     if (map->kind != BK_MAP)
         return bk_fail(BK_USAGE, "%s is not a mapping (%s:%d): write - {kind: cross_entropy}", path,
                        map->file, map->line);
-    bk_value *kind = bk_value_get(map, "kind");
-    if (!kind || kind->kind != BK_SCALAR)
+    BK_TRY(bk_options_read(loss_options, loss, map, path, c->arena));
+    if (!loss->kind_name)
         return bk_fail(BK_USAGE, "%s has no kind (%s:%d): write - {kind: cross_entropy}", path,
                        map->file, map->line);
-    kind->used = true;
     for (int i = 0; bk_losses[i] && i < 63; i++)
         names[i] = bk_losses[i]->name;
-    loss->kind = bk_loss_find(kind->text);
+    loss->kind = bk_loss_find(loss->kind_name);
     if (!loss->kind)
-        return unknown_kind(kind, path, kind->text, names);
+        return bk_unknown_kind("loss", loss->kind_name, bk_value_get(map, "kind"), names);
     const bk_option *tables[] = {loss_options, loss->kind->options, NULL};
-    const char *more[] = {"kind", NULL};
     loss->config = bk_arena_zalloc(c->arena, loss->kind->config_size + 1);
-    BK_TRY(bk_options_read(loss_options, loss, map, path, c->arena));
-    if (loss->kind->options)
-        BK_TRY(bk_options_read(loss->kind->options, loss->config, map, path, c->arena));
-    BK_TRY(bk_options_unknown(map, path, tables, more));
+    BK_TRY(bk_options_read(loss->kind->options, loss->config, map, path, c->arena));
+    BK_TRY(bk_options_unknown(map, path, tables, NULL));
     return loss->kind->check ? loss->kind->check(loss->config) : BK_OK;
 }
 
@@ -209,10 +211,10 @@ static bk_status read_losses(bk_config *c)
 {
     bk_value *list = bk_value_get(c->root, "loss");
     if (!list) {
-        const bk_loss_kind *kind = bk_loss_find("cross_entropy");
-        c->loss[0] = (bk_config_loss){1.0, kind, bk_arena_zalloc(c->arena, kind->config_size + 1)};
+        bk_value *entry = bk_value_new(c->arena, BK_MAP, "default", 0);
+        BK_TRY(bk_value_set(c->arena, entry, "kind", "cross_entropy"));
         c->losses = 1;
-        return bk_options_read(kind->options, c->loss[0].config, NULL, "loss.0", c->arena);
+        return read_loss(c, entry, "loss.0", &c->loss[0]);
     }
     list->used = true;
     if (list->kind != BK_LIST || !list->child)
@@ -310,7 +312,7 @@ bk_status bk_config_read(bk_arena *arena, bk_value *root, bk_config **out)
     if (c->model)
         c->model->used = true;
     c->has_distill = bk_value_get(root, "distill") != NULL;
-    BK_TRY(bk_options_unknown(root, "", (const bk_option *const[]){NULL}, sections));
+    BK_TRY(check_sections(root));
     BK_TRY(read_section(c, "run", run_options, &c->run));
     BK_TRY(read_section(c, "data", data_options, &c->data));
     BK_TRY(read_section(c, "distill", distill_options, &c->distill));
@@ -340,10 +342,9 @@ static void write_losses(const bk_config *c, FILE *file)
 {
     fprintf(file, "loss:\n");
     for (int i = 0; i < c->losses; i++) {
-        fprintf(file, "  - kind: %s\n", c->loss[i].kind->name);
+        fprintf(file, "  -\n");
         bk_options_write(loss_options, &c->loss[i], 4, file);
-        if (c->loss[i].kind->options)
-            bk_options_write(c->loss[i].kind->options, c->loss[i].config, 4, file);
+        bk_options_write(c->loss[i].kind->options, c->loss[i].config, 4, file);
     }
 }
 

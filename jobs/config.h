@@ -28,6 +28,7 @@ typedef struct bk_config_distill {
 } bk_config_distill;
 
 typedef struct bk_config_loss {
+    const char *kind_name;
     double weight;
     const bk_loss_kind *kind;
     void *config;
@@ -83,6 +84,9 @@ typedef struct bk_config {
     bk_config_checkpoint checkpoint;
     bk_config_log log;
 } bk_config;
+
+/* Every section but `model` (bk_model_sections), in the order of the file. */
+extern const bk_section bk_config_sections[];
 
 /* Reads `root` (file plus overrides).  Paths from a file are relative to that file, paths from the
  * command line to the current directory.  BK_USAGE with file, line, key and what to do. */

@@ -4,9 +4,9 @@
 #include "dist/agree.h"
 #include "dist/comm.h"
 #include "io/files.h"
+#include "jobs/load.h"
 #include "jobs/options.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,28 +16,29 @@ static bk_status unknown_kind(const char *name)
     const char *names[64] = {0};
     for (int i = 0; bk_data_kinds[i] && i < 63; i++)
         names[i] = bk_data_kinds[i]->name;
-    const char *near = bk_nearest(name, names);
-    return bk_fail(BK_USAGE, "unknown data kind '%s'%s%s%s: birkhoff kinds data lists them", name,
-                   near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
+    return bk_unknown_kind("data", name, NULL, names);
 }
 
 static void print_help(const bk_data_kind *kind)
 {
-    printf("usage: birkhoff data %s %s%sOUT.h5 [key=value ...]\n\n%s (%s).\n\n", kind->name,
-           kind->usage, *kind->usage ? " " : "", kind->summary, kind->source);
+    bool source = *kind->source;
+    printf("usage: birkhoff data %s %s%sOUT.h5 [key=value ...]\n\n%s%s%s%s.\n\n", kind->name,
+           kind->usage, *kind->usage ? " " : "", kind->summary, source ? " (" : "", kind->source,
+           source ? ")" : "");
     bk_options_print(stdout, kind->options);
 }
 
 /* ---- summary ---- */
 
-static void print_split(const bk_split *s)
+/* "0 ham, 1 spam": the numbers that stand in /labels. */
+static void print_classes(const char *names)
 {
-    printf("%-12s %lld samples", s->name, (long long)s->count);
-    if (isfinite(s->majority))
-        printf(", majority %.4f", s->majority);
-    for (int64_t d = 0; d < s->ladder_count; d++)
-        printf("%s%lld: %.4f", d == 0 ? "; ladder of shortcuts by visible depth  " : "  ",
-               (long long)d, s->ladder[d]);
+    printf("classes     ");
+    for (int i = 0; *names; i++) {
+        int length = (int)strcspn(names, "\n");
+        printf("%s %d %.*s", i ? "," : "", i, length, names);
+        names += length + (names[length] == '\n');
+    }
     printf("\n");
 }
 
@@ -52,7 +53,11 @@ static void print_summary(const bk_dataset *d, const char *path)
         printf("vocabulary %lld, length at most %lld, mean %.1f\n", (long long)d->vocabulary,
                (long long)d->max_length, (double)values / (double)(d->samples ? d->samples : 1));
     for (int i = 0; i < d->splits; i++)
-        print_split(&d->split[i]);
+        bk_split_print(&d->split[i]);
+    if (d->label_name)
+        print_classes(d->label_name);
+    if (d->note)
+        printf("note         %s\n", d->note);
     printf("sha256       %s\n", d->digest);
 }
 
@@ -73,6 +78,18 @@ static char *options_text(const bk_data_kind *kind, const void *config, int64_t 
     return text;
 }
 
+/* "images train.gz labels.gz layout=patches": what the file was made from, and how. */
+static const char *source_text(const bk_context *context, const bk_data_kind *kind)
+{
+    const char *text = kind->name;
+    for (int i = 1; context->argv[i]; i++)
+        text = bk_arena_printf(context->arena, "%s %s", text, context->argv[i]);
+    for (int i = 0; i < context->overrides; i++)
+        text = bk_arena_printf(context->arena, "%s %s=%s", text, context->override[i].path,
+                               context->override[i].text);
+    return text;
+}
+
 static bk_status make(bk_context *context, const bk_data_kind *kind, const void *config,
                       const char *path)
 {
@@ -80,7 +97,7 @@ static bk_status make(bk_context *context, const bk_data_kind *kind, const void 
                          .inputs = context->argc - 2,
                          .config = config,
                          .arena = context->arena};
-    bk_dataset d = {.path = path};
+    bk_dataset d = {.path = path, .source = source_text(context, kind)};
     int64_t seed;
     BK_TRY(bk_check_output(path));
     BK_TRY(kind->make(&args, &d));

@@ -20,6 +20,8 @@ void bk_json_close_list(bk_json *j);                 /* ] */
 void bk_json_text(bk_json *j, const char *key, const char *value);
 void bk_json_number(bk_json *j, const char *key, double value);
 void bk_json_integer(bk_json *j, const char *key, int64_t value);
+void bk_json_numbers(bk_json *j, const char *key, int64_t count, const double *value);
+void bk_json_integers(bk_json *j, const char *key, int64_t count, const int64_t *value);
 void bk_json_bool(bk_json *j, const char *key, bool value);
 /* Behind the outermost close: the newline. */
 void bk_json_end(bk_json *j);

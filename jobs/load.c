@@ -29,12 +29,22 @@ bk_status bk_load_config_text(bk_context *context, const char *name, const char 
 bk_status bk_load_config(bk_context *context, bk_config **out)
 {
     if (context->argc != 1)
-        return bk_fail(BK_USAGE,
-                       "train takes one configuration file (%d given): birkhoff train CONFIG.yaml",
+        return bk_fail(BK_USAGE, "one configuration file is wanted (%d given): name CONFIG.yaml",
                        context->argc);
     char *text = NULL;
     BK_TRY(bk_read_text_everywhere(context->arena, context->argv[0], &text));
     return bk_load_config_text(context, context->argv[0], text, out);
+}
+
+void bk_split_print(const bk_split *s)
+{
+    printf("%-12s %lld samples", s->name, (long long)s->count);
+    if (isfinite(s->majority))
+        printf(", majority %.4f", s->majority);
+    for (int64_t d = 0; d < s->ladder_count; d++)
+        printf("%s%lld: %.4f", d == 0 ? "; ladder of shortcuts by visible depth  " : "  ",
+               (long long)d, s->ladder[d]);
+    printf("\n");
 }
 
 const char *bk_ladder_text(const bk_split *split, double accuracy, char text[128])

@@ -16,6 +16,9 @@ BK_CHECKED bk_status bk_load_config_text(bk_context *context, const char *name, 
 /* Collective.  What `train --dry-run` prints on stdout. */
 BK_CHECKED bk_status bk_dry_run(bk_job *job);
 
+/* One line on stdout: samples, majority, ladder of shortcut accuracies. */
+void bk_split_print(const bk_split *split);
+
 /* ", between depth 0 (0.322) and 1 (0.676) of the ladder" or ", majority 0.158" or "". */
 const char *bk_ladder_text(const bk_split *split, double accuracy, char text[128]);
 

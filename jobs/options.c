@@ -24,7 +24,7 @@ static const char *choice(const char *choices, int index, int *length)
     return choices;
 }
 
-static const char *preset_text(const bk_option *o, char text[64])
+static const char *preset_text(const bk_option *o, char text[BK_RANGE_TEXT])
 {
     int length;
     const char *word;
@@ -32,7 +32,7 @@ static const char *preset_text(const bk_option *o, char text[64])
     case BK_OPT_BOOL:
         return o->preset != 0 ? "true" : "false";
     case BK_OPT_TEXT:
-        return o->text ? o->text : "-";
+        return o->text && *o->text ? o->text : "-";
     case BK_OPT_CHOICE:
         word = choice(o->text, (int)o->preset, &length);
         snprintf(text, 64, "%.*s", length, word);
@@ -46,37 +46,21 @@ static const char *preset_text(const bk_option *o, char text[64])
     }
 }
 
-/* "[1, 10000]", "(0, 1]", "a|b|c", "". */
-static const char *range_text(const bk_option *o, char text[64])
-{
-    if (o->type == BK_OPT_CHOICE)
-        return o->text;
-    if (!is_number(o))
-        return "";
-    if (o->most >= 1e15)
-        snprintf(text, 64, "%s %.9g", o->open_least ? ">" : ">=", o->least);
-    else if (o->type == BK_OPT_I64)
-        snprintf(text, 64, "[%.0f, %.0f]", o->least, o->most);
-    else
-        snprintf(text, 64, "%c%.9g, %.9g]", o->open_least ? '(' : '[', o->least, o->most);
-    return text;
-}
-
 enum { NAME, TYPE, PRESET, RANGE, COLUMNS };
 
-static void cells(const bk_option *o, char buffer[2][64], const char *cell[COLUMNS])
+static void cells(const bk_option *o, char buffer[2][BK_RANGE_TEXT], const char *cell[COLUMNS])
 {
     cell[NAME] = o->name;
     cell[TYPE] = type_name(o->type);
     cell[PRESET] = preset_text(o, buffer[0]);
-    cell[RANGE] = range_text(o, buffer[1]);
+    cell[RANGE] = bk_option_range(o, buffer[1]);
 }
 
 void bk_options_print(FILE *file, const bk_option *table)
 {
     static const char *const head[COLUMNS] = {"key", "type", "default", "range"};
     const char *cell[COLUMNS];
-    char buffer[2][64];
+    char buffer[2][BK_RANGE_TEXT];
     int width[COLUMNS];
     if (!table || !table->name) {
         fprintf(file, "  no options\n");
@@ -92,7 +76,7 @@ void bk_options_print(FILE *file, const bk_option *table)
     }
     for (int i = 0; i < COLUMNS; i++)
         fprintf(file, "  %-*s", width[i], head[i]);
-    fprintf(file, "\n");
+    fprintf(file, "  meaning\n");
     for (const bk_option *o = table; o->name; o++) {
         cells(o, buffer, cell);
         for (int i = 0; i < COLUMNS; i++)

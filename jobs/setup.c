@@ -30,6 +30,17 @@ static bk_status read_data(bk_job *job)
     return bk_dataset_split(job->eval, d->eval_split, &job->eval_split);
 }
 
+/* A language model learns from successors: a document of one token holds none. */
+static bool has_something(const bk_dataset *d, const bk_split *split)
+{
+    for (int64_t i = 0; i < split->count; i++) {
+        int64_t sample = split->index[i];
+        if (d->classes > 0 || d->offsets[sample + 1] - d->offsets[sample] > 1)
+            return true;
+    }
+    return false;
+}
+
 static bk_status check_data(const bk_job *job)
 {
     const bk_dataset *a = job->train, *b = job->eval;
@@ -43,8 +54,9 @@ static bk_status check_data(const bk_job *job)
             BK_INPUT,
             "the data set has neither classes nor tokens (%s): make one with birkhoff data",
             a->path);
-    if (job->train_split->count == 0)
-        return bk_fail(BK_INPUT, "split %s is empty (%s): name another with data.split",
+    if (!has_something(a, job->train_split))
+        return bk_fail(BK_INPUT,
+                       "split %s holds nothing to learn from (%s): name another with data.split",
                        job->train_split->name, a->path);
     return BK_OK;
 }

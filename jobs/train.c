@@ -7,6 +7,7 @@
 #include "jobs/command.h"
 #include "jobs/job.h"
 #include "jobs/load.h"
+#include "jobs/machine.h"
 #include "jobs/peak.h"
 #include "jobs/progress.h"
 
@@ -279,6 +280,7 @@ static bk_status train(bk_job *job)
                            : BK_OK;
     BK_TRY(bk_agree(job->world->ctl, opened));
     begin_notes(job);
+    bk_machine_warn(job->world, bk_blas_threads());
     l.progress = bk_progress_start(job->state.step, job->config->run.steps);
     l.logged_at = bk_seconds();
     bk_status status = run_steps(&l);

@@ -5,7 +5,8 @@
 static const bk_option options[] = {
     BK_ROW_TEMPERATURE,
     BK_ROW_T_SQUARED(true),
-    BK_OPTION_F64_ABOVE(bk_row_config, beta, 0.5, 0.0, 1.0, "b; 0 and 1 are kl and reverse_kl"),
+    BK_OPTION_F64(bk_row_config, beta, 0.5, 0.0, 1.0,
+                  "b, neither 0 nor 1: those are kl and reverse_kl"),
     BK_ROW_REDUCTION,
     BK_OPTION_END,
 };
@@ -13,10 +14,10 @@ static const bk_option options[] = {
 static bk_status check(const void *config)
 {
     const bk_row_config *c = config;
-    if (c->beta >= 1.0)
-        return bk_fail(BK_USAGE,
-                       "beta=1 of js is reverse_kl, beta=0 is kl: use that loss, or 0 < beta < 1");
-    return BK_OK;
+    if (c->beta > 0.0 && c->beta < 1.0)
+        return BK_OK;
+    return bk_fail(BK_USAGE, "beta=%g of js is %s: use that loss, or 0 < beta < 1", c->beta,
+                   c->beta > 0.0 ? "reverse_kl" : "kl");
 }
 
 static bk_tensor *apply(bk_tape *t, const bk_loss_args *args)

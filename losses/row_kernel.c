@@ -153,8 +153,9 @@ static void slopes(int64_t n, const real *lp, const real *lq, const bk_divergenc
         break;
     case BK_REVERSE_KL:
         for (int64_t i = 0; i < n; i++) {
+            /* without skew, p/q may overflow */
             real d = lp[i] - (plain ? lq[i] : log_mix(lq[i], lp[i], log_a, log_b));
-            h[i] = d - skew * bk_exp(d);
+            h[i] = plain ? d : d - skew * bk_exp(d);
         }
         break;
     case BK_JS:

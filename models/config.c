@@ -5,6 +5,8 @@
 #include <string.h>
 
 static const bk_option model_options[] = {
+    BK_OPTION_TEXT_AS(bk_model_config, kind_name, "kind", "encoder",
+                      "model (birkhoff kinds model)"),
     BK_OPTION_I64(bk_model_config, layers, 4, 1, 1024, "Transformer blocks"),
     BK_OPTION_I64(bk_model_config, width, 256, 1, 65536, "channels of the residual stream, C"),
     BK_OPTION_I64(bk_model_config, heads, 4, 1, 1024, "attention heads, H"),
@@ -29,11 +31,8 @@ static const bk_option model_options[] = {
 };
 
 static const bk_option attention_options[] = {
-    {.name = "kind",
-     .type = BK_OPT_TEXT,
-     .offset = offsetof(bk_attention_config, kind_name),
-     .text = "softmax",
-     .help = "attention kind (birkhoff kinds attention)"},
+    BK_OPTION_TEXT_AS(bk_attention_config, kind_name, "kind", "softmax",
+                      "attention (birkhoff kinds attention)"),
     BK_OPTION_CHOICE(bk_attention_config, bias, 0, "auto|false|true",
                      "biases in q, k, v, o (auto: decoder only)"),
     BK_OPTION_F64(bk_attention_config, dropout, 0.0, 0.0, 0.95, "on attention probabilities"),
@@ -53,30 +52,29 @@ static const bk_option moe_options[] = {
     BK_OPTION_END,
 };
 
-static const char *kind_text(const bk_value *map, const char *preset)
-{
-    const bk_value *v = bk_value_get(map, "kind");
-    return v && v->kind == BK_SCALAR ? v->text : preset;
-}
+static const bk_option router_options[] = {
+    BK_OPTION_TEXT_AS(bk_moe_config, router_name, "kind", "topk", "router (birkhoff kinds router)"),
+    BK_OPTION_END,
+};
 
-static bk_status unknown_kind(const char *path, const char *name, const char *const *names)
-{
-    const char *near = bk_nearest(name, names);
-    return bk_fail(BK_USAGE, "unknown kind '%s' (%s)%s%s: see birkhoff kinds", name, path,
-                   near ? ": did you mean " : "", near ? near : "");
-}
+const bk_section bk_model_sections[] = {
+    {"model", model_options, "model"},
+    {"model.attention", attention_options, "attention"},
+    {"model.moe", moe_options, NULL},
+    {"model.moe.router", router_options, "router"},
+    {NULL, NULL, NULL},
+};
 
 /* ---- attention ---- */
 
-static bk_status find_attention(const char *name, const char *path, const bk_attention_kind **out)
+static bk_status find_attention(const bk_value *map, bk_attention_config *a)
 {
     const char *names[64] = {0};
-    *out = bk_attention_find(name);
-    if (*out)
-        return BK_OK;
+    a->kind = bk_attention_find(a->kind_name);
     for (int i = 0; bk_attentions[i] && i < 63; i++)
         names[i] = bk_attentions[i]->name;
-    return unknown_kind(path, name, names);
+    return a->kind ? BK_OK
+                   : bk_unknown_kind("attention", a->kind_name, bk_value_get(map, "kind"), names);
 }
 
 static bk_status read_attention(bk_model *model, bk_value *map, const char *path,
@@ -86,7 +84,7 @@ static bk_status read_attention(bk_model *model, bk_value *map, const char *path
         return bk_fail(BK_USAGE, "%s is not a mapping (%s:%d): write %s: {kind: softmax}", path,
                        map->file, map->line, path);
     BK_TRY(bk_options_read(attention_options, a, map, path, model->arena));
-    BK_TRY(find_attention(a->kind_name, path, &a->kind));
+    BK_TRY(find_attention(map, a));
     const bk_option *tables[] = {attention_options, a->kind->options, NULL};
     if (a->kind->config_size > 0)
         a->config = bk_arena_zalloc(model->arena, a->kind->config_size);
@@ -133,23 +131,18 @@ static bk_status read_attentions(bk_model *model, bk_value *value)
 
 static bk_status read_router(bk_model *model, bk_value *map, bk_moe_config *moe)
 {
-    const char *path = "model.moe.router", *name = kind_text(map, "topk");
-    const char *more[] = {"kind", NULL};
-    const char *names[64] = {0};
-    moe->router = bk_router_find(name);
+    const char *path = "model.moe.router", *names[64] = {0};
+    BK_TRY(bk_options_read(router_options, moe, map, path, model->arena));
+    moe->router = bk_router_find(moe->router_name);
     for (int i = 0; bk_routers[i] && i < 63; i++)
         names[i] = bk_routers[i]->name;
     if (!moe->router)
-        return unknown_kind(path, name, names);
-    const bk_option *tables[] = {moe->router->options, NULL};
+        return bk_unknown_kind("router", moe->router_name, bk_value_get(map, "kind"), names);
+    const bk_option *tables[] = {router_options, moe->router->options, NULL};
     moe->router_config = bk_arena_zalloc(model->arena, moe->router->config_size + 1);
     BK_TRY(bk_options_read(moe->router->options, moe->router_config, map, path, model->arena));
-    if (map) {
-        map->used = true;
-        if (bk_value_get(map, "kind"))
-            bk_value_get(map, "kind")->used = true;
-        BK_TRY(bk_options_unknown(map, path, tables, more));
-    }
+    if (map)
+        BK_TRY(bk_options_unknown(map, path, tables, NULL));
     return moe->router->check ? moe->router->check(moe->router_config, moe->experts, moe->k)
                               : BK_OK;
 }
@@ -188,18 +181,16 @@ static bk_status read_moe(bk_model *model, bk_value *map)
 
 /* ---- the section ---- */
 
-static bk_status find_model_kind(bk_model *model, bk_value *section)
+static bk_status find_model_kind(bk_model *model, const bk_value *section)
 {
-    const char *name = kind_text(section, "encoder");
-    const char *names[16] = {0};
+    const char *name = model->config.kind_name, *names[16] = {0};
     for (int i = 0; bk_models[i] && i < 15; i++) {
         names[i] = bk_models[i]->name;
         if (strcmp(names[i], name) == 0)
             model->kind = bk_models[i];
     }
-    if (section && bk_value_get(section, "kind"))
-        bk_value_get(section, "kind")->used = true;
-    return model->kind ? BK_OK : unknown_kind("model.kind", name, names);
+    return model->kind ? BK_OK
+                       : bk_unknown_kind("model", name, bk_value_get(section, "kind"), names);
 }
 
 static bk_status check_shapes(const bk_model *model)
@@ -221,10 +212,10 @@ static bk_status check_shapes(const bk_model *model)
 bk_status bk_model_read_config(bk_model *model, bk_value *section)
 {
     const bk_option *tables[] = {model_options, NULL};
-    const char *more[] = {"kind", "attention", "moe", NULL};
+    const char *more[] = {"attention", "moe", NULL};
     bk_model_config *c = &model->config;
-    BK_TRY(find_model_kind(model, section));
     BK_TRY(bk_options_read(model_options, c, section, "model", model->arena));
+    BK_TRY(find_model_kind(model, section));
     c->ffn = c->ffn ? c->ffn : 4 * c->width;
     c->qkv_width = c->qkv_width ? c->qkv_width : c->width;
     BK_TRY(check_shapes(model));
@@ -256,14 +247,13 @@ static void write_attentions(const bk_model *model, int indent, FILE *file)
 void bk_model_write_options(const bk_model *model, int indent, void *stream)
 {
     FILE *file = stream;
-    fprintf(file, "%*skind: %s\n", indent, "", model->kind->name);
     bk_options_write(model_options, &model->config, indent, file);
     write_attentions(model, indent, file);
     if (!model->moe)
         return;
     fprintf(file, "%*smoe:\n", indent, "");
     bk_options_write(moe_options, model->moe, indent + 2, file);
-    fprintf(file, "%*srouter:\n%*skind: %s\n", indent + 2, "", indent + 4, "",
-            model->moe->router->name);
+    fprintf(file, "%*srouter:\n", indent + 2, "");
+    bk_options_write(router_options, model->moe, indent + 4, file);
     bk_options_write(model->moe->router->options, model->moe->router_config, indent + 4, file);
 }

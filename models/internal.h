@@ -9,6 +9,7 @@
 #include "models/moe.h"
 
 typedef struct bk_model_config {
+    const char *kind_name;
     int64_t layers, width, heads, ffn, qkv_width, max_length;
     int activation; /* bk_activation */
     int pool, positions;
@@ -31,6 +32,7 @@ typedef struct bk_moe_config {
     int64_t every, experts, k, hidden;
     int activation, aux;
     double aux_weight, z_weight;
+    const char *router_name;
     const bk_router_kind *router;
     void *router_config;
 } bk_moe_config;

@@ -18,6 +18,9 @@ typedef struct bk_model_data {
 
 typedef struct bk_model bk_model;
 
+/* The section `model` and those below it. */
+extern const bk_section bk_model_sections[];
+
 typedef struct bk_model_kind {
     const char *name, *summary; /* encoder, decoder */
     /* Declares everything in model->slab; may fail with BK_USAGE. */

@@ -176,7 +176,8 @@ static void run_block(const bk_node *n, const saved *s, const bk_expert_block *b
     char *inner = row(s->inner, w1, b->first, s->hidden_width),
          *hidden = row(s->hidden, w1, b->first, s->hidden_width);
     affine(b->rows, w1, leaf(n, s, 1, b->expert), row(s->received, w1, b->first, s->width), inner);
-    bk_pointwise(w1->dtype)->activate(s->args.activation, b->rows * s->hidden_width, inner, hidden);
+    bk_pointwise(w1->dtype)->activate((int)s->args.activation, b->rows * s->hidden_width, inner,
+                                      hidden);
     affine(b->rows, w2, leaf(n, s, 3, b->expert), hidden, row(out, w1, b->first, s->width));
 }
 
@@ -333,7 +334,7 @@ static void block_back(const bk_node *n, const saved *s, const bk_expert_block *
                                       .ldc = hidden,
                                       .varying = true});
     memset(da, 0, (size_t)(b->rows * hidden) * bk_dtype_size(w1->dtype));
-    bk_pointwise(w1->dtype)->activate_back(s->args.activation, b->rows * hidden,
+    bk_pointwise(w1->dtype)->activate_back((int)s->args.activation, b->rows * hidden,
                                            row(s->inner, w1, b->first, hidden), dh, da);
     bk_gemm_run(w1->dtype, &(bk_gemm){.m = b->rows,
                                       .n = width,

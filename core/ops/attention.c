@@ -59,6 +59,16 @@ static void words(const void *context, int64_t query, int64_t key, int64_t count
 
 /* ---- one (sample, head) ---- */
 
+/* Rows of a tile: no more than there are. */
+static int64_t block_of(const bk_node *n)
+{
+    const bk_attention_options *o = n->attributes;
+    int64_t queries = n->in[Q]->shape[2], keys = n->in[K]->shape[2];
+    int64_t longest = queries > keys ? queries : keys;
+    longest = longest > 0 ? longest : 1;
+    return longest < o->block ? longest : o->block;
+}
+
 static int64_t effective_length(const bk_tensor *mask, int64_t sample, int64_t positions)
 {
     if (!mask)
@@ -87,7 +97,7 @@ static bk_attention_head head_of(const bk_tape *t, const bk_node *n, int64_t uni
     bk_attention_head h = {.queries = effective_length(query_mask, sample, queries),
                            .keys = effective_length(mask, sample, keys),
                            .width = q->shape[3],
-                           .block = o->block,
+                           .block = block_of(n),
                            .query_mask = query_mask ? bk_i32(query_mask) + sample * queries : NULL,
                            .key_mask = mask ? bk_i32(mask) + sample * keys : NULL,
                            .causal = o->causal,
@@ -112,8 +122,7 @@ static bk_attention_head head_of(const bk_tape *t, const bk_node *n, int64_t uni
 
 static size_t work_bytes(const bk_node *n)
 {
-    const bk_attention_options *o = n->attributes;
-    size_t bytes = kernels(n)->work_size(n->in[Q]->shape[2], n->in[Q]->shape[3], o->block);
+    size_t bytes = kernels(n)->work_size(n->in[Q]->shape[2], n->in[Q]->shape[3], block_of(n));
     return (bytes + 63) / 64 * 64;
 }
 

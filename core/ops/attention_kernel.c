@@ -144,28 +144,48 @@ static work layout(const bk_attention_head *h)
     return w;
 }
 
-/* rows of x[.,width] from `first`, as they are (padded with zeros) and transposed. */
-static void load_rows(const void *x_, int64_t first, int64_t rows, int64_t width, int64_t wide,
-                      real *to)
+/* Rows of an array [.,width]; those that are not real (mask 0) count as zeros, whatever they hold:
+ * 0 times what stands there could be NaN. */
+typedef struct row_block {
+    const real *data;
+    const int32_t *mask; /* NULL: all real */
+    int64_t count, width;
+} row_block;
+
+static bool is_real(const int32_t *mask, int64_t i)
 {
-    const real *x = (const real *)x_ + first * width;
-    for (int64_t i = 0; i < rows; i++) {
-        memcpy(to + i * wide, x + i * width, (size_t)width * sizeof *x);
-        for (int64_t d = width; d < wide; d++)
+    return !mask || mask[i] != 0;
+}
+
+static row_block rows_of(const void *data, const int32_t *mask, int64_t first, int64_t count,
+                         int64_t width)
+{
+    return (row_block){(const real *)data + first * width, mask ? mask + first : NULL, count,
+                       width};
+}
+
+/* As they are, padded with zeros. */
+static void load_rows(row_block x, int64_t wide, real *to)
+{
+    for (int64_t i = 0; i < x.count; i++) {
+        int64_t used = is_real(x.mask, i) ? x.width : 0;
+        memcpy(to + i * wide, x.data + i * x.width, (size_t)used * sizeof *to);
+        for (int64_t d = used; d < wide; d++)
             to[i * wide + d] = 0;
     }
 }
 
-static void load_transposed(const void *x_, int64_t first, int64_t rows, int64_t width,
-                            int64_t tile, real *to)
+static void load_transposed(row_block x, int64_t tile, real *to)
 {
-    const real *x = (const real *)x_ + first * width;
-    for (int64_t d = 0; d < width; d++) {
-        for (int64_t i = 0; i < rows; i++)
-            to[d * tile + i] = x[i * width + d];
-        for (int64_t i = rows; i < tile; i++)
+    for (int64_t d = 0; d < x.width; d++) {
+        for (int64_t i = 0; i < x.count; i++)
+            to[d * tile + i] = x.data[i * x.width + d];
+        for (int64_t i = x.count; i < tile; i++)
             to[d * tile + i] = 0;
     }
+    for (int64_t i = 0; x.mask && i < x.count; i++)
+        for (int64_t d = 0; !is_real(x.mask, i) && d < x.width; d++)
+            to[d * tile + i] = 0;
 }
 
 /* ---- scores ---- */
@@ -178,6 +198,16 @@ typedef struct tile {
 static int64_t shorter(int64_t a, int64_t b)
 {
     return a < b ? a : b;
+}
+
+static row_block queries_of(const bk_attention_head *h, const tile *t, const void *data)
+{
+    return rows_of(data, h->query_mask, t->query, t->queries, h->width);
+}
+
+static row_block keys_of(const bk_attention_head *h, const tile *t, const void *data)
+{
+    return rows_of(data, h->key_mask, t->key, t->keys, h->width);
 }
 
 /* Keys that query `i` may see among those of the tile: real, and not after it when causal. */
@@ -206,11 +236,6 @@ static void scores(const bk_attention_head *h, const work *w, const tile *t)
         for (int64_t j = visible; j < columns; j++)
             s[j] = -(real)INFINITY;
     }
-}
-
-static bool is_real(const int32_t *mask, int64_t i)
-{
-    return !mask || mask[i] != 0;
 }
 
 /* x *= keep / (1 - p) on one row of the tile. */
@@ -269,7 +294,7 @@ static void write_rows(const bk_attention_head *h, const work *w, const tile *t)
 
 static void forward_tile(const bk_attention_head *h, const work *w, tile *t)
 {
-    load_rows(h->q, t->query, t->queries, h->width, w->wide, w->q);
+    load_rows(queries_of(h, t, h->q), w->wide, w->q);
     memset(w->out, 0, (size_t)(t->queries * w->wide) * sizeof *w->out);
     for (int64_t i = 0; i < t->queries; i++) {
         w->top[i] = -(real)INFINITY;
@@ -278,8 +303,8 @@ static void forward_tile(const bk_attention_head *h, const work *w, tile *t)
     int64_t end = h->causal ? shorter(h->keys, t->query + t->queries) : h->keys;
     for (t->key = 0; t->key < end; t->key += h->block) {
         t->keys = shorter(h->block, h->keys - t->key);
-        load_transposed(h->k, t->key, t->keys, h->width, w->tile, w->kt);
-        load_rows(h->v, t->key, t->keys, h->width, w->wide, w->v);
+        load_transposed(keys_of(h, t, h->k), w->tile, w->kt);
+        load_rows(keys_of(h, t, h->v), w->wide, w->v);
         scores(h, w, t);
         for (int64_t i = 0; i < t->queries; i++) {
             real factor = stream_row(h, w, t, i);
@@ -330,8 +355,8 @@ static void probabilities(const bk_attention_head *h, const work *w, const tile 
 static void load_queries(const bk_attention_head *h, const work *w, const tile *t)
 {
     const real *out = (const real *)h->out + t->query * h->width;
-    load_rows(h->q, t->query, t->queries, h->width, w->wide, w->q);
-    load_rows(h->dout, t->query, t->queries, h->width, w->wide, w->dout);
+    load_rows(queries_of(h, t, h->q), w->wide, w->q);
+    load_rows(queries_of(h, t, h->dout), w->wide, w->dout);
     for (int64_t i = 0; i < t->queries; i++) {
         w->delta[i] = 0;
         for (int64_t d = 0; d < h->width; d++)
@@ -370,9 +395,9 @@ static void backward(const bk_attention_head *h)
     memset(w.dq, 0, (size_t)(h->queries * w.wide) * sizeof *w.dq);
     for (int64_t key = 0; key < h->keys; key += h->block) {
         tile t = {.key = key, .keys = shorter(h->block, h->keys - key)};
-        load_rows(h->k, key, t.keys, h->width, w.wide, w.k);
-        load_transposed(h->k, key, t.keys, h->width, w.tile, w.kt);
-        load_transposed(h->v, key, t.keys, h->width, w.tile, w.vt);
+        load_rows(keys_of(h, &t, h->k), w.wide, w.k);
+        load_transposed(keys_of(h, &t, h->k), w.tile, w.kt);
+        load_transposed(keys_of(h, &t, h->v), w.tile, w.vt);
         memset(w.dk, 0, (size_t)(t.keys * w.wide) * sizeof *w.dk);
         memset(w.dv, 0, (size_t)(t.keys * w.wide) * sizeof *w.dv);
         for (t.query = h->causal ? key / h->block * h->block : 0; t.query < h->queries;

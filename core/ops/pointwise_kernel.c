@@ -108,8 +108,10 @@ static void keep_add(int64_t n, const void *x_, const uint32_t *word, uint32_t t
 {
     const real *x = x_, scale = (real)scale_;
     real *y = y_;
-    for (int64_t i = 0; i < n; i++)
-        y[i] += word[i] >= threshold ? x[i] * scale : BK_R(0.0);
+    for (int64_t i = 0; i < n; i++) {
+        real factor = word[i] >= threshold ? scale : BK_R(0.0);
+        y[i] += x[i] * factor; /* one fused operation, in whole vectors and in the tail */
+    }
 }
 
 const bk_pointwise_kernels BK_KERNEL(bk_pointwise_kernels) = {

@@ -248,7 +248,8 @@ static void reshape_backward(bk_tape *t, bk_node *n)
 
 static bk_tensor *reshape_sample(bk_tape *t, bk_sample *s)
 {
-    return bk_reshape(t, bk_sample_input(s, BK_SHAPE(4, 6)), BK_SHAPE(4, 2, 3));
+    bk_tensor *x = bk_sample_input(s, BK_SHAPE(4, 6));
+    return bk_reshape(t, x, BK_SHAPE(x->shape[0], 2, 3));
 }
 
 const bk_op bk_op_reshape = {.name = "reshape",

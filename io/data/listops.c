@@ -10,7 +10,7 @@
 
 typedef struct listops_config {
     int preset;
-    int64_t min_length, max_length, max_depth, max_args, train, validation, test, seed;
+    int64_t min_length, max_length, max_depth, max_args, train, validation, test, limit, seed;
 } listops_config;
 
 static const bk_option options[] = {
@@ -26,6 +26,7 @@ static const bk_option options[] = {
     BK_OPTION_I64(listops_config, validation, 2000, 0, 1LL << 32,
                   "samples of the validation split"),
     BK_OPTION_I64(listops_config, test, 2000, 0, 1LL << 32, "samples of the test split"),
+    BK_OPTION_I64(listops_config, limit, 0, 0, 1LL << 32, "most samples of a split; 0 = no limit"),
     BK_OPTION_I64(listops_config, seed, 1, 0, 1LL << 53, "of the generator"),
     BK_OPTION_END,
 };
@@ -123,7 +124,7 @@ static int guess(int32_t kind)
 static int evaluate(const int32_t *token, int64_t *at, int64_t level, int64_t depth)
 {
     int32_t kind = token[(*at)++];
-    int value[64], count = 0;
+    int value[64] = {0}, count = 0;
     if (kind < MIN)
         return kind - DIGIT;
     while (token[*at] != CLOSE)
@@ -174,13 +175,23 @@ static void ladder(const bk_data_args *a, const bk_samples *s, bk_split *split, 
     split->ladder_count = depths;
 }
 
-static void add_splits(const bk_data_args *a, const listops_config *c, const bk_samples *s,
-                       int64_t depths, bk_dataset *out)
+enum { SPLITS = 3, FRUITLESS = 2000000 };
+
+static void split_sizes(const listops_config *c, int64_t sizes[SPLITS])
 {
-    const char *names[] = {"train", "validation", "test"};
-    int64_t sizes[] = {c->train, c->validation, c->test}, at = 0;
-    for (int k = 0; k < 3; k++) {
-        int64_t *index = BK_NEW(a->arena, int64_t, sizes[k] + 1);
+    const int64_t wanted[SPLITS] = {c->train, c->validation, c->test};
+    for (int k = 0; k < SPLITS; k++)
+        sizes[k] = c->limit > 0 && c->limit < wanted[k] ? c->limit : wanted[k];
+}
+
+/* In the order of drawing: first the training trees. */
+static void add_splits(const bk_data_args *a, const bk_samples *s, int64_t depths, bk_dataset *out)
+{
+    static const char *const names[SPLITS] = {"train", "validation", "test"};
+    int64_t sizes[SPLITS], at = 0;
+    split_sizes(a->config, sizes);
+    for (int k = 0; k < SPLITS; k++) {
+        int64_t *index = BK_NEW(a->arena, int64_t, sizes[k]);
         for (int64_t i = 0; i < sizes[k]; i++)
             index[i] = at + i;
         at += sizes[k];
@@ -191,16 +202,38 @@ static void add_splits(const bk_data_args *a, const listops_config *c, const bk_
     }
 }
 
+/* Distinct trees of a length strictly between the limits, by attempt. */
+static bk_status draw_trees(const bk_data_args *a, tree *t, int64_t least, int64_t wanted,
+                            bk_samples *s)
+{
+    const listops_config *c = a->config;
+    seen x = {.room = 2 * wanted + 1};
+    x.sample = BK_NEW(a->arena, int64_t, x.room);
+    memset(x.sample, 0xff, (size_t)x.room * sizeof *x.sample);
+    int64_t fruitless = 0;
+    for (uint64_t attempt = 0; s->count < wanted; attempt++) {
+        stream random = {.key = bk_philox_for((uint64_t)c->seed, 0, BK_USE_DATA),
+                         .attempt = attempt};
+        t->length = 0;
+        generate(t, &random, 1);
+        bool added = t->length > least && t->length < t->room && add_if_new(&x, s, t);
+        fruitless = added ? 0 : fruitless + 1;
+        if (fruitless > FRUITLESS)
+            return bk_fail(BK_USAGE,
+                           "no new tree came of %d draws (%lld distinct ones were found): ask for "
+                           "fewer, or widen min_length and max_length",
+                           FRUITLESS, (long long)s->count);
+    }
+    return BK_OK;
+}
+
 static bk_status make(const bk_data_args *a, bk_dataset *out)
 {
     const listops_config *c = a->config;
     int64_t least = c->min_length ? c->min_length : presets[c->preset].min_length;
-    int64_t most = c->max_length ? c->max_length : presets[c->preset].max_length,
-            wanted = c->train + c->validation + c->test;
-    tree t = {.room = most,
-              .max_depth = c->max_depth ? c->max_depth : presets[c->preset].max_depth,
-              .max_args = c->max_args};
-    bk_samples s = {.arena = a->arena};
+    int64_t most = c->max_length ? c->max_length : presets[c->preset].max_length;
+    int64_t sizes[SPLITS];
+    split_sizes(c, sizes);
     if (a->inputs > 0)
         return bk_fail(BK_USAGE, "listops takes no input files (%s): birkhoff data listops OUT.h5",
                        a->input[0]);
@@ -208,29 +241,19 @@ static bk_status make(const bk_data_args *a, bk_dataset *out)
         return bk_fail(BK_USAGE,
                        "min_length=%lld leaves no room under max_length=%lld: choose others",
                        (long long)least, (long long)most);
-    seen x = {.room = 2 * wanted + 1};
-    x.sample = BK_NEW(a->arena, int64_t, x.room);
-    memset(x.sample, 0xff, (size_t)x.room * sizeof *x.sample);
-    t.token = BK_NEW(a->arena, int32_t, most);
-    int64_t fruitless = 0;
-    for (uint64_t attempt = 0; s.count < wanted; attempt++) {
-        stream random = {.key = bk_philox_for((uint64_t)c->seed, 0, BK_USE_DATA),
-                         .attempt = attempt};
-        t.length = 0;
-        generate(&t, &random, 1);
-        bool added = t.length > least && t.length < most && add_if_new(&x, &s, &t);
-        fruitless = added ? 0 : fruitless + 1;
-        if (fruitless > 2000000)
-            return bk_fail(BK_USAGE,
-                           "no new tree was found in 2000000 draws: %lld distinct ones exist "
-                           "within the limits; ask for fewer",
-                           (long long)s.count);
-    }
+    if (sizes[0] + sizes[1] + sizes[2] == 0)
+        return bk_fail(BK_USAGE, "train, validation and test are all 0: ask for some samples");
+    tree t = {.token = BK_NEW(a->arena, int32_t, most),
+              .room = most,
+              .max_depth = c->max_depth ? c->max_depth : presets[c->preset].max_depth,
+              .max_args = c->max_args};
+    bk_samples s = {.arena = a->arena};
+    BK_TRY(draw_trees(a, &t, least, sizes[0] + sizes[1] + sizes[2], &s));
     bk_samples_to(&s, out);
     out->task = "classification";
     out->vocabulary = VOCABULARY;
     out->classes = 10;
-    add_splits(a, c, &s, t.max_depth, out);
+    add_splits(a, &s, t.max_depth, out);
     return BK_OK;
 }
 

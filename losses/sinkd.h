@@ -1,0 +1,81 @@
+/* losses/sinkd.h - the parts of the SinKD loss, for losses/sinkd*.c alone.
+ *
+ * One call goes through three files: sinkd_rows.c says which rows are matched with which,
+ * sinkd_cost.c makes C and takes its gradient back to the logits, sinkd_plan.c makes the plan and
+ * the gradient of the loss with respect to C.  sinkd.c holds the options and the tape node. */
+#ifndef BK_LOSSES_SINKD_H
+#define BK_LOSSES_SINKD_H
+
+#include "core/transport/sinkhorn.h"
+#include "losses/row.h"
+
+enum { BK_SINKD_UNROLLED, BK_SINKD_ENVELOPE };
+
+typedef struct bk_sinkd_config {
+    double temperature, epsilon, tolerance;
+    int64_t iterations, chunk;
+    int gradient, reduction;
+    const char *group;
+} bk_sinkd_config;
+
+/* One call, kept from forward to backward; everything lives on the step arena. */
+typedef struct bk_sinkd {
+    bk_loss_args args;
+    const bk_sinkd_config *config;
+    double weight; /* 1/B for a mean, 1 for a sum */
+
+    /* Rows: masked ones left out, numbered over all ranks in rank order. */
+    int64_t rows, first;     /* own; global number of the first */
+    int64_t total;           /* B, of all ranks */
+    int64_t *count;          /* [size] rows of each rank */
+    int64_t *place;          /* [rows] row of the logits */
+    int64_t *lane_row;       /* [m+1] first own row of each own lane; the last entry is `rows` */
+    int64_t groups, *start;  /* group g = global rows start[g] .. start[g+1]-1 */
+    bool shared;             /* some group has rows on two ranks */
+    int64_t column, columns; /* teacher rows held here: global rows column .. column+columns-1 */
+
+    /* Cost: one block of S = -C/epsilon for the own rows of each group. */
+    int64_t ld;  /* V, padded to a multiple of BK_SINKD_PAD */
+    char *p, *q; /* [rows,ld], [columns,ld] probabilities in the dtype of the logits */
+    bk_sinkhorn_block *block;
+    int64_t blocks;
+    bk_sinkhorn problem;
+
+    /* Plan: P(n,k) = exp(S + f[n] + g[k]). */
+    int64_t iterations; /* N */
+    double **f, **g;    /* f[1..N] [rows], g[0..N] [columns] */
+} bk_sinkd;
+
+/* ---- sinkd_rows.c ---- */
+
+/* Collective.  Fills the part "rows" of a call. */
+void bk_sinkd_match_rows(bk_tape *t, bk_sinkd *s);
+
+/* ---- sinkd_cost.c ---- */
+
+/* Collective.  Fills the part "cost": teacher rows are gathered where groups straddle ranks. */
+void bk_sinkd_make_cost(bk_tape *t, bk_sinkd *s);
+/* Adds seed[lane of i] weight dL/dlogits for G = dL/dC, one array [rows,columns] a block:
+ *   h_iv = sum_j G_ij sign(p_iv - q_jv);  ds_iv = p_iv (h_iv - <p_i,h_i>) / T. */
+void bk_sinkd_cost_back(bk_tape *t, const bk_sinkd *s, double *const *adjoint, const double *seed);
+
+/* C_ij from S_ij. */
+static inline double bk_sinkd_cost(const bk_sinkd *s, double scaled)
+{
+    return -s->config->epsilon * scaled;
+}
+
+/* ---- sinkd_plan.c ---- */
+
+/* Collective.  Fills the part "plan": N normalisations of rows, then columns; fewer when the row
+ * sums of all ranks are within the tolerance. */
+void bk_sinkd_make_plan(bk_tape *t, bk_sinkd *s);
+/* x[columns of the block] = row i of a block of P(N,N). */
+void bk_sinkd_plan_row(const bk_sinkd *s, const bk_sinkhorn_block *b, int64_t i, double *x);
+/* Collective.  max_i |sum_j P_ij - 1| over the rows of all ranks. */
+double bk_sinkd_row_violation(bk_tape *t, const bk_sinkd *s);
+/* Collective (unrolled).  G = dL/dC before the weight, one array [rows,columns] a block, on
+ * scratch. */
+double *const *bk_sinkd_plan_back(bk_tape *t, const bk_sinkd *s);
+
+#endif

@@ -1,0 +1,174 @@
+/* The plan of SinKD and the gradient of its loss with respect to the cost.  Log domain, double:
+ *   g^0 = 0;  f^n_i = -LSE_j(S_ij + g^(n-1)_j);  g^n_j = -LSE_i(S_ij + f^n_i);  P = exp(S + f^N +
+ * g^N)
+ */
+#include "core/vector.h"
+#include "losses/sinkd.h"
+
+#include <math.h>
+#include <string.h>
+
+/* x = exp(S_i + f[n]_i + g[k]). */
+static void plan_row(const bk_sinkd *s, const bk_sinkhorn_block *b, int64_t i, int64_t n, int64_t k,
+                     double *x)
+{
+    const double *row = b->s + i * b->columns, *g = s->g[k] + b->column;
+    double f = s->f[n][b->first + i];
+    for (int64_t j = 0; j < b->columns; j++)
+        x[j] = row[j] + f + g[j];
+    bk_exp_f64(b->columns, x, x);
+}
+
+void bk_sinkd_plan_row(const bk_sinkd *s, const bk_sinkhorn_block *b, int64_t i, double *x)
+{
+    plan_row(s, b, i, s->iterations, s->iterations, x);
+}
+
+/* ---- forward ---- */
+
+/* fmax leaves a NaN out, so that all ranks see the same number and stop alike. */
+double bk_sinkd_row_violation(bk_tape *t, const bk_sinkd *s)
+{
+    bk_arena_mark mark = bk_arena_get_mark(t->scratch);
+    double worst = 0.0, *x = BK_NEW(t->scratch, double, s->columns);
+    for (int64_t k = 0; k < s->blocks; k++)
+        for (int64_t i = 0; i < s->block[k].rows; i++) {
+            bk_sinkd_plan_row(s, &s->block[k], i, x);
+            worst = fmax(worst, fabs(bk_vector_kernels_f64.sum(s->block[k].columns, x) - 1.0));
+        }
+    bk_reduce_max(bk_comm_reducer(s->args.comm), 1, &worst);
+    bk_arena_release(t->scratch, mark);
+    return worst;
+}
+
+/* g <- before - log(column sums), or with a maximum where a sum underflows.  All ranks hold the
+ * same sums, so they decide alike. */
+static void column_step(const bk_sinkd *s, const double *f, const double *before, double *g)
+{
+    for (int64_t j = 0; j < s->columns; j++)
+        if (g[j] < 1e-280) {
+            bk_sinkhorn_shifted_columns(&s->problem, f, g);
+            return;
+        }
+    bk_log_f64(s->columns, g, g);
+    for (int64_t j = 0; j < s->columns; j++)
+        g[j] = before[j] - g[j];
+}
+
+void bk_sinkd_make_plan(bk_tape *t, bk_sinkd *s)
+{
+    const bk_sinkd_config *c = s->config;
+    s->f = BK_NEW(t->arena, double *, c->iterations + 1);
+    s->g = BK_NEW(t->arena, double *, c->iterations + 1);
+    s->g[0] = BK_ZNEW(t->arena, double, s->columns);
+    while (s->total > 0 && s->iterations < c->iterations) {
+        int64_t n = ++s->iterations;
+        s->f[n] = BK_NEW(t->arena, double, s->rows);
+        s->g[n] = BK_NEW(t->arena, double, s->columns);
+        bk_sinkhorn_sweep(&s->problem, s->g[n - 1], s->f[n], s->g[n], NULL);
+        column_step(s, s->f[n], s->g[n - 1], s->g[n]);
+        if (c->tolerance > 0 && bk_sinkd_row_violation(t, s) <= c->tolerance)
+            return;
+    }
+}
+
+/* ---- backward ---- */
+
+/* Vectors of the reverse sweep. */
+typedef struct sweep {
+    double *rows;    /* [rows] adjoint of f[n] */
+    double *columns; /* [columns] adjoint of g[n], the same on all ranks */
+    double *local;   /* [m,columns] own share of the next `columns`, by lane */
+    double *x;       /* [columns] one row of a plan */
+} sweep;
+
+static double *lane_share(const bk_sinkd *s, const sweep *w, const bk_sinkhorn_block *b, int64_t i)
+{
+    return w->local + bk_sinkhorn_lane(&s->problem, b->first + i) * s->columns + b->column;
+}
+
+static void clear_shares(const bk_sinkd *s, const sweep *w)
+{
+    memset(w->local, 0, (size_t)(s->problem.lanes->count * s->columns) * sizeof *w->local);
+}
+
+/* At n = N: rows_i = sum_j P_ij C_ij, columns_j = sum_i P_ij C_ij. */
+static void start_sweep(const bk_sinkd *s, const sweep *w)
+{
+    clear_shares(s, w);
+    for (int64_t k = 0; k < s->blocks; k++) {
+        const bk_sinkhorn_block *b = &s->block[k];
+        for (int64_t i = 0; i < b->rows; i++) {
+            double *to = lane_share(s, w, b, i), sum = 0.0;
+            bk_sinkd_plan_row(s, b, i, w->x);
+            for (int64_t j = 0; j < b->columns; j++) {
+                double part = w->x[j] * bk_sinkd_cost(s, b->s[i * b->columns + j]);
+                to[j] += part;
+                sum += part;
+            }
+            w->rows[b->first + i] = sum;
+        }
+    }
+    bk_sinkhorn_sum(&s->problem, s->columns, w->local, w->columns);
+}
+
+/* One row back through the column step and the row step of iteration n; adjoint = its row of G. */
+static void reverse_row(const bk_sinkd *s, const sweep *w, const bk_sinkhorn_block *b, int64_t i,
+                        int64_t n, double *adjoint)
+{
+    const double *columns = w->columns + b->column;
+    double scale = 1.0 / s->config->epsilon, sum = 0.0, *x = w->x, *to = lane_share(s, w, b, i);
+    plan_row(s, b, i, n, n, x); /* columns sum to 1 */
+    for (int64_t j = 0; j < b->columns; j++) {
+        adjoint[j] += x[j] * columns[j] * scale;
+        sum += x[j] * columns[j];
+    }
+    double f = w->rows[b->first + i] - sum;
+    plan_row(s, b, i, n, n - 1, x); /* rows sum to 1 */
+    for (int64_t j = 0; j < b->columns; j++) {
+        adjoint[j] += x[j] * f * scale;
+        to[j] -= x[j] * f;
+    }
+    w->rows[b->first + i] = 0.0; /* f[n-1] acts through g[n-1] alone */
+}
+
+/* Adds to G what flows through all 2N normalisations. */
+static void unroll(bk_tape *t, const bk_sinkd *s, double *const *adjoint)
+{
+    sweep w = {.rows = BK_NEW(t->scratch, double, s->rows),
+               .columns = BK_NEW(t->scratch, double, s->columns),
+               .local = BK_NEW(t->scratch, double, t->lanes.count * s->columns),
+               .x = BK_NEW(t->scratch, double, s->columns)};
+    start_sweep(s, &w);
+    for (int64_t n = s->iterations; n >= 1; n--) {
+        clear_shares(s, &w);
+        for (int64_t k = 0; k < s->blocks; k++) {
+            const bk_sinkhorn_block *b = &s->block[k];
+            for (int64_t i = 0; i < b->rows; i++)
+                reverse_row(s, &w, b, i, n, adjoint[k] + i * b->columns);
+        }
+        if (n > 1) /* g[0] is constant */
+            bk_sinkhorn_sum(&s->problem, s->columns, w.local, w.columns);
+    }
+}
+
+/* One block of P (envelope), or of P (1 - C/epsilon) (unrolled). */
+static double *start_adjoint(bk_tape *t, const bk_sinkd *s, const bk_sinkhorn_block *b)
+{
+    double *adjoint = BK_NEW(t->scratch, double, b->rows * b->columns);
+    for (int64_t i = 0; i < b->rows; i++)
+        bk_sinkd_plan_row(s, b, i, adjoint + i * b->columns);
+    for (int64_t i = 0; s->config->gradient == BK_SINKD_UNROLLED && i < b->rows * b->columns; i++)
+        adjoint[i] *= 1.0 + b->s[i];
+    return adjoint;
+}
+
+double *const *bk_sinkd_plan_back(bk_tape *t, const bk_sinkd *s)
+{
+    double **adjoint = BK_NEW(t->scratch, double *, s->blocks + 1);
+    for (int64_t k = 0; k < s->blocks; k++)
+        adjoint[k] = start_adjoint(t, s, &s->block[k]);
+    if (s->config->gradient == BK_SINKD_UNROLLED)
+        unroll(t, s, adjoint);
+    return adjoint;
+}

@@ -1,0 +1,78 @@
+#!/bin/bash
+# test: labels=unit,mpi timeout=400
+# birkhoff doctor: what it finds, and that each trouble it looks for is named when it is there.
+. "$BIRKHOFF_SOURCE/tests/support/lib.sh" || exit 1
+
+expect 0 1 doctor
+for line in birkhoff machine job binding MPI HDF5 BLAS oneDNN products Slurm directory /dev/shm network; do
+    grep -q "^$line  " out || fail "doctor has no line $line: $(cat out)"
+done
+says out 'not inside a job'
+says out 'fsync and rename work'
+[ -z "$(ls -A | grep probe)" ] || fail "doctor leaves files: $(ls -A)"
+
+expect 0 1 doctor --json
+says out '"problems": ['
+says out '"slurm": null'
+says out '"syncs": true'
+[ "$(wc -l <out)" -eq 1 ] || fail "more than one document"
+cores=$(sed -n 's/.*"cores": \([0-9]*\).*/\1/p' out)
+
+expect 0 3 doctor
+[ "$(grep -c '^machine  ' out)" -eq 1 ] || fail "doctor prints more than once"
+says out '3 ranks on 1 node'
+
+# ---- troubles ----
+
+# A launcher of another MPI: every process is alone.
+OMPI_COMM_WORLD_SIZE=4 expect 0 1 doctor
+says out 'the launcher started 4 processes, but MPI sees 1'
+SLURM_STEP_NUM_TASKS=4 expect 0 1 doctor
+says out 'srun --mpi=pmix'
+
+ranks=$((cores + 1))
+if [ "$ranks" -le 5 ]; then
+    OMPI_MCA_mpi_yield_when_idle=0 expect 0 "$ranks" doctor
+    says out "$ranks ranks share $cores cores of a node and do not yield"
+    OMPI_MCA_mpi_yield_when_idle=1 expect 0 "$ranks" doctor
+    grep -q yield out && fail "ranks that yield are no trouble: $(cat out)"
+fi
+if [ "$cores" -gt 1 ]; then
+    mpirun --bind-to core -n 1 "$BIRKHOFF" doctor >out 2>err </dev/null
+    says out "the binding lets the ranks of a node run on 1 of its"
+    mpirun --bind-to none -n 1 "$BIRKHOFF" doctor >out 2>err </dev/null
+    grep -q 'the binding' out && fail "no binding is no trouble: $(cat out)"
+fi
+
+# The current directory cannot be written (root can write anywhere but there).
+(cd /proc && "$BIRKHOFF" doctor >"$work/out" 2>"$work/err" </dev/null) || fail "doctor fails in /proc"
+says out 'no file can be committed here (/proc)'
+
+# ---- Slurm, by commands of its names ----
+
+mkdir bin
+printf '#!/bin/sh\necho 29:12\n' >bin/squeue
+cat >bin/scontrol <<'EOF'
+#!/bin/sh
+case "$*" in
+*write*) printf '#!/bin/bash\n#SBATCH --requeue --signal=USR1@300\n' ;;
+*) echo "JobId=12 JobName=x Requeue=1 Restarts=2" ;;
+esac
+EOF
+chmod +x bin/*
+PATH=$work/bin:$PATH SLURM_JOB_ID=12 SLURM_JOB_NODELIST='n[1-2]' SLURM_RESTART_COUNT=2 expect 0 1 doctor
+says out 'job 12 on n[1-2], restarted 2 times'
+says out 'time left 29:12, requeue yes, signal USR1@300'
+PATH=$work/bin:$PATH SLURM_JOB_ID='12; touch evil' expect 0 1 doctor
+[ ! -e evil ] || fail "a job number is run as a command"
+
+# ---- train warns of the same, once ----
+
+if [ "$cores" -gt 1 ]; then
+    expect 0 1 data listops a.h5 preset=tiny train=20 validation=10 test=0
+    printf 'run: {dir: run, steps: 2}\ndata: {train: a.h5, batch: 4}\nmodel: {layers: 1, width: 8, heads: 1}\n' >c.yaml
+    mpirun --bind-to core -n 1 "$BIRKHOFF" train c.yaml >out 2>err </dev/null || fail "train: $(cat err)"
+    [ "$(grep -c 'warning: the binding lets' err)" -eq 1 ] || fail "train does not warn once: $(cat err)"
+fi
+
+finish
