@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #if defined(__SANITIZE_ADDRESS__)
 #define POISON 1
@@ -14,9 +15,10 @@
 #endif
 #ifdef POISON
 #include <sanitizer/asan_interface.h>
-enum { REDZONE = 64, BLOCK_MIB = 1 }; /* small: what is given back is poisoned byte by byte */
+/* Blocks are small: what is given back is poisoned byte by byte. */
+enum { REDZONE = 64, BLOCK_MIB = 1, PAGE = 4096 };
 #else
-enum { REDZONE = 0, BLOCK_MIB = 64 };
+enum { REDZONE = 0, BLOCK_MIB = 64, PAGE = 2 << 20 };
 #define ASAN_POISON_MEMORY_REGION(address, size) ((void)(address), (void)(size))
 #define ASAN_UNPOISON_MEMORY_REGION(address, size) ((void)(address), (void)(size))
 #endif
@@ -43,11 +45,20 @@ static size_t round_up(size_t bytes)
     return (bytes + ALIGN - 1) / ALIGN * ALIGN;
 }
 
+/* In large pages where the system has them: a step touches gigabytes. */
+static char *map(size_t bytes)
+{
+    char *data = aligned_alloc(PAGE, bytes);
+    if (data)
+        madvise(data, bytes, MADV_HUGEPAGE);
+    return data;
+}
+
 static block *block_new(const bk_arena *arena, size_t bytes)
 {
-    size_t size = bytes > block_bytes ? round_up(bytes) : block_bytes;
+    size_t size = bytes > block_bytes ? (bytes + PAGE - 1) / PAGE * PAGE : block_bytes;
     block *b = malloc(sizeof *b);
-    char *data = aligned_alloc(ALIGN, size);
+    char *data = map(size);
     if (!b || !data)
         bk_fatal("out of memory: %zu bytes for arena %s", size, arena->name);
     *b = (block){.size = size, .data = data};

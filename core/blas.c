@@ -15,8 +15,7 @@ extern char *openblas_get_config(void) __attribute__((weak));
 extern char *openblas_get_corename(void) __attribute__((weak));
 extern int openblas_get_parallel(void) __attribute__((weak));
 
-/* Output tiles: a function of the shape alone, so that bits do not depend on the number of threads.
- */
+/* Least rows and columns of an output tile. */
 enum { TILE_ROWS = 256, TILE_COLS = 768 };
 
 static int threads = 1;
@@ -137,54 +136,85 @@ static void run_tile(bk_dtype dtype, const bk_onednn_matmul *matmul, const bk_ge
 
 /* ---- one product ---- */
 
-static int64_t pieces(int64_t n, int64_t tile)
+/* The tiles of the output, all `height` x `width` but for the last of each row and column: a
+ * function of the shape, the library and the instruction set, never of the number of threads. */
+typedef struct grid {
+    int64_t rows, cols, height, width;
+} grid;
+
+/* Cuts n into equal pieces of at least `least`, in steps of whole vectors. */
+static int64_t step_of(int64_t n, int64_t least)
 {
-    return (n + tile - 1) / tile;
+    enum { VECTOR = 16 };
+    int64_t count = n / least > 1 ? n / least : 1, step = (n + count - 1) / count;
+    return count == 1 ? n : (step + VECTOR - 1) / VECTOR * VECTOR;
+}
+
+static grid grid_of(const bk_gemm *g, int64_t rows)
+{
+    grid x = {.height = step_of(g->m, rows), .width = step_of(g->n, TILE_COLS)};
+    x.rows = (g->m + x.height - 1) / x.height;
+    x.cols = (g->n + x.width - 1) / x.width;
+    return x;
 }
 
 /* Tile (i, j) of the output as a product of its own. */
-static bk_gemm tile_of(bk_dtype dtype, const bk_gemm *g, int64_t i, int64_t j)
+static bk_gemm tile_of(bk_dtype dtype, const bk_gemm *g, const grid *x, int64_t i, int64_t j)
 {
     size_t size = bk_dtype_size(dtype);
-    int64_t row = i * TILE_ROWS, col = j * TILE_COLS;
+    int64_t row = i * x->height, col = j * x->width;
     bk_gemm t = *g;
-    t.m = g->m - row < TILE_ROWS ? g->m - row : TILE_ROWS;
-    t.n = g->n - col < TILE_COLS ? g->n - col : TILE_COLS;
+    t.m = i == x->rows - 1 ? g->m - row : x->height;
+    t.n = j == x->cols - 1 ? g->n - col : x->width;
     t.a = (const char *)g->a + (size_t)(g->ta == BK_N ? row * g->lda : row) * size;
     t.b = (const char *)g->b + (size_t)(g->tb == BK_N ? col : col * g->ldb) * size;
     t.c = (char *)g->c + (size_t)(row * g->ldc + col) * size;
     return t;
 }
 
-/* At most four shapes of tiles: inner, right edge, lower edge, corner. */
-typedef struct tiles {
-    int64_t rows, cols;
+/* The grid, and what runs its at most four shapes of tiles: inner, right edge, lower edge, corner
+ * (NULL: CBLAS). */
+typedef struct plan {
+    grid grid;
     const bk_onednn_matmul *matmul[2][2];
-} tiles;
+} plan;
 
-static tiles tiles_of(bk_dtype dtype, const bk_gemm *g)
+static void find_matmuls(bk_dtype dtype, const bk_gemm *g, plan *p)
 {
-    tiles t = {.rows = pieces(g->m, TILE_ROWS), .cols = pieces(g->n, TILE_COLS)};
     for (int i = 0; i < 2; i++)
         for (int j = 0; j < 2; j++) {
-            bk_gemm sample = tile_of(dtype, g, i ? t.rows - 1 : 0, j ? t.cols - 1 : 0);
-            t.matmul[i][j] = matmul_for(dtype, &sample);
+            bk_gemm sample =
+                tile_of(dtype, g, &p->grid, i ? p->grid.rows - 1 : 0, j ? p->grid.cols - 1 : 0);
+            p->matmul[i][j] = matmul_for(dtype, &sample);
         }
-    return t;
+}
+
+/* oneDNN may want taller tiles than CBLAS; a product that would be one such tile is left to CBLAS,
+ * which shares it out. */
+static plan plan_of(bk_dtype dtype, const bk_gemm *g)
+{
+    plan p = {.grid = grid_of(g, TILE_ROWS)};
+    int64_t rows = use_onednn ? bk_onednn_tile_rows(TILE_ROWS) : TILE_ROWS;
+    grid tall = grid_of(g, rows);
+    if (rows == TILE_ROWS || tall.rows * tall.cols > 1) {
+        p.grid = tall;
+        find_matmuls(dtype, g, &p);
+    }
+    return p;
 }
 
 void bk_gemm_run(bk_dtype dtype, const bk_gemm *g)
 {
     if (g->m == 0 || g->n == 0)
         return;
-    tiles t = tiles_of(dtype, g);
-    int64_t count = t.rows * t.cols;
+    plan p = plan_of(dtype, g);
+    int64_t count = p.grid.rows * p.grid.cols;
     int team = count < threads ? (int)count : threads;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(team) if (team > 1)
     for (int64_t i = 0; i < count; i++) {
-        int64_t row = i / t.cols, col = i % t.cols;
-        bk_gemm tile = tile_of(dtype, g, row, col);
-        run_tile(dtype, t.matmul[row == t.rows - 1][col == t.cols - 1], &tile);
+        int64_t row = i / p.grid.cols, col = i % p.grid.cols;
+        bk_gemm tile = tile_of(dtype, g, &p.grid, row, col);
+        run_tile(dtype, p.matmul[row == p.grid.rows - 1][col == p.grid.cols - 1], &tile);
         if (omp_get_thread_num() == 0)
             bk_poll();
     }
@@ -198,7 +228,7 @@ void bk_gemm_batch(bk_dtype dtype, int64_t count, const bk_gemm *g)
         uniform = g[i].m == g[0].m && g[i].n == g[0].n && g[i].k == g[0].k && g[i].ta == g[0].ta &&
                   g[i].tb == g[0].tb && g[i].lda == g[0].lda && g[i].ldb == g[0].ldb &&
                   g[i].ldc == g[0].ldc && g[i].beta == g[0].beta && g[i].alpha == g[0].alpha;
-    if (!uniform || g[0].m > TILE_ROWS || g[0].n > TILE_COLS) {
+    if (!uniform || g[0].m >= 2 * TILE_ROWS || g[0].n >= 2 * TILE_COLS) {
         for (int64_t i = 0; i < count; i++)
             bk_gemm_run(dtype, &g[i]);
         return;

@@ -6,8 +6,10 @@
 
 typedef struct bk_onednn_matmul bk_onednn_matmul;
 
-/* Whether oneDNN can run this shape (fp32, alpha 1, beta 0 or 1). */
+/* Whether oneDNN runs this shape well (fp32, alpha 1, beta 0 or 1). */
 bool bk_onednn_takes(const bk_gemm *g);
+/* Least rows of its tiles, where CBLAS likes `rows`. */
+int64_t bk_onednn_tile_rows(int64_t rows);
 /* The primitive for a shape, made once and kept.  Main thread only. */
 const bk_onednn_matmul *bk_onednn_find(const bk_gemm *g);
 /* Runs it on other data of the same shape.  Any thread. */

@@ -13,6 +13,10 @@
 void bk_lane_gradient(bk_tape *t, const bk_lanes *lanes, bk_tensor *x, bk_lane_product *product,
                       void *context);
 
+/* out[C] = the columns of y's gradient over the rows of own lane l, in row order: the gradient of a
+ * bias. */
+void bk_column_sums(const bk_tape *t, const bk_tensor *y, int64_t l, void *out);
+
 /* ---- linear.c ---- */
 /* y[R,O] = x[R,I] w[O,I]^T + b[O].  b may be NULL.  x may have more leading axes; y keeps them. */
 bk_tensor *bk_linear(bk_tape *t, bk_tensor *x, bk_tensor *w, bk_tensor *b);

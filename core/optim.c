@@ -1,5 +1,7 @@
 #include "core/optim.h"
 
+#include "core/blas.h"
+
 #include <math.h>
 
 /* Fixed pieces for the threads; every element goes through the same arithmetic. */
@@ -26,7 +28,7 @@ static void adamw_update(const void *config, const bk_update *u)
     const float epsilon = (float)c->epsilon, keep = (float)(1.0 - u->lr * u->decay), clip = u->clip;
     float *x = u->value, *m = u->m, *v = u->v;
     const float *grad = u->grad;
-#pragma omp parallel for simd schedule(static) if (u->n > 65536)
+#pragma omp parallel for simd schedule(static) num_threads(bk_blas_threads()) if (u->n > 65536)
     for (int64_t i = 0; i < u->n; i++) {
         float g = grad[i] * clip;
         m[i] = b1 * m[i] + r1 * g;
@@ -57,7 +59,7 @@ static void sgd_update(const void *config, const bk_update *u)
     const float rate = (float)u->lr, decay = (float)u->decay;
     float *x = u->value, *m = u->m;
     const float *grad = u->grad;
-#pragma omp parallel for simd schedule(static) if (u->n > 65536)
+#pragma omp parallel for simd schedule(static) num_threads(bk_blas_threads()) if (u->n > 65536)
     for (int64_t i = 0; i < u->n; i++) {
         m[i] = momentum * m[i] + grad[i] * clip;
         x[i] -= rate * (m[i] + decay * x[i]);

@@ -1,4 +1,5 @@
 #include "core/hooks.h"
+#include "core/log.h"
 #include "core/op.h"
 #include "core/param.h"
 
@@ -102,6 +103,15 @@ static void record(bk_tape *t, bk_node *n)
     t->last = n;
 }
 
+/* Forward or backward of one node, timed when somebody wants to know. */
+static void run(bk_tape *t, bk_node *n, bool backward)
+{
+    double start = t->observe ? bk_seconds() : 0.0;
+    (backward ? n->op->backward : n->op->forward)(t, n);
+    if (t->observe)
+        t->observe(t->observe_context, n->op, backward, bk_seconds() - start);
+}
+
 bk_node *bk_apply(bk_tape *t, const bk_op *op, int inputs, bk_tensor *const *in, int outputs,
                   const void *attributes, size_t size)
 {
@@ -110,7 +120,7 @@ bk_node *bk_apply(bk_tape *t, const bk_op *op, int inputs, bk_tensor *const *in,
         n->attributes = memcpy(bk_arena_alloc(t->arena, size), attributes, size);
     op->shape(t, n);
     allocate_outputs(t, n);
-    op->forward(t, n);
+    run(t, n, false);
     if (t->recording && op->backward && any_needs_grad(inputs, in))
         record(t, n);
     return n;
@@ -193,7 +203,7 @@ static void node_backward(bk_tape *t, bk_node *n)
         for (int i = 0; i < n->outputs; i++)
             if (n->out[i]->needs_grad)
                 bk_grad(t, n->out[i]);
-        n->op->backward(t, n);
+        run(t, n, true);
     }
     release_inputs(t, n);
 }

@@ -49,6 +49,9 @@ struct bk_tape {
     int segments;
     void (*grad_ready)(void *context, struct bk_parameter *parameter, int use);
     void *grad_ready_context;
+    /* Told the seconds of every forward and backward of an op; NULL: nobody measures. */
+    void (*observe)(void *context, const bk_op *op, bool backward, double seconds);
+    void *observe_context;
     struct bk_leaf *leaves; /* the parameter leaves of this step */
 };
 

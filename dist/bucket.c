@@ -1,5 +1,6 @@
 #include "dist/bucket.h"
 
+#include "core/blas.h"
 #include "core/hooks.h"
 #include "dist/collective.h"
 #include "dist/internal.h"
@@ -268,6 +269,7 @@ static void add_second_uses(bk_reduction *r)
         bk_segment own = bk_reduction_segment(r, i);
         float *first = bucket_grad(r, &r->slab->bucket[i]);
         const float *second = bucket_grad(r, &r->slab->bucket[r->second_use[i]]);
+#pragma omp parallel for simd schedule(static) num_threads(bk_blas_threads())
         for (int64_t j = own.lo; j < own.hi; j++)
             first[j] += second[j];
     }

@@ -115,7 +115,8 @@ static bk_status run(bk_context *context)
                        "birkhoff help eval",
                        context->argc);
     BK_TRY(load(context, &config, &checkpoint));
-    BK_TRY(bk_job_open(context->arena, config, BK_EVALUATE, checkpoint, &job));
+    BK_TRY(bk_job_open(context->arena, config, BK_EVALUATE, (bk_given){.checkpoint = checkpoint},
+                       &job));
     bk_status status = evaluate(context, job);
     bk_job_close(job);
     return status;

@@ -23,7 +23,8 @@ static bk_status read_sets(bk_job *job)
     const bk_config_data *d = &job->config->data;
     const char *eval = d->eval ? d->eval : d->train;
     if (job->purpose != BK_EVALUATE) {
-        BK_TRY(bk_dataset_read(job->arena, d->train, &job->train));
+        if (!job->train)
+            BK_TRY(bk_dataset_read(job->arena, d->train, &job->train));
         BK_TRY(bk_dataset_split(job->train, d->split, &job->train_split));
     }
     if (job->train && !d->eval)

@@ -11,9 +11,16 @@
 #include "jobs/config.h"
 #include "models/model.h"
 
-/* A dry run opens everything that a training does and writes nothing; an evaluation has no
- * gradients, no optimizer state and only the data set to evaluate on. */
-typedef enum bk_purpose { BK_TRAIN, BK_DRY_RUN, BK_EVALUATE } bk_purpose;
+/* A dry run opens everything that a training does and writes nothing; a measurement does so from
+ * random weights, whatever checkpoints there are; an evaluation has no gradients, no optimizer
+ * state and only the data set to evaluate on. */
+typedef enum bk_purpose { BK_TRAIN, BK_DRY_RUN, BK_MEASURE, BK_EVALUATE } bk_purpose;
+
+/* What the caller has at hand already; NULL: what the configuration names. */
+typedef struct bk_given {
+    bk_checkpoint *checkpoint; /* else the newest valid one of run.dir */
+    bk_dataset *data;          /* to train and evaluate on */
+} bk_given;
 
 /* Why a job is asked to stop. */
 typedef enum bk_stop { BK_GO_ON, BK_STOP_TIME, BK_STOP_SIGNAL } bk_stop;
@@ -48,11 +55,11 @@ typedef struct bk_job {
 /* ---- setup.c ---- */
 
 /* Collective.  From a configuration to a job that can step or evaluate: opens the world, data sets,
- * checkpoint, model, teacher.  All ranks leave with the same status.  `checkpoint`: an open
- * one; NULL: the newest valid one of run.dir.  An evaluation adapts expert degree, lanes and batch
- * to the ranks there are: its counts do not depend on them. */
+ * checkpoint, model, teacher.  All ranks leave with the same status.  What is `given` is borrowed.
+ * An evaluation adapts expert degree, lanes and batch to the ranks there are: its counts do not
+ * depend on them. */
 BK_CHECKED bk_status bk_job_open(bk_arena *arena, bk_config *config, bk_purpose purpose,
-                                 bk_checkpoint *checkpoint, bk_job **out);
+                                 bk_given given, bk_job **out);
 void bk_job_close(bk_job *job); /* Collective. */
 
 /* Collective.  Checks that the run directory can be written, takes the lock, writes config.yaml. */

@@ -197,7 +197,7 @@ static bk_status find_checkpoint(bk_job *job)
 {
     const bk_config *c = job->config;
     const bk_comm *comm = job->world->checkpoint;
-    if (job->checkpoint)
+    if (job->checkpoint || job->purpose == BK_MEASURE)
         return BK_OK;
     if (job->purpose != BK_EVALUATE && c->run.resume == BK_RESUME_FRESH)
         return bk_agree(comm, refuse_old(job));
@@ -274,14 +274,15 @@ static bk_status open_all(bk_job *job)
     return BK_OK;
 }
 
-bk_status bk_job_open(bk_arena *arena, bk_config *config, bk_purpose purpose,
-                      bk_checkpoint *checkpoint, bk_job **out)
+bk_status bk_job_open(bk_arena *arena, bk_config *config, bk_purpose purpose, bk_given given,
+                      bk_job **out)
 {
     bk_job *job = BK_ZNEW(arena, bk_job, 1);
     *job = (bk_job){.arena = arena,
                     .purpose = purpose,
                     .config = config,
-                    .checkpoint = checkpoint,
+                    .checkpoint = given.checkpoint,
+                    .train = given.data,
                     .started = bk_seconds(),
                     .stop_at = INFINITY};
     job->checkpoints = bk_arena_printf(arena, "%s/checkpoints", config->run.dir);

@@ -389,8 +389,8 @@ static bk_status run(bk_context *context)
     bk_best best;
     BK_TRY(bk_load_config(context, &config));
     BK_TRY(bk_best_read(config, &best));
-    BK_TRY(
-        bk_job_open(context->arena, config, context->dry_run ? BK_DRY_RUN : BK_TRAIN, NULL, &job));
+    BK_TRY(bk_job_open(context->arena, config, context->dry_run ? BK_DRY_RUN : BK_TRAIN,
+                       (bk_given){0}, &job));
     bk_status status = context->dry_run ? bk_dry_run(job) : train(job, &best);
     bk_job_close(job);
     return status;

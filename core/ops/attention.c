@@ -153,17 +153,36 @@ static void attention_forward(bk_tape *t, bk_node *n)
     bk_poll();
 }
 
-static void *grad_or_null(bk_tape *t, bk_tensor *x)
+/* A gradient of q, k or v, one block of `bytes` for each (sample, head). */
+typedef struct head_grad {
+    char *data; /* NULL where not wanted */
+    bool fresh; /* to be zeroed */
+    size_t bytes;
+} head_grad;
+
+static head_grad grad_of(bk_tape *t, bk_tensor *x)
 {
-    return x->needs_grad ? bk_grad(t, x) : NULL;
+    double beta = 1.0;
+    head_grad g = {.bytes = (size_t)(x->shape[2] * x->shape[3]) * bk_dtype_size(x->dtype)};
+    g.data = x->needs_grad ? bk_grad_slot(t, x, &beta) : NULL;
+    g.fresh = beta == 0.0;
+    return g;
+}
+
+static void *head_of_grad(const head_grad *g, int64_t unit)
+{
+    char *head = g->data ? g->data + (size_t)unit * g->bytes : NULL;
+    if (g->fresh)
+        memset(head, 0, g->bytes);
+    return head;
 }
 
 static void attention_backward(bk_tape *t, bk_node *n)
 {
-    bk_tensor *q = n->in[Q], *k = n->in[K], *v = n->in[V];
-    int64_t units = q->shape[0] * q->shape[1], queries = q->shape[2], keys = k->shape[2];
+    const bk_tensor *q = n->in[Q];
+    int64_t units = q->shape[0] * q->shape[1], queries = q->shape[2];
     size_t bytes = work_bytes(n);
-    void *dq = grad_or_null(t, q), *dk = grad_or_null(t, k), *dv = grad_or_null(t, v);
+    head_grad dq = grad_of(t, n->in[Q]), dk = grad_of(t, n->in[K]), dv = grad_of(t, n->in[V]);
     bk_arena_mark mark = bk_arena_get_mark(t->scratch);
     char *work = bk_arena_alloc(t->scratch, bytes * (size_t)bk_blas_threads());
 #pragma omp parallel for schedule(dynamic, 1) num_threads(bk_blas_threads())
@@ -172,9 +191,9 @@ static void attention_backward(bk_tape *t, bk_node *n)
         bk_attention_head h = head_of(t, n, u, &context);
         h.work = work + bytes * (size_t)omp_get_thread_num();
         h.dout = at(n->out[0]->grad, q, u * queries);
-        h.dq = dq ? at(dq, q, u * queries) : NULL;
-        h.dk = dk ? at(dk, k, u * keys) : NULL;
-        h.dv = dv ? at(dv, k, u * keys) : NULL;
+        h.dq = head_of_grad(&dq, u);
+        h.dk = head_of_grad(&dk, u);
+        h.dv = head_of_grad(&dv, u);
         kernels(n)->backward(&h);
     }
     bk_arena_release(t->scratch, mark);

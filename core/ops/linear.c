@@ -2,6 +2,7 @@
  * on the rank count. */
 #include "core/blas.h"
 #include "core/ops.h"
+#include "core/parallel.h"
 #include "core/vector.h"
 
 #include <string.h>
@@ -28,15 +29,12 @@ static void linear_shape(bk_tape *t, bk_node *n)
     y->shape[y->dims - 1] = w->shape[0];
 }
 
-static void add_bias(const bk_tensor *b, bk_tensor *y, int64_t first, int64_t last)
+static void add_bias(void *context, int64_t first, int64_t last)
 {
-    const bk_vector_kernels *k = bk_vector(y->dtype);
-    char *row = (char *)y->data + (size_t)(first * bk_cols(y)) * bk_dtype_size(y->dtype);
-    size_t step = (size_t)bk_cols(y) * bk_dtype_size(y->dtype);
-#pragma omp parallel for schedule(static) \
-    num_threads(bk_blas_threads()) if (bk_cols(y) * (last - first) > 65536)
-    for (int64_t i = 0; i < last - first; i++)
-        k->add(bk_cols(y), b->data, row + (size_t)i * step);
+    const bk_node *n = context;
+    const bk_tensor *b = n->in[2], *y = n->out[0];
+    for (int64_t i = first; i < last; i++)
+        bk_vector(y->dtype)->add(bk_cols(y), b->data, (void *)(uintptr_t)row_of(y->data, y, i));
 }
 
 static void linear_forward(bk_tape *t, bk_node *n)
@@ -57,9 +55,9 @@ static void linear_forward(bk_tape *t, bk_node *n)
                                          .ldb = in,
                                          .c = (void *)(uintptr_t)row_of(y->data, y, first),
                                          .ldc = out});
-        if (b)
-            add_bias(b, y, first, last);
     }
+    if (b)
+        bk_parallel(rows, 1, out, add_bias, n);
 }
 
 typedef struct linear_lane {
@@ -86,15 +84,33 @@ static void weight_of_lane(void *context, int64_t l, void *dw)
                                      .ldc = w->shape[1]});
 }
 
-/* db of one lane: the columns of dy, summed in row order. */
+typedef struct column_sums {
+    const bk_tensor *y;
+    int64_t first, last; /* rows */
+    char *out;
+} column_sums;
+
+static void sum_columns(void *context, int64_t first, int64_t last)
+{
+    const column_sums *c = context;
+    size_t size = bk_dtype_size(c->y->dtype), at = (size_t)first * size;
+    memset(c->out + at, 0, (size_t)(last - first) * size);
+    for (int64_t i = c->first; i < c->last; i++)
+        bk_vector(c->y->dtype)
+            ->add(last - first, (const char *)row_of(c->y->grad, c->y, i) + at, c->out + at);
+}
+
+void bk_column_sums(const bk_tape *t, const bk_tensor *y, int64_t l, void *out)
+{
+    int64_t rows = bk_rows(y);
+    column_sums c = {y, bk_lane_row(&t->lanes, rows, l), bk_lane_row(&t->lanes, rows, l + 1), out};
+    bk_parallel(bk_cols(y), BK_PARALLEL_VECTOR, c.last - c.first, sum_columns, &c);
+}
+
 static void bias_of_lane(void *context, int64_t l, void *db)
 {
     const linear_lane *c = context;
-    const bk_tensor *y = c->node->out[0];
-    int64_t rows = bk_rows(y), cols = bk_cols(y), last = bk_lane_row(&c->tape->lanes, rows, l + 1);
-    memset(db, 0, (size_t)cols * bk_dtype_size(y->dtype));
-    for (int64_t i = bk_lane_row(&c->tape->lanes, rows, l); i < last; i++)
-        bk_vector(y->dtype)->add(cols, row_of(y->grad, y, i), db);
+    bk_column_sums(c->tape, c->node->out[0], l, db);
 }
 
 void bk_lane_gradient(bk_tape *t, const bk_lanes *lanes, bk_tensor *x, bk_lane_product *product,

@@ -2,7 +2,7 @@
 #include "core/blas.h"
 #include "core/ops.h"
 #include "core/ops/norm_kernel.h"
-#include "core/vector.h"
+#include "core/parallel.h"
 
 #include <string.h>
 
@@ -40,28 +40,40 @@ typedef struct norm_lane {
     const bk_node *node;
 } norm_lane;
 
+typedef struct gain_sums {
+    const bk_node *node;
+    int64_t first, last; /* rows */
+    char *out;
+} gain_sums;
+
+/* A piece of the columns, its rows in order. */
+static void sum_gains(void *context, int64_t first, int64_t last)
+{
+    const gain_sums *c = context;
+    const bk_tensor *x = c->node->in[0], *y = c->node->out[0];
+    size_t size = bk_dtype_size(x->dtype), row = (size_t)bk_cols(x) * size,
+           at = (size_t)first * size;
+    memset(c->out + at, 0, (size_t)(last - first) * size);
+    for (int64_t i = c->first; i < c->last; i++)
+        kernels(x)->gain(last - first, (const char *)x->data + (size_t)i * row + at,
+                         (const char *)y->grad + (size_t)i * row + at,
+                         (const char *)c->node->saved + 2 * (size_t)i * size, c->out + at);
+}
+
 static void gain_of_lane(void *context, int64_t l, void *dgain)
 {
     const norm_lane *c = context;
-    const bk_tensor *x = c->node->in[0], *y = c->node->out[0];
-    int64_t rows = bk_rows(x), cols = bk_cols(x), last = bk_lane_row(&c->tape->lanes, rows, l + 1);
-    size_t size = bk_dtype_size(x->dtype), row = (size_t)cols * size;
-    memset(dgain, 0, row);
-    for (int64_t i = bk_lane_row(&c->tape->lanes, rows, l); i < last; i++)
-        kernels(x)->gain(cols, (const char *)x->data + (size_t)i * row,
-                         (const char *)y->grad + (size_t)i * row,
-                         (const char *)c->node->saved + 2 * (size_t)i * size, dgain);
+    int64_t rows = bk_rows(c->node->in[0]);
+    gain_sums sums = {c->node, bk_lane_row(&c->tape->lanes, rows, l),
+                      bk_lane_row(&c->tape->lanes, rows, l + 1), dgain};
+    bk_parallel(bk_cols(c->node->in[0]), BK_PARALLEL_VECTOR, sums.last - sums.first, sum_gains,
+                &sums);
 }
 
 static void bias_of_lane(void *context, int64_t l, void *dbias)
 {
     const norm_lane *c = context;
-    const bk_tensor *y = c->node->out[0];
-    int64_t rows = bk_rows(y), cols = bk_cols(y), last = bk_lane_row(&c->tape->lanes, rows, l + 1);
-    size_t row = (size_t)cols * bk_dtype_size(y->dtype);
-    memset(dbias, 0, row);
-    for (int64_t i = bk_lane_row(&c->tape->lanes, rows, l); i < last; i++)
-        bk_vector(y->dtype)->add(cols, (const char *)y->grad + (size_t)i * row, dbias);
+    bk_column_sums(c->tape, c->node->out[0], l, dbias);
 }
 
 static void layernorm_backward(bk_tape *t, bk_node *n)
@@ -71,13 +83,17 @@ static void layernorm_backward(bk_tape *t, bk_node *n)
     size_t size = bk_dtype_size(x->dtype), row = (size_t)cols * size;
     norm_lane context = {t, n};
     if (x->needs_grad) {
-        char *grad = bk_grad(t, x);
+        double beta;
+        char *grad = bk_grad_slot(t, x, &beta);
 #pragma omp parallel for schedule(static) num_threads(bk_blas_threads()) if (rows * cols > 65536)
-        for (int64_t i = 0; i < rows; i++)
+        for (int64_t i = 0; i < rows; i++) {
+            if (beta == 0.0)
+                memset(grad + (size_t)i * row, 0, row);
             kernels(x)->backward(cols, (const char *)x->data + (size_t)i * row, gain->data,
                                  (const char *)n->out[0]->grad + (size_t)i * row,
                                  (const char *)n->saved + 2 * (size_t)i * size,
                                  grad + (size_t)i * row);
+        }
     }
     if (gain->needs_grad)
         bk_lane_gradient(t, &t->lanes, gain, gain_of_lane, &context);

@@ -2,6 +2,7 @@
 #include "core/blas.h"
 #include "core/ops.h"
 #include "core/ops/pointwise_kernel.h"
+#include "core/parallel.h"
 #include "core/vector.h"
 
 #include <string.h>
@@ -23,22 +24,45 @@ static void both_same_shape(bk_tape *t, bk_node *n)
 
 /* ---- add ---- */
 
+static void add_piece(void *context, int64_t first, int64_t last)
+{
+    const bk_node *n = context;
+    size_t at = (size_t)first * bk_dtype_size(n->in[0]->dtype);
+    bk_pointwise(n->in[0]->dtype)
+        ->add(last - first, (const char *)n->in[0]->data + at, (const char *)n->in[1]->data + at,
+              (char *)n->out[0]->data + at);
+}
+
 static void add_forward(bk_tape *t, bk_node *n)
 {
     (void)t;
-    bk_pointwise(n->in[0]->dtype)
-        ->add(bk_count(n->in[0]), n->in[0]->data, n->in[1]->data, n->out[0]->data);
+    bk_parallel(bk_count(n->in[0]), BK_PARALLEL_VECTOR, 1, add_piece, n);
+}
+
+typedef struct passing {
+    bk_dtype dtype;
+    bool copy;
+    const char *from;
+    char *to;
+} passing;
+
+static void pass_piece(void *context, int64_t first, int64_t last)
+{
+    const passing *p = context;
+    size_t size = bk_dtype_size(p->dtype), at = (size_t)first * size;
+    if (p->copy)
+        memcpy(p->to + at, p->from + at, (size_t)(last - first) * size);
+    else
+        bk_vector(p->dtype)->add(last - first, p->from + at, p->to + at);
 }
 
 /* x's gradient grows by `from`; the first contribution is copied. */
 static void pass_on(bk_tape *t, bk_tensor *x, const void *from)
 {
     double beta;
-    void *grad = bk_grad_slot(t, x, &beta);
-    if (beta == 0.0)
-        memcpy(grad, from, (size_t)bk_count(x) * bk_dtype_size(x->dtype));
-    else
-        bk_vector(x->dtype)->add(bk_count(x), from, grad);
+    passing p = {.dtype = x->dtype, .from = from, .to = bk_grad_slot(t, x, &beta)};
+    p.copy = beta == 0.0;
+    bk_parallel(bk_count(x), BK_PARALLEL_VECTOR, 1, pass_piece, &p);
 }
 
 static void add_backward(bk_tape *t, bk_node *n)
@@ -162,10 +186,13 @@ static void activate_backward(bk_tape *t, bk_node *n)
     bk_tensor *x = n->in[0], *y = n->out[0];
     int64_t count = bk_count(x), pieces = (count + PIECE - 1) / PIECE;
     size_t size = bk_dtype_size(x->dtype);
-    char *grad = bk_grad(t, x);
+    double beta;
+    char *grad = bk_grad_slot(t, x, &beta);
 #pragma omp parallel for schedule(static) num_threads(bk_blas_threads()) if (pieces > 1)
     for (int64_t i = 0; i < pieces; i++) {
         size_t at = (size_t)(i * PIECE) * size;
+        if (beta == 0.0)
+            memset(grad + at, 0, (size_t)piece_length(count, i) * size);
         bk_pointwise(x->dtype)->activate_back(*(const int *)n->attributes, piece_length(count, i),
                                               (const char *)x->data + at,
                                               (const char *)y->grad + at, grad + at);

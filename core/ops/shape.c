@@ -1,5 +1,6 @@
 /* Ops that move data and change nothing. */
 #include "core/ops.h"
+#include "core/parallel.h"
 #include "core/vector.h"
 
 #include <string.h>
@@ -10,23 +11,39 @@ typedef struct heads {
     int64_t samples, positions, heads, width;
 } heads;
 
+typedef struct move {
+    heads heads;
+    bk_dtype dtype;
+    bool split, add;
+    const char *from;
+    char *to;
+} move;
+
+static void move_positions(void *context, int64_t first, int64_t last)
+{
+    const move *m = context;
+    const heads *h = &m->heads;
+    size_t row = (size_t)h->width * bk_dtype_size(m->dtype);
+    for (int64_t i = first; i < last; i++)
+        for (int64_t j = 0; j < h->heads; j++) {
+            int64_t b = i / h->positions, n = i % h->positions;
+            size_t merged = (size_t)(i * h->heads + j) * row;
+            size_t apart = (size_t)((b * h->heads + j) * h->positions + n) * row;
+            const char *source = m->from + (m->split ? merged : apart);
+            char *target = m->to + (m->split ? apart : merged);
+            if (m->add)
+                bk_vector(m->dtype)->add(h->width, source, target);
+            else
+                memcpy(target, source, row);
+        }
+}
+
 /* Rows of D between the two layouts: copied, or added to the other side. */
 static void move_heads(const heads *h, bk_dtype dtype, bool split, bool add, const char *from,
                        char *to)
 {
-    size_t row = (size_t)h->width * bk_dtype_size(dtype);
-    for (int64_t b = 0; b < h->samples; b++)
-        for (int64_t n = 0; n < h->positions; n++)
-            for (int64_t j = 0; j < h->heads; j++) {
-                size_t merged = (size_t)((b * h->positions + n) * h->heads + j) * row;
-                size_t apart = (size_t)((b * h->heads + j) * h->positions + n) * row;
-                const char *source = from + (split ? merged : apart);
-                char *target = to + (split ? apart : merged);
-                if (add)
-                    bk_vector(dtype)->add(h->width, source, target);
-                else
-                    memcpy(target, source, row);
-            }
+    move m = {*h, dtype, split, add, from, to};
+    bk_parallel(h->samples * h->positions, 1, h->heads * h->width, move_positions, &m);
 }
 
 static void pass_heads(bk_tape *t, bk_node *n, const heads *h, bool split)

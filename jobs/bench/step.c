@@ -1,0 +1,235 @@
+/* bench step: one whole training step - batch, forward, losses, backward, reduction, update - of
+ * the GPT-2 layout (Radford et al. 2019) or of the user's configuration, from random weights. */
+#include "core/blas.h"
+#include "core/log.h"
+#include "core/rng.h"
+#include "dist/agree.h"
+#include "dist/collective.h"
+#include "io/yaml.h"
+#include "jobs/bench.h"
+#include "jobs/job.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+
+typedef struct step_config {
+    int layout, gemm;
+    const char *config;
+    int64_t batch, length, vocabulary, warmup, repeats;
+    bool profile;
+} step_config;
+
+static const bk_option options[] = {
+    BK_OPTION_CHOICE(step_config, layout, 0, "gpt2", "model to measure, on generated tokens"),
+    BK_OPTION_TEXT(step_config, config, NULL, "configuration to measure instead, on its data"),
+    BK_OPTION_I64(step_config, batch, 0, 0, 1 << 24,
+                  "samples of the global batch; 0 = 4, or as configured"),
+    BK_OPTION_I64(step_config, length, 0, 0, 1 << 24,
+                  "positions of a sample; 0 = 256, or as configured"),
+    BK_OPTION_I64(step_config, vocabulary, 50257, 2, 1 << 30, "of the layout"),
+    BK_OPTION_CHOICE(step_config, gemm, 0, "auto|onednn|cblas", "library of matrix products"),
+    BK_OPTION_I64(step_config, warmup, 2, 0, BK_BENCH_REPEATS, "steps that do not count"),
+    BK_OPTION_I64(step_config, repeats, 5, 1, BK_BENCH_REPEATS, "steps; the median counts"),
+    BK_OPTION_BOOL(step_config, profile, false, "also the seconds of each op"),
+    BK_OPTION_END,
+};
+
+/* ---- configuration ---- */
+
+static const char gpt2[] = "run: {dir: none}\n"
+                           "data: {train: generated, eval_split: train, batch: 4, length: 256}\n"
+                           "model: {kind: decoder, layers: 12, width: 768, heads: 12, "
+                           "activation: gelu_tanh, positions: learned, tied: true}\n"
+                           "schedule: {kind: constant}\n";
+
+static bk_status set_number(bk_arena *arena, bk_value *root, const char *path, int64_t value)
+{
+    return value > 0
+               ? bk_value_set(arena, root, path, bk_arena_printf(arena, "%lld", (long long)value))
+               : BK_OK;
+}
+
+static bk_status read_tree(bk_context *context, const step_config *c, bk_value **root)
+{
+    bk_arena *arena = context->arena;
+    if (c->config)
+        BK_TRY(bk_yaml_read(arena, c->config, root));
+    else
+        BK_TRY(bk_yaml_parse(arena, "layout=gpt2", gpt2, strlen(gpt2), root));
+    BK_TRY(set_number(arena, *root, "data.batch", c->batch));
+    BK_TRY(set_number(arena, *root, "data.length", c->length));
+    for (int i = 0; i < context->overrides; i++)
+        BK_TRY(bk_value_set(arena, *root, context->override[i].path, context->override[i].text));
+    return BK_OK;
+}
+
+/* ---- generated tokens: one document, uniform over the vocabulary without the padding ---- */
+
+static bk_dataset *generate(bk_arena *arena, const bk_config *config, int64_t vocabulary)
+{
+    enum { BATCHES = 4 };
+    int64_t count = BATCHES * config->data.batch * config->data.length + 1;
+    int32_t *tokens = BK_NEW(arena, int32_t, count);
+    int64_t *offsets = BK_NEW(arena, int64_t, 2), *index = BK_ZNEW(arena, int64_t, 1);
+    for (int64_t i = 0; i < count; i++)
+        tokens[i] = (int32_t)bk_fill((uint64_t)i, BK_USE_BENCH, 1.0, (double)vocabulary);
+    offsets[0] = 0;
+    offsets[1] = count;
+    bk_dataset *d = BK_ZNEW(arena, bk_dataset, 1);
+    *d = (bk_dataset){.path = "generated",
+                      .task = "language_model",
+                      .source = "uniform tokens",
+                      .samples = 1,
+                      .vocabulary = vocabulary,
+                      .tokens = tokens,
+                      .offsets = offsets,
+                      .max_length = count,
+                      .split = {{.name = "train", .index = index, .count = 1}},
+                      .splits = 1};
+    return d;
+}
+
+/* ---- seconds by op ---- */
+
+enum { OPS = (BK_BENCH_FIGURES - 16) / 2 };
+
+typedef struct profile {
+    bool counting;
+    int ops;
+    const bk_op *op[OPS];
+    double seconds[OPS][2]; /* forward, backward */
+} profile;
+
+static void observe(void *context, const bk_op *op, bool backward, double seconds)
+{
+    profile *p = context;
+    int i = 0;
+    while (i < p->ops && p->op[i] != op)
+        i++;
+    if (!p->counting || i == OPS)
+        return;
+    p->op[i] = op;
+    p->ops += i == p->ops;
+    p->seconds[i][backward] += seconds;
+}
+
+static void add_profile(const profile *p, int64_t steps, bk_bench_result *out)
+{
+    for (int backward = 0; backward < 2; backward++)
+        for (int i = 0; i < p->ops; i++)
+            if (p->seconds[i][backward] > 0)
+                bk_bench_add(out, backward ? "backward" : "forward", p->op[i]->name,
+                             p->seconds[i][backward] / (double)steps);
+}
+
+/* ---- the step ---- */
+
+typedef struct work {
+    bk_job *job;
+    int64_t warmup, done, positions;
+    int64_t cpu; /* microseconds of this process when the warm-up was over */
+    profile *profile;
+} work;
+
+static int64_t microseconds(struct timeval t)
+{
+    return (int64_t)t.tv_sec * 1000000 + t.tv_usec;
+}
+
+/* User and system time of all threads of this process. */
+static int64_t cpu_microseconds(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return microseconds(usage.ru_utime) + microseconds(usage.ru_stime);
+}
+
+static bk_status step(void *context)
+{
+    work *w = context;
+    if (w->done == w->warmup) {
+        w->profile->counting = true;
+        w->cpu = cpu_microseconds();
+    }
+    w->done++;
+    bk_step_result r = bk_job_step(w->job);
+    w->positions = r.positions;
+    if (r.status == BK_NONFINITE)
+        return bk_fail(BK_NONFINITE, "loss or gradient is not finite at step %lld (%lld values)",
+                       (long long)w->done, (long long)r.nonfinite);
+    return r.status;
+}
+
+/* The most memory that any rank held. */
+static int64_t peak_bytes(const bk_comm *comm)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    int64_t bytes = (int64_t)usage.ru_maxrss * 1024;
+    bk_max_i64(comm, 1, &bytes);
+    return bytes;
+}
+
+static double flops_of(const bk_job *job)
+{
+    double flops = 3.0 * bk_model_measure(job->model).flops_per_sample;
+    if (job->teacher)
+        flops += bk_model_measure(job->teacher).flops_per_sample;
+    return flops * (double)job->lanes.batch;
+}
+
+static bk_status measure(bk_job *job, const step_config *c, bk_bench_result *out)
+{
+    profile p = {0};
+    work w = {.job = job, .warmup = c->warmup, .profile = &p};
+    bk_slab_initialise(job->slab, (uint64_t)job->config->run.seed);
+    if (c->profile) {
+        job->tape.observe = observe;
+        job->tape.observe_context = &p;
+    }
+    *out = (bk_bench_result){.unit = "FLOP/s",
+                             .ranks = job->world->size,
+                             .threads = bk_blas_threads(),
+                             .library = bk_blas_description()};
+    BK_TRY(bk_bench_time(job->world->ctl, c->warmup, c->repeats, step, &w, &out->seconds));
+    int64_t cpu = cpu_microseconds() - w.cpu;
+    bk_sum_i64(job->world->ctl, 1, &cpu);
+    out->rate = flops_of(job) / out->seconds;
+    out->limit = bk_bench_peak(job->world->ctl);
+    bk_bench_add(out, NULL, "tokens_per_second", (double)w.positions / out->seconds);
+    bk_bench_add(out, NULL, "cpu_seconds", 1e-6 * (double)cpu / (double)c->repeats);
+    bk_bench_add(out, NULL, "peak_bytes", (double)peak_bytes(job->world->ctl));
+    bk_bench_add(out, NULL, "parameters", (double)job->slab->total_count);
+    bk_bench_add(out, NULL, "batch", (double)job->lanes.batch);
+    bk_bench_add(out, NULL, "lanes", (double)job->lanes.total);
+    add_profile(&p, c->repeats, out);
+    return BK_OK;
+}
+
+static bk_status run(bk_context *context, const void *config, bk_bench_result *out)
+{
+    const step_config *c = config;
+    bk_value *root;
+    bk_config *full;
+    bk_job *job;
+    BK_TRY(read_tree(context, c, &root));
+    BK_TRY(bk_config_read(context->arena, root, &full));
+    bk_dataset *data = c->config ? NULL : generate(context->arena, full, c->vocabulary);
+    BK_TRY(bk_job_open(context->arena, full, BK_MEASURE, (bk_given){.data = data}, &job));
+    bk_status status =
+        bk_agree(job->world->ctl, bk_blas_setup(bk_blas_threads(), (bk_gemm_library)c->gemm));
+    if (status == BK_OK)
+        status = measure(job, c, out);
+    bk_job_close(job);
+    return status;
+}
+
+const bk_bench bk_bench_step = {
+    .name = "step",
+    .summary = "a training step of the GPT-2 layout, or of config=FILE.yaml, from random weights",
+    .options = options,
+    .config_size = sizeof(step_config),
+    .configured = true,
+    .run = run,
+};

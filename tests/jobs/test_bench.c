@@ -1,0 +1,236 @@
+/* test: labels=unit,mpi timeout=120 */
+/* birkhoff bench as a user runs it: what it prints, never how fast it was. */
+#include "tests/support/check.h"
+
+#include "jobs/bench.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define TINY                                                                            \
+    "vocabulary=97 batch=4 length=16 warmup=1 repeats=3 model.layers=2 model.width=32 " \
+    "model.heads=2"
+
+static char directory[] = "/tmp/birkhoff-bench-XXXXXX";
+
+/* Runs `birkhoff ARGUMENTS` on some ranks; its exit status, standard output in `out`. */
+static int run(int ranks, const char *arguments, char *out, size_t size)
+{
+    char command[4096], launcher[64] = "";
+    const char *program = getenv("BIRKHOFF");
+    assert_non_null(program);
+    if (ranks > 1)
+        snprintf(launcher, sizeof launcher, "mpirun --oversubscribe -n %d ", ranks);
+    snprintf(command, sizeof command, "%s%s %s 2>%s/err </dev/null", launcher, program, arguments,
+             directory);
+    FILE *pipe = popen(command, "r");
+    assert_non_null(pipe);
+    size_t length = fread(out, 1, size - 1, pipe);
+    out[length] = '\0';
+    int status = pclose(pipe);
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+static json_t *run_json(int ranks, const char *arguments)
+{
+    static char out[1 << 16];
+    json_error_t error;
+    int status = run(ranks, arguments, out, sizeof out);
+    json_t *root = json_loads(out, 0, &error);
+    if (status != 0 || !root)
+        fail_msg("status %d of birkhoff %s: %s", status, arguments, out);
+    return root;
+}
+
+static double number(const json_t *object, const char *key)
+{
+    const json_t *value = json_object_get(object, key);
+    if (!json_is_number(value))
+        fail_msg("no number %s", key);
+    return json_number_value(value);
+}
+
+/* The keys that every bench has. */
+static void check_common(const json_t *r, const char *name, int ranks)
+{
+    assert_string_equal(json_string_value(json_object_get(r, "name")), name);
+    assert_string_equal(json_string_value(json_object_get(r, "unit")), "FLOP/s");
+    assert_true(number(r, "seconds") > 0);
+    assert_true(number(r, "rate") > 0);
+    assert_true(number(r, "limit") > 0);
+    bk_check_error(fabs(number(r, "fraction") * number(r, "limit") / number(r, "rate") - 1.0), 1e-9,
+                   "fraction of %s", name);
+    assert_int_equal((int)number(r, "ranks"), ranks);
+    assert_true(number(r, "threads") >= 1);
+}
+
+static void check_step(const json_t *r, int ranks, int64_t positions)
+{
+    check_common(r, "step", ranks);
+    bk_check_error(
+        fabs(number(r, "tokens_per_second") * number(r, "seconds") / (double)positions - 1.0), 1e-9,
+        "tokens per second");
+    assert_true(number(r, "peak_bytes") > 1e6);
+    assert_true(number(r, "cpu_seconds") >= 0);
+}
+
+static void step_of_the_layout(void **state)
+{
+    (void)state;
+    for (int ranks = 1; ranks <= 4; ranks *= 2) {
+        json_t *r = run_json(ranks, "bench step --json parallel.threads=1 " TINY);
+        check_step(r, ranks, 64);
+        assert_int_equal((int)number(r, "threads"), 1);
+        /* (97 + 16 + 2) 32 of embeddings and the last norm, 12 C^2 + 13 C in each block */
+        assert_int_equal((int)number(r, "parameters"), 115 * 32 + 2 * (12 * 32 * 32 + 13 * 32));
+        json_decref(r);
+    }
+}
+
+static void profile_names_the_ops(void **state)
+{
+    (void)state;
+    json_t *r = run_json(1, "bench step --json profile=true " TINY);
+    const char *groups[] = {"forward", "backward"};
+    for (int i = 0; i < 2; i++) {
+        const json_t *group = json_object_get(r, groups[i]);
+        assert_true(json_is_object(group));
+        assert_true(number(group, "linear") > 0);
+        assert_true(number(group, "attention") > 0);
+        assert_true(number(group, "cross_entropy") > 0);
+    }
+    json_decref(r);
+}
+
+static void write_file(const char *name, const char *text)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fputs(text, file);
+    fclose(file);
+}
+
+/* A configuration of the user's, on its own data; nothing is written to its run directory. */
+static void step_of_a_configuration(void **state)
+{
+    char arguments[1024], path[256], out[4096];
+    (void)state;
+    snprintf(arguments, sizeof arguments,
+             "data listops %s/d.h5 preset=small train=40 validation=20 test=20", directory);
+    assert_int_equal(run(1, arguments, out, sizeof out), 0);
+    write_file("c.yaml", "run: {dir: never}\ndata: {train: d.h5, batch: 8}\n"
+                         "model: {layers: 1, width: 16, heads: 2}\n");
+    for (int ranks = 1; ranks <= 2; ranks++) {
+        snprintf(arguments, sizeof arguments,
+                 "bench step --json config=%s/c.yaml batch=4 warmup=0 repeats=2", directory);
+        json_t *r = run_json(ranks, arguments);
+        check_common(r, "step", ranks);
+        assert_int_equal((int)number(r, "batch"), 4);
+        json_decref(r);
+    }
+    snprintf(path, sizeof path, "%s/never", directory);
+    assert_int_not_equal(access(path, F_OK), 0);
+}
+
+static void libraries_are_chosen(void **state)
+{
+    char out[4096];
+    (void)state;
+    json_t *r = run_json(1, "bench step --json gemm=cblas " TINY);
+    assert_null(strstr(json_string_value(json_object_get(r, "library")), "oneDNN"));
+    json_decref(r);
+    int status = run(1, "bench step --json gemm=onednn " TINY, out, sizeof out);
+    assert_true(status == 0 ? strstr(out, "oneDNN") != NULL : status == BK_USAGE);
+}
+
+static void kernels_and_machine(void **state)
+{
+    (void)state;
+    for (int ranks = 1; ranks <= 2; ranks++) {
+        json_t *r = run_json(ranks, "bench gemm --json m=33 n=17 k=9 threads=2 repeats=3");
+        check_common(r, "gemm", ranks);
+        assert_int_equal((int)number(r, "threads"), 2);
+        json_decref(r);
+        r = run_json(ranks, "bench machine --json megabytes=1 repeats=3 threads=1");
+        check_common(r, "machine", ranks);
+        assert_true(number(r, "bytes_per_second") > 0);
+        json_decref(r);
+    }
+}
+
+static void lists_and_helps(void **state)
+{
+    char out[1 << 14];
+    (void)state;
+    json_t *list = run_json(1, "bench --json");
+    for (int i = 0; bk_benches[i]; i++) {
+        const json_t *entry = json_array_get(list, (size_t)i);
+        assert_string_equal(json_string_value(json_object_get(entry, "name")), bk_benches[i]->name);
+        assert_true(json_is_array(json_object_get(entry, "options")));
+    }
+    json_decref(list);
+    assert_int_equal(run(1, "bench", out, sizeof out), 0);
+    assert_non_null(strstr(out, "step"));
+    assert_int_equal(run(1, "bench step --help", out, sizeof out), 0);
+    assert_non_null(strstr(out, "vocabulary"));
+}
+
+static void wrong_usage(void **state)
+{
+    static const char *const wrong[] = {
+        "bench stop",
+        "bench step batches=4",
+        "bench step layout=gpt3",
+        "bench step batch=-1",
+        "bench step gemm=mkl",
+        "bench step model.layer=2",
+        "bench step config=none.yaml",
+        "bench step parallel.lanes=3",
+        "bench gemm model.layers=2",
+        "bench gemm m=0",
+        "bench step gemm",
+        "bench batch=4",
+        "bench step --out x",
+    };
+    char out[4096];
+    (void)state;
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        int status = run(1, wrong[i], out, sizeof out);
+        if (status != BK_USAGE || out[0])
+            fail_msg("status %d of birkhoff %s: %s", status, wrong[i], out);
+    }
+}
+
+static int make_directory(void **state)
+{
+    (void)state;
+    return mkdtemp(directory) ? 0 : -1;
+}
+
+static int remove_directory(void **state)
+{
+    char command[256];
+    (void)state;
+    snprintf(command, sizeof command, "rm -rf %s", directory);
+    return system(command);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(step_of_the_layout),
+        cmocka_unit_test(profile_names_the_ops),
+        cmocka_unit_test(step_of_a_configuration),
+        cmocka_unit_test(libraries_are_chosen),
+        cmocka_unit_test(kernels_and_machine),
+        cmocka_unit_test(lists_and_helps),
+        cmocka_unit_test(wrong_usage),
+    };
+    return cmocka_run_group_tests(tests, make_directory, remove_directory);
+}
