@@ -12,7 +12,7 @@ typedef struct bk_model_config {
     const char *kind_name;
     int64_t layers, width, heads, ffn, qkv_width, max_length;
     int activation; /* bk_activation */
-    int positions; /* BK_POSITIONS_* */
+    int positions;  /* BK_POSITIONS_* */
     double dropout, norm_epsilon;
     int pool;  /* encoder: BK_POOL_* */
     bool tied; /* decoder */

@@ -43,49 +43,58 @@ static bk_moe_figures figures_of(bk_moe_state *state, const char *kind, const ch
     return f;
 }
 
+/* Sums over the valid tokens, made from the definitions. */
+typedef struct sums {
+    double load[E], column[E], entropy, confidence, kept;
+    int tokens;
+} sums;
+
+static void add_token(sums *s, const double *h)
+{
+    double p[E], sum = 0.0;
+    int order[E] = {0, 1, 2, 3};
+    for (int e = 0; e < E; e++)
+        sum += p[e] = exp(h[e]);
+    for (int e = 0; e < E; e++) {
+        p[e] /= sum;
+        s->column[e] += p[e];
+        s->entropy -= p[e] * log(p[e]) / log(E);
+    }
+    for (int i = 0; i < K; i++)
+        for (int j = i + 1; j < E; j++)
+            if (p[order[j]] > p[order[i]]) {
+                int swapped = order[i];
+                order[i] = order[j];
+                order[j] = swapped;
+            }
+    s->confidence += p[order[0]];
+    s->kept += p[order[0]] + p[order[1]];
+    s->load[order[0]]++;
+    s->load[order[1]]++;
+    s->tokens++;
+}
+
 static void figures_are_their_definitions(void **state)
 {
-    double h[T * E], load[E] = {0}, column[E] = {0}, entropy = 0, confidence = 0, kept = 0;
+    double h[T * E];
+    sums s = {0};
     bk_arena *arena = bk_arena_new("run");
     bk_moe_state counters;
-    int tokens = 0;
     (void)state;
     bk_moe_state_init(&counters, arena, E);
     bk_test_spread(T * E, h, 5, 2.0);
-    for (int t = 0; t < T; t++) {
-        double p[E], sum = 0.0;
-        int order[E] = {0, 1, 2, 3};
-        if (!mask_of(t))
-            continue;
-        for (int e = 0; e < E; e++)
-            sum += p[e] = exp(h[t * E + e]);
-        for (int e = 0; e < E; e++) {
-            p[e] /= sum;
-            column[e] += p[e];
-            entropy -= p[e] * log(p[e]) / log(E);
-        }
-        for (int i = 0; i < K; i++)
-            for (int j = i + 1; j < E; j++)
-                if (p[order[j]] > p[order[i]]) {
-                    int swapped = order[i];
-                    order[i] = order[j];
-                    order[j] = swapped;
-                }
-        confidence += p[order[0]];
-        kept += p[order[0]] + p[order[1]];
-        load[order[0]]++;
-        load[order[1]]++;
-        tokens++;
-    }
+    for (int t = 0; t < T; t++)
+        if (mask_of(t))
+            add_token(&s, h + t * E);
     bk_moe_figures f = figures_of(&counters, "topk", "", h, NULL);
-    double mean = tokens * K / (double)E, most = 0, least = INFINITY, squares = 0, shares = 0,
+    double mean = s.tokens * K / (double)E, most = 0, least = INFINITY, squares = 0, shares = 0,
            error = 0;
     for (int e = 0; e < E; e++) {
-        most = fmax(most, load[e]);
-        least = fmin(least, load[e]);
-        squares += (load[e] - mean) * (load[e] - mean) / E;
-        shares -= load[e] / (tokens * K) * log(load[e] / (tokens * K)) / log(E);
-        error = fmax(error, fabs(column[e] * E / tokens - 1.0));
+        most = fmax(most, s.load[e]);
+        least = fmin(least, s.load[e]);
+        squares += (s.load[e] - mean) * (s.load[e] - mean) / E;
+        shares -= s.load[e] / (s.tokens * K) * log(s.load[e] / (s.tokens * K)) / log(E);
+        error = fmax(error, fabs(s.column[e] * E / s.tokens - 1.0));
     }
     const double got[] = {f.load_max_over_mean,
                           f.load_min_over_mean,
@@ -101,9 +110,9 @@ static void figures_are_their_definitions(void **state)
                                least / mean,
                                sqrt(squares) / mean,
                                shares,
-                               entropy / tokens,
-                               confidence / tokens,
-                               kept / tokens,
+                               s.entropy / s.tokens,
+                               s.confidence / s.tokens,
+                               s.kept / s.tokens,
                                error,
                                0.25,
                                2.0};
