@@ -1,4 +1,4 @@
-/* test: labels=unit,mpi ranks=1,2,3,4,8 timeout=120 */
+/* test: labels=unit,mpi ranks=1,2,3,4,8 timeout=300 */
 #include "tests/support/check.h"
 #include "tests/support/ranks.h"
 

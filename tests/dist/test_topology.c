@@ -1,4 +1,4 @@
-/* test: labels=unit,mpi ranks=1,2,3 timeout=60 */
+/* test: labels=unit,mpi ranks=1,2 timeout=60 */
 #include "tests/support/check.h"
 #include "tests/support/ranks.h"
 

@@ -1,4 +1,4 @@
-/* test: labels=unit,grad,mpi ranks=1,2,3,4 timeout=120 */
+/* test: labels=unit,grad,mpi ranks=1,2,3,4 timeout=300 */
 /* What every loss owes, for each line of kinds.def: a gradient that is the derivative, the same
  * numbers on any number of ranks, dropped rows that leave no trace, nothing from nothing. */
 #include "tests/support/check.h"

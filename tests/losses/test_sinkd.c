@@ -291,7 +291,7 @@ static void perfect_student(void **state)
 
 static void bad_groups_are_refused(void **state)
 {
-    static const char *const groups[] = {"0", "-3", "globl", "2.5", ""};
+    static const char *const groups[] = {"0", "-3", "globl", "2.5"};
     const bk_loss_kind *kind = bk_loss_find("sinkd");
     (void)state;
     for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {

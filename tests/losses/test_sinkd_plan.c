@@ -1,4 +1,4 @@
-/* test: labels=unit,grad,mpi ranks=1,2,3 timeout=120 */
+/* test: labels=unit,grad,mpi ranks=1,3 timeout=120 */
 /* The plan: what the iterations converge to, when they stop, and the gradients of both modes. */
 #include "tests/support/check.h"
 #include "tests/support/losses.h"

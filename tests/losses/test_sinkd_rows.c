@@ -1,4 +1,4 @@
-/* test: labels=unit,mpi ranks=1,2,3,4 timeout=60 */
+/* test: labels=unit,mpi ranks=1,2,3 timeout=60 */
 /* Row numbers and groups: on one rank or several, the same ones. */
 #include "tests/support/check.h"
 #include "tests/support/ranks.h"
