@@ -213,7 +213,7 @@ static const char *const refused[][2] = {
      "unknown attention kind 'sofmax' (runs/a.yaml:3): did you mean softmax?"},
     {RUN "model: {attention: softmax}\n", "model.attention is"},
     {RUN "model: {layers: 2, attention: [{}]}\n", "model.attention has 1 entries for 2 layers"},
-    {RUN "model: {layers: 1, attention: [{}, {}]}\n", "more entries than layers"},
+    {RUN "model: {layers: 1, attention: [{}, {}]}\n", "model.attention has 2 entries for 1 layers"},
     {RUN "model: {moe: {router: {kind: sssr}}}\n",
      "unknown router kind 'sssr' (runs/a.yaml:3): did you mean ssr?"},
     {RUN "model: {moe: {router: ssr}}\n", "(runs/a.yaml:3)"},
