@@ -161,7 +161,8 @@ static void run_layer(bk_operator_call *c, const bk_world *world)
         routing_output_loss(c, "aux", m.aux->data);
     if (m.z)
         routing_output_loss(c, "z", m.z->data);
-    routing_figures(c, &state, &m.route);
+    if (s->training) /* the layer counts what it trains on */
+        routing_figures(c, &state, &m.route);
     if (c->backward)
         backward(c, world, &a, &m);
 }
