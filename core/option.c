@@ -86,25 +86,13 @@ const char *bk_nearest(const char *word, const char *const *names)
     return nearest;
 }
 
-/* ---- places ---- */
-
-/* "runs/a.yaml:12" or "command line". */
-static const char *place(const bk_value *v, char buffer[160])
-{
-    if (v->line > 0)
-        snprintf(buffer, 160, "%.140s:%d", v->file, v->line);
-    else
-        snprintf(buffer, 160, "%.140s", v->file);
-    return buffer;
-}
-
 bk_status bk_unknown_kind(const char *class, const char *name, const bk_value *at,
                           const char *const *names)
 {
-    char where[160];
+    char where[BK_PLACE_TEXT];
     const char *near = bk_nearest(name, names);
     return bk_fail(BK_USAGE, "unknown %s kind '%s'%s%s%s: %s%s%sbirkhoff kinds %s lists them",
-                   class, name, at ? " (" : "", at ? place(at, where) : "", at ? ")" : "",
+                   class, name, at ? " (" : "", at ? bk_value_place(at, where) : "", at ? ")" : "",
                    near ? "did you mean " : "", near ? near : "", near ? "? " : "", class);
 }
 
@@ -170,18 +158,18 @@ static const char *type_name(bk_option_type type)
 
 static bk_status wrong_type(const bk_option *o, const bk_value *v, const char *path)
 {
-    char where[160];
+    char where[BK_PLACE_TEXT];
     const char *quote = v->kind == BK_SCALAR ? v->quoted ? "\"" : "'" : "";
     const char *found = v->kind == BK_MAP ? "a mapping" : v->kind == BK_LIST ? "a list" : v->text;
     return bk_fail(BK_USAGE, "%s.%s is %s%s%s (%s): write %s (%s)", path, o->name, quote, found,
-                   quote, place(v, where), type_name(o->type), o->help);
+                   quote, bk_value_place(v, where), type_name(o->type), o->help);
 }
 
 static bk_status out_of_range(const bk_option *o, const bk_value *v, const char *path)
 {
-    char where[160], range[BK_RANGE_TEXT];
+    char where[BK_PLACE_TEXT], range[BK_RANGE_TEXT];
     return bk_fail(BK_USAGE, "%s.%s=%s is out of range (%s): choose a number %s%s", path, o->name,
-                   v->text, place(v, where), o->most < UNBOUNDED ? "in " : "",
+                   v->text, bk_value_place(v, where), o->most < UNBOUNDED ? "in " : "",
                    bk_option_range(o, range));
 }
 
@@ -217,7 +205,7 @@ static bk_status read_number(const bk_option *o, void *config, const bk_value *v
 static bk_status read_choice(const bk_option *o, void *config, const bk_value *v, const char *path,
                              bk_arena *arena)
 {
-    char where[160];
+    char where[BK_PLACE_TEXT];
     int index = choice_index(o->text, v->text);
     const char *names[33] = {0};
     if (index >= 0) {
@@ -231,8 +219,8 @@ static bk_status read_choice(const bk_option *o, void *config, const bk_value *v
         names[count++] = word;
     const char *near = bk_nearest(v->text, names);
     return bk_fail(BK_USAGE, "%s.%s=%s is not one of %s (%s)%s%s%s", path, o->name, v->text,
-                   o->text, place(v, where), near ? ": did you mean " : "", near ? near : "",
-                   near ? "?" : "");
+                   o->text, bk_value_place(v, where), near ? ": did you mean " : "",
+                   near ? near : "", near ? "?" : "");
 }
 
 /* YAML's null. */
@@ -287,10 +275,11 @@ static void set_default(const bk_option *o, void *config)
 bk_status bk_options_read(const bk_option *table, void *config, bk_value *map, const char *path,
                           bk_arena *arena)
 {
-    char where[160];
+    char where[BK_PLACE_TEXT];
     if (map && map->kind != BK_MAP)
         return bk_fail(BK_USAGE, "%s is %s, not a mapping (%s): write %s: {key: value}", path,
-                       map->kind == BK_LIST ? "a list" : map->text, place(map, where), path);
+                       map->kind == BK_LIST ? "a list" : map->text, bk_value_place(map, where),
+                       path);
     for (const bk_option *o = table; o && o->name; o++) {
         bk_value *v = bk_value_get(map, o->name);
         if (v)
@@ -305,7 +294,7 @@ bk_status bk_options_unknown(const bk_value *map, const char *path, const bk_opt
                              const char *const *more)
 {
     const char *names[256] = {0};
-    char where[160];
+    char where[BK_PLACE_TEXT];
     int count = 0;
     for (; *tables; tables++)
         for (const bk_option *o = *tables; o->name && count < 255; o++)
@@ -320,8 +309,9 @@ bk_status bk_options_unknown(const bk_value *map, const char *path, const bk_opt
             continue;
         const char *near = bk_nearest(v->key, names);
         return bk_fail(BK_USAGE, "unknown key %s%s%s (%s): %s%s%s", path, *path ? "." : "", v->key,
-                       place(v, where), near ? "did you mean " : "birkhoff kinds lists the keys",
-                       near ? near : "", near ? "?" : "");
+                       bk_value_place(v, where),
+                       near ? "did you mean " : "birkhoff kinds lists the keys", near ? near : "",
+                       near ? "?" : "");
     }
     return BK_OK;
 }
@@ -332,7 +322,7 @@ bk_status bk_options_unknown(const bk_value *map, const char *path, const bk_opt
 static void write_real(FILE *file, double value, bool single)
 {
     char text[40];
-    if (value == floor(value) && fabs(value) < 1e6) {
+    if (fabs(value) < 1e15 && value == floor(value)) {
         fprintf(file, "%.0f", value);
         return;
     }

@@ -116,6 +116,9 @@ void bk_value_append(bk_value *parent, bk_value *child);
 BK_CHECKED bk_status bk_value_set(bk_arena *arena, bk_value *root, const char *path,
                                   const char *text);
 bk_value *bk_value_copy(bk_arena *arena, const bk_value *value);
+/* "run.yaml:12" or "command line", for messages; returns `text`. */
+enum { BK_PLACE_TEXT = 160 };
+const char *bk_value_place(const bk_value *value, char text[BK_PLACE_TEXT]);
 
 /* ---- reading ---- */
 

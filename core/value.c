@@ -1,6 +1,7 @@
 /* The tree of values behind configurations (core/option.h). */
 #include "core/option.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -39,6 +40,15 @@ bk_value *bk_value_copy(bk_arena *arena, const bk_value *value)
     for (const bk_value *child = value->child; child; child = child->next)
         bk_value_append(copy, bk_value_copy(arena, child));
     return copy;
+}
+
+const char *bk_value_place(const bk_value *value, char text[BK_PLACE_TEXT])
+{
+    if (value->line > 0)
+        snprintf(text, BK_PLACE_TEXT, "%.140s:%d", value->file, value->line);
+    else
+        snprintf(text, BK_PLACE_TEXT, "%.140s", value->file);
+    return text;
 }
 
 /* Entry number `word` of a list. */

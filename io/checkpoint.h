@@ -37,6 +37,7 @@ typedef struct bk_save_options {
     int nodes;   /* of the job */
     int keep;    /* newest kept, at least 2 */
     int64_t keep_every;
+    int64_t best;         /* step of the best one so far, kept and named in `best`; -1: none */
     int64_t started_from; /* step this run resumed from; kept until two newer exist; -1: none */
     int deflate;
     bool verify_write;

@@ -343,7 +343,7 @@ void bk_retain(bk_arena *arena, const char *directory, const bk_save_options *o)
         if (!is_valid(arena, path))
             continue; /* evidence, not ours to remove */
         bool kept = valid++ < keep || (o->keep_every > 0 && steps[i] % o->keep_every == 0) ||
-                    (steps[i] == o->started_from && newer < 2);
+                    steps[i] == o->best || (steps[i] == o->started_from && newer < 2);
         newer += steps[i] > o->started_from;
         if (!kept)
             bk_discard(arena, directory, strrchr(path, '/') + 1, o->run_id);

@@ -131,8 +131,8 @@ void bk_remove_stale(bk_arena *arena, const char *directory, const char *own);
 void bk_discard(bk_arena *arena, const char *directory, const char *name, const char *run_id);
 /* This process has just written or checked every byte of it. */
 void bk_manifest_believe(const bk_manifest *m);
-/* Of the verified ones keeps the newest, the multiples, and what the run started from; removes the
- * others.  Damaged ones count for nothing and stay. */
+/* Of the verified ones keeps the newest, the multiples, the best and what the run started from;
+ * removes the others.  Damaged ones count for nothing and stay. */
 void bk_retain(bk_arena *arena, const char *directory, const bk_save_options *options);
 
 #endif

@@ -269,9 +269,9 @@ static bk_status rename_to(const save *s, const char *target)
     return bk_sync_directory(s->directory);
 }
 
-static void point_latest(const save *s, const char *target)
+static void point(const save *s, const char *name, const char *target)
 {
-    const char *hint = bk_arena_printf(s->arena, "%s/latest", s->directory);
+    const char *hint = bk_arena_printf(s->arena, "%s/%s", s->directory, name);
     const char *text = bk_arena_printf(s->arena, "%s\n", strrchr(target, '/') + 1);
     if (bk_write_text(hint, text) != BK_OK)
         bk_warn("%s", bk_status_text());
@@ -287,7 +287,9 @@ static bk_status commit(const save *s)
     BK_TRY(bk_sync_directory(s->temporary));
     BK_TRY(rename_to(s, target));
     bk_manifest_believe(s->plan.manifest);
-    point_latest(s, target);
+    point(s, "latest", target);
+    if (s->options->best == s->state->step)
+        point(s, "best", target);
     bk_retain(s->arena, s->directory, s->options);
     return BK_OK;
 }

@@ -50,7 +50,8 @@ void bk_samples_add(bk_samples *s, const int32_t *tokens, int64_t count, int32_t
         s->token_room = 2 * (total + count) + 4096;
         s->tokens = grow(s->arena, s->tokens, total, s->token_room, sizeof *s->tokens);
     }
-    memcpy(s->tokens + total, tokens, (size_t)count * sizeof *tokens);
+    if (count > 0)
+        memcpy(s->tokens + total, tokens, (size_t)count * sizeof *tokens);
     s->labels[s->count++] = label;
     s->offsets[s->count] = total + count;
 }

@@ -373,8 +373,8 @@ static bk_status check_rows(bk_h5 *file, const char *dataset, const stored *s, i
 {
     int64_t rows = s->dims == 0 ? 1 : (int64_t)s->shape[0];
     if (first < 0 || count < 0 || first > rows || count > rows - first)
-        return bk_h5_refuse(file, "%s has %lld rows, rows %lld to %lld were asked for", dataset,
-                            (long long)rows, (long long)first, (long long)(first + count));
+        return bk_h5_refuse(file, "%s has %lld rows, %lld from row %lld on were asked for", dataset,
+                            (long long)rows, (long long)count, (long long)first);
     return BK_OK;
 }
 

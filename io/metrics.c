@@ -82,6 +82,23 @@ bk_status bk_metrics_close(bk_metrics *m)
                 : bk_fail(BK_FAULT, "the metrics are not whole (%s): check the disk", m->path);
 }
 
+bool bk_metrics_has(const bk_metrics *m, int64_t step, const char *field)
+{
+    bk_arena *scratch = bk_arena_new("metrics");
+    char *text;
+    size_t length;
+    bool found = false;
+    if (bk_read_file(scratch, m->path, &text, &length) == BK_OK)
+        for (char *at = text, *end; !found && (end = strchr(at, '\n')); at = end + 1) {
+            json_t *line = json_loadb(at, (size_t)(end - at), 0, NULL);
+            found = json_integer_value(json_object_get(line, "step")) == step &&
+                    json_object_get(line, field);
+            json_decref(line);
+        }
+    bk_arena_free(scratch);
+    return found;
+}
+
 /* ---- lines ---- */
 
 static void put(bk_metrics *m, const char *name, json_t *value)

@@ -13,6 +13,8 @@ typedef struct bk_metrics bk_metrics;
 BK_CHECKED bk_status bk_metrics_open(bk_arena *arena, const char *run_directory, int64_t step,
                                      bool tensorboard, bk_metrics **out);
 BK_CHECKED bk_status bk_metrics_close(bk_metrics *m);
+/* The file has a line of that step with that field. */
+bool bk_metrics_has(const bk_metrics *m, int64_t step, const char *field);
 
 /* One line: begin, any number of fields, end.  Non-finite numbers are written as null.  A NULL m
  * does nothing. */

@@ -49,7 +49,7 @@ static const bk_option loss_options[] = {
 static const bk_option optim_options[] = {
     BK_OPTION_TEXT_AS(bk_config_optim, kind_name, "kind", "adamw",
                       "optimizer (birkhoff kinds optimizer)"),
-    BK_OPTION_F64(bk_config_optim, lr, 3e-4, 0.0, 1e3, "peak learning rate"),
+    BK_OPTION_F64(bk_config_optim, lr, 3e-4, 0.0, 1e30, "peak learning rate"),
     BK_OPTION_F64(bk_config_optim, weight_decay, 0.01, 0.0, 1e3,
                   "decoupled decay of matrices; not of norms and biases"),
     BK_OPTION_F64(bk_config_optim, clip, 1.0, 0.0, 1e9,
@@ -89,6 +89,8 @@ static const bk_option checkpoint_options[] = {
     BK_OPTION_I64(bk_config_checkpoint, keep, 3, 2, 1 << 20, "newest checkpoints kept"),
     BK_OPTION_I64(bk_config_checkpoint, keep_every, 0, 0, 1LL << 53,
                   "also keep each multiple of this step; 0 = none"),
+    BK_OPTION_TEXT(bk_config_checkpoint, best, "none",
+                   "min:METRIC or max:METRIC of the evaluations: also keep the best checkpoint"),
     BK_OPTION_I64(bk_config_checkpoint, writers, 0, 0, 1 << 20, "ranks that write files; 0 = auto"),
     BK_OPTION_I64(bk_config_checkpoint, failures, 3, 1, 1 << 20,
                   "failed saves in a row until the run ends with 70"),
@@ -134,16 +136,24 @@ static bk_status check_sections(const bk_value *root)
     return bk_options_unknown(root, "", (const bk_option *const[]){NULL}, names);
 }
 
+static bk_status section_of(const bk_config *c, const char *name, bk_value **map)
+{
+    char where[BK_PLACE_TEXT];
+    *map = bk_value_get(c->root, name);
+    if (!*map)
+        return BK_OK;
+    (*map)->used = true;
+    if ((*map)->kind == BK_MAP)
+        return BK_OK;
+    return bk_fail(BK_USAGE, "section %s is not a mapping (%s): write %s: {key: value}", name,
+                   bk_value_place(*map, where), name);
+}
+
 static bk_status read_section(bk_config *c, const char *name, const bk_option *table, void *config)
 {
-    bk_value *map = bk_value_get(c->root, name);
     const bk_option *tables[] = {table, NULL};
-    if (map) {
-        map->used = true;
-        if (map->kind != BK_MAP)
-            return bk_fail(BK_USAGE, "section %s is not a mapping (%s:%d): write %s: {key: value}",
-                           name, map->file, map->line, name);
-    }
+    bk_value *map;
+    BK_TRY(section_of(c, name, &map));
     BK_TRY(bk_options_read(table, config, map, name, c->arena));
     return map ? bk_options_unknown(map, name, tables, NULL) : BK_OK;
 }
@@ -151,8 +161,9 @@ static bk_status read_section(bk_config *c, const char *name, const bk_option *t
 static bk_status read_optim(bk_config *c)
 {
     bk_config_optim *o = &c->optim;
-    bk_value *map = bk_value_get(c->root, "optim");
+    bk_value *map;
     const char *names[16] = {0};
+    BK_TRY(section_of(c, "optim", &map));
     BK_TRY(bk_options_read(optim_options, o, map, "optim", c->arena));
     for (int i = 0; bk_optimizers[i] && i < 15; i++) {
         names[i] = bk_optimizers[i]->name;
@@ -164,10 +175,7 @@ static bk_status read_optim(bk_config *c)
     const bk_option *tables[] = {optim_options, o->kind->options, NULL};
     o->config = bk_arena_zalloc(c->arena, o->kind->config_size + 1);
     BK_TRY(bk_options_read(o->kind->options, o->config, map, "optim", c->arena));
-    if (!map)
-        return BK_OK;
-    map->used = true;
-    return bk_options_unknown(map, "optim", tables, NULL);
+    return map ? bk_options_unknown(map, "optim", tables, NULL) : BK_OK;
 }
 
 static bk_status read_schedule(bk_config *c)
@@ -188,13 +196,14 @@ static bk_status read_schedule(bk_config *c)
 static bk_status read_loss(bk_config *c, bk_value *map, const char *path, bk_config_loss *loss)
 {
     const char *names[64] = {0};
+    char where[BK_PLACE_TEXT];
     if (map->kind != BK_MAP)
-        return bk_fail(BK_USAGE, "%s is not a mapping (%s:%d): write - {kind: cross_entropy}", path,
-                       map->file, map->line);
+        return bk_fail(BK_USAGE, "%s is not a mapping (%s): write - {kind: cross_entropy}", path,
+                       bk_value_place(map, where));
     BK_TRY(bk_options_read(loss_options, loss, map, path, c->arena));
     if (!loss->kind_name)
-        return bk_fail(BK_USAGE, "%s has no kind (%s:%d): write - {kind: cross_entropy}", path,
-                       map->file, map->line);
+        return bk_fail(BK_USAGE, "%s has no kind (%s): write - {kind: cross_entropy}", path,
+                       bk_value_place(map, where));
     for (int i = 0; bk_losses[i] && i < 63; i++)
         names[i] = bk_losses[i]->name;
     loss->kind = bk_loss_find(loss->kind_name);
@@ -207,32 +216,50 @@ static bk_status read_loss(bk_config *c, bk_value *map, const char *path, bk_con
     return loss->kind->check ? loss->kind->check(loss->config) : BK_OK;
 }
 
+static const char *term_name(const bk_config *c, int place)
+{
+    const char *kind = c->loss[place].kind->name;
+    for (int i = 0; i < place; i++)
+        if (c->loss[i].kind == c->loss[place].kind)
+            return bk_arena_printf(c->arena, "%s.%d", kind, place);
+    return kind;
+}
+
 static bk_status read_losses(bk_config *c)
 {
     bk_value *list = bk_value_get(c->root, "loss");
+    char where[BK_PLACE_TEXT];
     if (!list) {
         bk_value *entry = bk_value_new(c->arena, BK_MAP, "default", 0);
         BK_TRY(bk_value_set(c->arena, entry, "kind", "cross_entropy"));
+        BK_TRY(read_loss(c, entry, "loss.0", &c->loss[0]));
+        c->loss[0].name = term_name(c, 0);
         c->losses = 1;
-        return read_loss(c, entry, "loss.0", &c->loss[0]);
+        return BK_OK;
     }
     list->used = true;
     if (list->kind != BK_LIST || !list->child)
         return bk_fail(
             BK_USAGE,
-            "section loss is not a list (%s:%d): write loss: followed by - {kind: cross_entropy}",
-            list->file, list->line);
+            "section loss is not a list (%s): write loss: followed by - {kind: cross_entropy}",
+            bk_value_place(list, where));
     for (bk_value *entry = list->child; entry; entry = entry->next, c->losses++) {
         if (c->losses == BK_LOSSES_MAX)
-            return bk_fail(BK_USAGE, "more than %d losses (%s:%d): remove some", BK_LOSSES_MAX,
-                           entry->file, entry->line);
+            return bk_fail(BK_USAGE, "more than %d losses (%s): remove some", BK_LOSSES_MAX,
+                           bk_value_place(entry, where));
         const char *path = bk_arena_printf(c->arena, "loss.%d", c->losses);
         BK_TRY(read_loss(c, entry, path, &c->loss[c->losses]));
+        c->loss[c->losses].name = term_name(c, c->losses);
     }
     return BK_OK;
 }
 
 /* ---- checks across sections ---- */
+
+static bool is_empty(const char *text)
+{
+    return !text || !*text;
+}
 
 static bk_status check_distill(const bk_config *c)
 {
@@ -248,7 +275,7 @@ static bk_status check_distill(const bk_config *c)
     if (c->has_distill && kd == 0)
         return bk_fail(BK_USAGE, "section distill without a distillation loss: add one under "
                                  "loss:, such as - {kind: kl}");
-    if (c->has_distill && !c->distill.teacher)
+    if (c->has_distill && is_empty(c->distill.teacher))
         return bk_fail(BK_USAGE, "distill.teacher is missing: name a run directory or checkpoint");
     return BK_OK;
 }
@@ -256,10 +283,10 @@ static bk_status check_distill(const bk_config *c)
 static bk_status check(const bk_config *c)
 {
     int64_t lanes = c->parallel.lanes;
-    if (!c->run.dir)
+    if (is_empty(c->run.dir))
         return bk_fail(BK_USAGE,
                        "run.dir is missing: name the directory of the run, run.dir=runs/NAME");
-    if (!c->data.train)
+    if (is_empty(c->data.train))
         return bk_fail(
             BK_USAGE,
             "data.train is missing: name a data set made by birkhoff data, data.train=FILE.h5");
@@ -267,11 +294,6 @@ static bk_status check(const bk_config *c)
         return bk_fail(BK_USAGE,
                        "parallel.lanes=%lld is not a power of two: choose 1, 2, 4, 8, ...",
                        (long long)lanes);
-    if (lanes > 0 && c->data.batch % lanes != 0)
-        return bk_fail(BK_USAGE,
-                       "parallel.lanes=%lld does not divide data.batch=%lld: choose a batch that "
-                       "is a multiple",
-                       (long long)lanes, (long long)c->data.batch);
     return check_distill(c);
 }
 
@@ -280,7 +302,7 @@ static bk_status check(const bk_config *c)
 static const char *absolute(bk_arena *arena, const char *path, const char *file)
 {
     char here[4096];
-    if (!path || path[0] == '/')
+    if (!path || path[0] == '\0' || path[0] == '/')
         return path;
     const char *base = getcwd(here, sizeof here) ? here : ".";
     const char *slash = file ? strrchr(file, '/') : NULL;
@@ -301,18 +323,18 @@ static void resolve(bk_config *c, const char *section, const char *key, const ch
 bk_status bk_config_read(bk_arena *arena, bk_value *root, bk_config **out)
 {
     bk_config *c = BK_ZNEW(arena, bk_config, 1);
+    char where[BK_PLACE_TEXT];
     c->arena = arena;
     c->root = root;
     if (root->kind != BK_MAP)
         return bk_fail(
             BK_USAGE,
-            "the configuration is not a mapping (%s:%d): it has sections run, data, model, ...",
-            root->file, root->line);
-    c->model = bk_value_get(root, "model");
-    if (c->model)
-        c->model->used = true;
+            "the configuration is not a mapping (%s): it has sections run, data, model, ...",
+            bk_value_place(root, where));
     c->has_distill = bk_value_get(root, "distill") != NULL;
     BK_TRY(check_sections(root));
+    bk_value *model;
+    BK_TRY(section_of(c, "model", &model));
     BK_TRY(read_section(c, "run", run_options, &c->run));
     BK_TRY(read_section(c, "data", data_options, &c->data));
     BK_TRY(read_section(c, "distill", distill_options, &c->distill));

@@ -30,6 +30,7 @@ typedef struct bk_config_distill {
 typedef struct bk_config_loss {
     const char *kind_name;
     double weight;
+    const char *name; /* of the term in metrics: "kl", and "kl.2" for a second one at place 2 */
     const bk_loss_kind *kind;
     void *config;
 } bk_config_loss;
@@ -57,6 +58,7 @@ typedef struct bk_config_parallel {
 
 typedef struct bk_config_checkpoint {
     int64_t every, keep, keep_every, writers, failures, deflate;
+    const char *best;
     bool strict, verify_write;
 } bk_config_checkpoint;
 
@@ -70,8 +72,7 @@ enum { BK_LOSSES_MAX = 16 };
 
 typedef struct bk_config {
     bk_arena *arena;
-    bk_value *root;
-    bk_value *model; /* the section, for bk_model_new; NULL: defaults */
+    bk_value *root; /* its section `model` is for bk_model_new; absent: defaults */
     bk_config_run run;
     bk_config_data data;
     bool has_distill;

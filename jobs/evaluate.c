@@ -2,6 +2,7 @@
 
 #include "core/log.h"
 #include "dist/collective.h"
+#include "dist/signal.h"
 
 #include <math.h>
 
@@ -76,12 +77,25 @@ static void add_sums(bk_job *job, const bk_bundle *bundle, double sums[SUMS])
         sums[i] += batch[i];
 }
 
-bk_evaluation bk_job_evaluate(bk_job *job, const bk_sampler *sampler, int64_t batches)
+/* The ranks decide together: the strongest reason of any of them. */
+static bk_stop stop_asked(const bk_job *job)
 {
+    int64_t stop = bk_signals_any()               ? BK_STOP_SIGNAL
+                   : bk_seconds() >= job->stop_at ? BK_STOP_TIME
+                                                  : BK_GO_ON;
+    bk_max_i64(job->world->ctl, 1, &stop);
+    return (bk_stop)stop;
+}
+
+bk_evaluation bk_job_evaluate(bk_job *job, int64_t batches)
+{
+    const bk_sampler *sampler = job->eval_sampler;
     bk_tape *t = &job->tape;
     double start = bk_seconds(), sums[SUMS] = {0};
     int64_t counts[3] = {0}, all = bk_sampler_batches(sampler);
-    for (int64_t i = 0; i < (batches > 0 && batches < all ? batches : all); i++) {
+    int64_t last = batches > 0 && batches < all ? batches : all;
+    bk_stop stop = BK_GO_ON;
+    for (int64_t i = 0; i < last && stop == BK_GO_ON; i++) {
         bk_bundle bundle = {0};
         bk_tape_begin(t);
         t->training = t->recording = false;
@@ -90,6 +104,7 @@ bk_evaluation bk_job_evaluate(bk_job *job, const bk_sampler *sampler, int64_t ba
         bk_model_forward(job->model, t, &bundle);
         count_rows(&bundle, counts);
         add_sums(job, &bundle, sums);
+        stop = i + 1 < last ? stop_asked(job) : BK_GO_ON;
     }
     bk_sum_i64(job->world->loss, 3, counts);
     double rows = counts[0] > 0 ? (double)counts[0] : 1.0;
@@ -99,5 +114,6 @@ bk_evaluation bk_job_evaluate(bk_job *job, const bk_sampler *sampler, int64_t ba
                            .accuracy = (double)counts[1] / rows,
                            .teacher_agreement = job->teacher ? (double)counts[2] / rows : NAN,
                            .teacher_kl = job->teacher ? sums[SUM_KL] / rows : NAN,
-                           .seconds = bk_seconds() - start};
+                           .seconds = bk_seconds() - start,
+                           .stop = stop};
 }

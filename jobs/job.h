@@ -3,7 +3,6 @@
 #ifndef BK_JOBS_JOB_H
 #define BK_JOBS_JOB_H
 
-#include "core/blas.h"
 #include "dist/shard.h"
 #include "io/checkpoint.h"
 #include "io/dataset.h"
@@ -12,13 +11,28 @@
 #include "jobs/config.h"
 #include "models/model.h"
 
+/* A dry run opens everything that a training does and writes nothing; a measurement does so from
+ * random weights, whatever checkpoints there are; an evaluation has no gradients, no optimizer
+ * state and only the data set to evaluate on. */
+typedef enum bk_purpose { BK_TRAIN, BK_DRY_RUN, BK_MEASURE, BK_EVALUATE } bk_purpose;
+
+/* What the caller has at hand already; NULL: what the configuration names. */
+typedef struct bk_given {
+    bk_checkpoint *checkpoint; /* else the newest valid one of run.dir */
+    bk_dataset *data;          /* to train and evaluate on */
+} bk_given;
+
+/* Why a job is asked to stop. */
+typedef enum bk_stop { BK_GO_ON, BK_STOP_TIME, BK_STOP_SIGNAL } bk_stop;
+
 typedef struct bk_job {
     bk_arena *arena; /* run arena */
+    bk_purpose purpose;
     bk_config *config;
     bk_world *world;
-    bk_dataset *train, *eval;
-    const bk_split *train_split, *eval_split;
-    bk_sampler *train_sampler, *eval_sampler;
+    bk_dataset *train, *eval;                 /* train: NULL for an evaluation */
+    const bk_split *train_split, *eval_split; /* the same */
+    bk_sampler *train_sampler, *eval_sampler; /* the same */
     bk_model_data data;
     bk_model *model, *teacher; /* teacher: NULL without */
     bk_slab *slab;
@@ -27,32 +41,48 @@ typedef struct bk_job {
     bk_shard *shard;
     bk_tape tape;
     bk_arena *teacher_arena;
-    bk_checkpoint *checkpoint; /* resumed from; NULL: fresh */
+    const char *teacher_payload; /* digest of the teacher's parameters; NULL without */
+    bk_checkpoint *checkpoint;   /* resumed from; NULL: fresh */
     bk_run_state state;
     char run_id[17];
     const char *resolved;    /* the resolved configuration, YAML */
     const char *machine;     /* "key: value" lines */
     const char *checkpoints; /* RUN/checkpoints */
+    bool locked;             /* this job holds RUN/run.lock (rank 0) */
+    double started, stop_at; /* bk_seconds(): the clock began; time to stop, INFINITY without */
 } bk_job;
 
 /* ---- setup.c ---- */
 
-/* Collective.  From a configuration to a job that can step: opens the world, data sets, checkpoint,
- * model, teacher. All ranks leave with the same status.  `training`: also the reduction and the
- * optimizer state. */
-BK_CHECKED bk_status bk_job_open(bk_arena *arena, bk_config *config, bool training, bk_job **out);
-/* Collective.  The same without optimizer state, for a checkpoint directory (NULL: the newest of
- * run.dir). */
-BK_CHECKED bk_status bk_job_open_for_evaluation(bk_arena *arena, bk_config *config,
-                                                const char *checkpoint, bk_job **out);
-/* Collective.  For measuring steps: random weights whatever checkpoints there are, products by
- * `gemm`, and `data` (borrowed) instead of the configured data sets unless it is NULL. */
-BK_CHECKED bk_status bk_job_open_for_bench(bk_arena *arena, bk_config *config, bk_dataset *data,
-                                           bk_gemm_library gemm, bk_job **out);
+/* Collective.  From a configuration to a job that can step or evaluate: opens the world, data sets,
+ * checkpoint, model, teacher.  All ranks leave with the same status.  What is `given` is borrowed.
+ * An evaluation adapts expert degree, lanes and batch to the ranks there are: its counts do not
+ * depend on them. */
+BK_CHECKED bk_status bk_job_open(bk_arena *arena, bk_config *config, bk_purpose purpose,
+                                 bk_given given, bk_job **out);
 void bk_job_close(bk_job *job); /* Collective. */
 
 /* Collective.  Checks that the run directory can be written, takes the lock, writes config.yaml. */
 BK_CHECKED bk_status bk_job_claim_directory(bk_job *job);
+
+/* ---- inputs.c: data sets and samplers ---- */
+
+/* Not collective: every rank reads the files for itself; the caller agrees.  Fills data sets,
+ * splits and job->data. */
+BK_CHECKED bk_status bk_job_read_data(bk_job *job);
+/* Samplers over the splits; BK_INPUT when there is nothing to train or evaluate on. */
+BK_CHECKED bk_status bk_job_open_samplers(bk_job *job);
+/* BK_INPUT when a model of this checkpoint reads other tokens, features or classes than the data
+ * set has.  `who` stands in the message ("teacher"). */
+BK_CHECKED bk_status bk_job_check_fit(const bk_job *job, const bk_checkpoint *c, const char *who);
+
+/* ---- teacher.c ---- */
+
+/* Collective (agreed).  Loads and verifies the teacher that distill.teacher names; nothing without.
+ * An evaluation goes on without a teacher that is gone, with a warning. */
+BK_CHECKED bk_status bk_job_open_teacher(bk_job *job);
+/* Fills "teacher.logits" of the bundle on the tape's arena.  Collective with MoE. */
+void bk_job_teach(bk_job *job, bk_bundle *bundle);
 
 /* ---- state.c: between the job and its checkpoints ---- */
 
@@ -63,9 +93,12 @@ BK_CHECKED bk_status bk_job_load_model(const bk_world *world, bk_arena *arena,
 BK_CHECKED bk_status bk_job_resume(bk_job *job);
 /* Collective.  Commits a checkpoint of the present state. */
 BK_CHECKED bk_status bk_job_save(bk_job *job, bk_saved *saved);
-/* Collective.  Resolves data.lanes = 0 and compares the keys that may not change with those of the
- * checkpoint. */
-BK_CHECKED bk_status bk_job_check_resume(bk_job *job);
+
+/* ---- resume.c ---- */
+
+/* Collective (agreed).  Compares the configuration with the checkpoint's, key by key: BK_USAGE with
+ * both values for one that may not change, a warning for one that changes the training. */
+BK_CHECKED bk_status bk_job_check_resume(const bk_job *job);
 
 /* ---- step.c ---- */
 
@@ -77,12 +110,14 @@ typedef struct bk_step_result {
     double grad_norm, lr;
     int64_t positions; /* real positions of the global batch */
     int64_t nonfinite;
-    bool stop_signal, stop_time;
+    bk_stop stop; /* the same on all ranks */
 } bk_step_result;
 
 /* Collective.  One training step: batch, teacher, forward, losses, backward, reduction, agreement,
- * update. `time_is_near`: this rank's clock says that the time limit is. */
-bk_step_result bk_job_step(bk_job *job, bool time_is_near);
+ * update. */
+bk_step_result bk_job_step(bk_job *job);
+/* Counts the step that is done, applied or skipped. */
+void bk_job_advance(bk_job *job, int64_t positions);
 
 /* ---- evaluate.c ---- */
 
@@ -92,13 +127,11 @@ typedef struct bk_evaluation {
     double accuracy;
     double teacher_agreement, teacher_kl; /* with a teacher, else NaN */
     double seconds;
+    bk_stop stop; /* a request to stop came in between: the figures are of a part only */
 } bk_evaluation;
 
-/* Collective.  Exact over the first `batches` batches of the split (0: all), the same for any
- * number of ranks. */
-bk_evaluation bk_job_evaluate(bk_job *job, const bk_sampler *sampler, int64_t batches);
-
-/* Fills "teacher.logits" of the bundle on the tape's arena.  Collective with MoE. */
-void bk_job_teach(bk_job *job, bk_bundle *bundle);
+/* Collective.  Exact over the first `batches` batches of the evaluation split (0: all), the same
+ * for any number of ranks.  Looks for requests to stop after each batch. */
+bk_evaluation bk_job_evaluate(bk_job *job, int64_t batches);
 
 #endif

@@ -64,7 +64,7 @@ static bool get_model(int i, kind *out)
 {
     const bk_model_kind *k = bk_models[i];
     if (k)
-        *out = (kind){k->name, k->summary, NULL, NULL};
+        *out = (kind){k->name, k->summary, NULL, k->options};
     return k != NULL;
 }
 

@@ -1,6 +1,5 @@
 #include "jobs/load.h"
 
-#include "dist/agree.h"
 #include "dist/collective.h"
 #include "io/files.h"
 #include "io/yaml.h"
@@ -68,39 +67,63 @@ const char *bk_ladder_text(const bk_split *split, double accuracy, char text[128
 
 /* ---- dry run ---- */
 
-/* One forward and backward tells what the step needs; nothing is written. */
-static size_t activation_bytes(bk_job *job)
+/* What one step allocates and sends, by doing one. */
+typedef struct step_costs {
+    double bytes; /* of memory */
+    bk_traffic sent;
+} step_costs;
+
+static step_costs measure_step(bk_job *job)
 {
     bk_slab_initialise(job->slab, (uint64_t)job->config->run.seed);
-    bk_step_result r = bk_job_step(job, false);
-    (void)r;
-    return bk_arena_peak(job->tape.arena) + bk_arena_peak(job->tape.scratch);
+    bk_traffic before = bk_traffic_now();
+    bk_job_step(job);
+    bk_traffic after = bk_traffic_now();
+    size_t teacher = job->teacher_arena ? bk_arena_peak(job->teacher_arena) : 0;
+    return (step_costs){.bytes = (double)(bk_arena_peak(job->tape.arena) +
+                                          bk_arena_peak(job->tape.scratch) + teacher),
+                        .sent = {.bytes = after.bytes - before.bytes,
+                                 .messages = after.messages - before.messages}};
+}
+
+/* Reduce-scatter of every bucket, all-gather of those of a first use: n (P-1)/P bytes each. */
+static double reduction_bytes(const bk_job *job)
+{
+    double bytes = 0.0;
+    for (int i = 0; i < job->slab->buckets; i++) {
+        const bk_bucket *b = &job->slab->bucket[i];
+        double ranks = job->world->size / (b->expert < 0 ? 1 : job->world->expert);
+        bytes += (b->use == 0 ? 2.0 : 1.0) * 4.0 * (double)b->length * (ranks - 1.0) / ranks;
+    }
+    return bytes;
+}
+
+static void print_memory(const bk_job *job, double step)
+{
+    double slab = 4.0 * (double)(job->slab->values + job->slab->grads);
+    double moments = 4.0 * job->config->optim.kind->moments * (double)job->shard->moment_floats;
+    double teacher = job->teacher ? 4.0 * (double)bk_model_slab(job->teacher)->values : 0.0;
+    printf("memory of rank 0      %.3f MB: parameters and gradients %.3f, moments %.3f, teacher "
+           "%.3f, activations and scratch %.3f\n",
+           (slab + moments + teacher + step) / 1e6, slab / 1e6, moments / 1e6, teacher / 1e6,
+           step / 1e6);
 }
 
 bk_status bk_dry_run(bk_job *job)
 {
     bk_model_figures f = bk_model_measure(job->model);
-    bk_traffic before = bk_traffic_now();
-    double step_bytes = (double)activation_bytes(job);
-    bk_traffic after = bk_traffic_now();
-    double state = (double)(job->slab->values + job->slab->grads +
-                            job->config->optim.kind->moments * job->shard->moment_floats) *
-                   4.0;
-    double teacher = job->teacher ? (double)bk_model_slab(job->teacher)->values * 4.0 : 0.0;
-    double checkpoint =
-        (double)job->slab->total_count * 4.0 * (1 + job->config->optim.kind->moments);
+    step_costs step = measure_step(job);
+    int tensors = 1 + job->config->optim.kind->moments;
     if (job->world->rank != 0)
         return BK_OK;
     printf("%s\n", job->resolved);
-    printf("parameters            %lld\nactive parameters     %lld\n", (long long)f.parameters,
-           (long long)f.active_parameters);
+    printf("parameters            %lld\n", (long long)f.parameters);
+    printf("active parameters     %lld\n", (long long)f.active_parameters);
     printf("flops a step          %.4g\n", 3.0 * f.flops_per_sample * (double)job->lanes.batch);
-    printf("memory a rank         %.1f MB: parameters, gradients, moments %.1f, teacher %.1f, "
-           "activations %.1f\n",
-           (state + teacher + step_bytes) / 1e6, state / 1e6, teacher / 1e6, step_bytes / 1e6);
-    printf("sent a step and rank  %.3f MB in %lld messages\n",
-           (double)(after.bytes - before.bytes) / 1e6,
-           (long long)(after.messages - before.messages));
-    printf("checkpoint            %.1f MB\n", checkpoint / 1e6);
+    print_memory(job, step.bytes);
+    printf("sent a step by rank 0 %lld bytes in %lld messages, %.0f of them gradients and "
+           "parameters: n (P-1)/P each way\n",
+           (long long)step.sent.bytes, (long long)step.sent.messages, reduction_bytes(job));
+    printf("checkpoint            %.3f MB\n", 4.0 * tensors * (double)job->slab->total_count / 1e6);
     return BK_OK;
 }

@@ -16,82 +16,6 @@
 #include <time.h>
 #include <unistd.h>
 
-/* ---- data ---- */
-
-static bk_status read_data(bk_job *job)
-{
-    const bk_config_data *d = &job->config->data;
-    if (!job->train)
-        BK_TRY(bk_dataset_read(job->arena, d->train, &job->train));
-    job->eval = job->train;
-    if (d->eval)
-        BK_TRY(bk_dataset_read(job->arena, d->eval, &job->eval));
-    BK_TRY(bk_dataset_split(job->train, d->split, &job->train_split));
-    return bk_dataset_split(job->eval, d->eval_split, &job->eval_split);
-}
-
-/* A language model learns from successors: a document of one token holds none. */
-static bool has_something(const bk_dataset *d, const bk_split *split)
-{
-    for (int64_t i = 0; i < split->count; i++) {
-        int64_t sample = split->index[i];
-        if (d->classes > 0 || d->offsets[sample + 1] - d->offsets[sample] > 1)
-            return true;
-    }
-    return false;
-}
-
-static bk_status check_data(const bk_job *job)
-{
-    const bk_dataset *a = job->train, *b = job->eval;
-    if (a->vocabulary != b->vocabulary || a->classes != b->classes || a->channels != b->channels)
-        return bk_fail(BK_INPUT,
-                       "the data sets for training and evaluation differ in vocabulary, classes or "
-                       "channels (%s, %s): make both alike",
-                       a->path, b->path);
-    if (a->classes == 0 && !a->tokens)
-        return bk_fail(
-            BK_INPUT,
-            "the data set has neither classes nor tokens (%s): make one with birkhoff data",
-            a->path);
-    if (!has_something(a, job->train_split))
-        return bk_fail(BK_INPUT,
-                       "split %s holds nothing to learn from (%s): name another with data.split",
-                       job->train_split->name, a->path);
-    return BK_OK;
-}
-
-static int64_t longest(const bk_job *job)
-{
-    const bk_config_data *d = &job->config->data;
-    if (job->train->classes == 0)
-        return d->length;
-    int64_t most = job->train->max_length > job->eval->max_length ? job->train->max_length
-                                                                  : job->eval->max_length;
-    return d->max_length > 0 && d->max_length < most ? d->max_length : most;
-}
-
-static void describe_data(bk_job *job)
-{
-    job->data = (bk_model_data){.vocabulary = job->train->features ? 0 : job->train->vocabulary,
-                                .channels = job->train->features ? job->train->channels : 0,
-                                .classes = job->train->classes,
-                                .max_length = longest(job)};
-}
-
-static void open_samplers(bk_job *job)
-{
-    const bk_config *c = job->config;
-    bk_sampler_options o = {.batch = c->data.batch,
-                            .length = job->data.classes == 0 ? c->data.length : 0,
-                            .max_length = c->data.max_length,
-                            .seed = (uint64_t)c->run.seed,
-                            .shuffle = true};
-    job->train_sampler = bk_sampler_new(job->arena, job->train, job->train_split, &o);
-    o.shuffle = false;
-    job->eval_sampler = bk_sampler_new(job->arena, job->eval, job->eval_split, &o);
-}
-
 /* ---- lanes ---- */
 
 static int64_t next_power_of_two(int64_t n)
@@ -102,18 +26,34 @@ static int64_t next_power_of_two(int64_t n)
     return power;
 }
 
-static bk_status choose_lanes(bk_job *job)
+static int64_t choose_lanes(const bk_job *job)
+{
+    int64_t wanted = job->config->parallel.lanes;
+    int64_t kept = job->checkpoint ? bk_checkpoint_state(job->checkpoint)->lanes : 0;
+    if (job->purpose == BK_EVALUATE)
+        return next_power_of_two(job->world->size);
+    return wanted > 0 ? wanted : kept > 0 ? kept : next_power_of_two(job->world->size);
+}
+
+/* Samples past the end of a split count nothing, so an evaluation may round its batch up. */
+static void round_batch(bk_job *job, int64_t lanes)
+{
+    int64_t *batch = &job->config->data.batch;
+    *batch = (*batch + lanes - 1) / lanes * lanes;
+}
+
+static bk_status open_lanes(bk_job *job)
 {
     bk_config *c = job->config;
-    int64_t kept = job->checkpoint ? bk_checkpoint_state(job->checkpoint)->lanes : 0;
-    if (c->parallel.lanes == 0)
-        c->parallel.lanes = kept > 0 ? kept : next_power_of_two(job->world->size);
+    c->parallel.lanes = choose_lanes(job);
+    if (job->purpose == BK_EVALUATE)
+        round_batch(job, c->parallel.lanes);
     if (c->data.batch % c->parallel.lanes != 0)
-        return bk_fail(
-            BK_USAGE,
-            "%lld lanes do not divide data.batch=%lld: choose a multiple, or parallel.lanes=%lld",
-            (long long)c->parallel.lanes, (long long)c->data.batch,
-            (long long)(c->data.batch & -c->data.batch));
+        return bk_fail(BK_USAGE,
+                       "parallel.lanes=%lld does not divide data.batch=%lld: choose a batch that "
+                       "is a multiple, or at most %lld lanes",
+                       (long long)c->parallel.lanes, (long long)c->data.batch,
+                       (long long)(c->data.batch & -c->data.batch));
     job->lanes =
         bk_lanes_of_rank(c->parallel.lanes, c->data.batch, job->world->rank, job->world->size);
     return BK_OK;
@@ -121,13 +61,13 @@ static bk_status choose_lanes(bk_job *job)
 
 static void note_rounding(const bk_job *job)
 {
-    if (!bk_lanes_exact(&job->lanes, job->world->size))
+    if (job->purpose != BK_EVALUATE && !bk_lanes_exact(&job->lanes, job->world->size))
         bk_note("%d ranks do not divide %lld lanes as a power of two: results agree with other "
                 "rank counts to rounding, not to the bit",
                 job->world->size, (long long)job->lanes.total);
 }
 
-/* ---- model and teacher ---- */
+/* ---- model ---- */
 
 static int64_t slab_alignment(const bk_job *job)
 {
@@ -135,59 +75,29 @@ static int64_t slab_alignment(const bk_job *job)
     return 16 * (bk_lanes_exact(&job->lanes, size) ? job->lanes.total : size);
 }
 
-static bk_status make_model(bk_job *job, bool training)
+/* A model of another data set may be longer than this data set asks for: what it was counts. */
+static bk_status keep_max_length(bk_job *job)
+{
+    const char *text = job->checkpoint ? bk_checkpoint_state(job->checkpoint)->config : "";
+    bk_value *then, *root = job->config->root;
+    if (bk_value_get(bk_value_get(root, "model"), "max_length"))
+        return BK_OK;
+    BK_TRY(bk_yaml_parse(job->arena, "checkpoint", text, strlen(text), &then));
+    const bk_value *kept = bk_value_get(bk_value_get(then, "model"), "max_length");
+    return kept ? bk_value_set(job->arena, root, "model.max_length", kept->text) : BK_OK;
+}
+
+static bk_status make_model(bk_job *job)
 {
     const bk_config *c = job->config;
-    BK_TRY(bk_model_new(job->arena, c->model, &job->data, job->world, &job->model));
+    BK_TRY(keep_max_length(job));
+    BK_TRY(bk_model_new(job->arena, bk_value_get(c->root, "model"), &job->data, job->world,
+                        &job->model));
     job->slab = bk_model_slab(job->model);
     bk_slab_layout(job->slab, (int64_t)(c->parallel.bucket_mb * 262144.0), slab_alignment(job));
-    if (training)
+    if (job->purpose != BK_EVALUATE)
         bk_slab_want_gradients(job->slab);
     return BK_OK;
-}
-
-static int64_t classes_of_checkpoint(const bk_checkpoint *c)
-{
-    for (int64_t i = 0; i < bk_checkpoint_tensors(c); i++) {
-        const char *name;
-        bk_dtype dtype;
-        int dims;
-        int64_t shape[BK_MAX_DIMS];
-        bk_checkpoint_tensor(c, i, &name, &dtype, &dims, shape);
-        if (strcmp(name, "model/head/b") == 0)
-            return shape[0];
-    }
-    return 0;
-}
-
-static bk_status check_teacher(const bk_job *job, const bk_checkpoint *c)
-{
-    int64_t classes = classes_of_checkpoint(c);
-    if (classes != job->data.classes)
-        return bk_fail(
-            BK_INPUT,
-            "the teacher has %lld classes, the data set %lld (%s): train a teacher on this task",
-            (long long)classes, (long long)job->data.classes, bk_checkpoint_path(c));
-    return BK_OK;
-}
-
-static bk_status make_teacher(bk_job *job)
-{
-    if (!job->config->has_distill)
-        return BK_OK;
-    bk_checkpoint *c;
-    bk_value *root;
-    BK_TRY(
-        bk_checkpoint_open(job->world->checkpoint, job->arena, job->config->distill.teacher, &c));
-    BK_TRY(check_teacher(job, c));
-    const char *text = bk_checkpoint_state(c)->config;
-    BK_TRY(bk_yaml_parse(job->arena, bk_checkpoint_path(c), text, strlen(text), &root));
-    BK_TRY(bk_model_new(job->arena, bk_value_get(root, "model"), &job->data, job->world,
-                        &job->teacher));
-    bk_slab *slab = bk_model_slab(job->teacher);
-    bk_slab_layout(slab, 1 << 20, slab_alignment(job));
-    job->teacher_arena = bk_arena_new("teacher");
-    return bk_job_load_model(job->world, job->arena, c, slab);
 }
 
 /* ---- the whole ---- */
@@ -231,26 +141,81 @@ static const char *machine_text(const bk_job *job)
 {
     return bk_arena_printf(job->arena,
                            "ranks: %d\nlanes: %lld\nexpert: %d\nproducts: %s\nkernels: %s\nmpi: "
-                           "%s\nhdf5: %s\ncompiler: %s",
+                           "%s\nhdf5: %s\ncompiler: %s%s%s",
                            job->world->size, (long long)job->lanes.total, job->world->expert,
                            bk_blas_description(), bk_cpu_avx512() ? "avx512" : "avx2",
-                           bk_mpi_library(), bk_h5_version(), __VERSION__);
+                           bk_mpi_library(), bk_h5_version(), __VERSION__,
+                           job->teacher_payload ? "\nteacher: " : "",
+                           job->teacher_payload ? job->teacher_payload : "");
 }
 
-static bk_status find_checkpoint(bk_job *job, const char *named)
+/* ---- the run directory (rank 0; all agree on the outcome) ---- */
+
+static bk_status lock(bk_job *job)
+{
+    const char *dir = job->config->run.dir;
+    if (!job->locked)
+        BK_TRY(bk_lock_file(bk_arena_printf(job->arena, "%s/run.lock", dir), job->run_id));
+    job->locked = true;
+    return BK_OK;
+}
+
+/* Before anything is read from it, so that no other job writes it meanwhile.  A directory that is
+ * not there yet is made when all else is known to be good. */
+static bk_status lock_existing(bk_job *job)
+{
+    bool wanted = job->purpose == BK_TRAIN && job->world->rank == 0;
+    return wanted && bk_is_directory(job->config->run.dir) ? lock(job) : BK_OK;
+}
+
+static bk_status claim(bk_job *job)
+{
+    const char *dir = job->config->run.dir;
+    BK_TRY(bk_make_directories(dir));
+    BK_TRY(lock(job));
+    BK_TRY(bk_make_directories(job->checkpoints));
+    return bk_write_text(bk_arena_printf(job->arena, "%s/config.yaml", dir), job->resolved);
+}
+
+bk_status bk_job_claim_directory(bk_job *job)
+{
+    return bk_agree(job->world->ctl, job->world->rank == 0 ? claim(job) : BK_OK);
+}
+
+/* ---- the checkpoint to go on from ---- */
+
+static bk_status refuse_old(const bk_job *job)
+{
+    if (job->world->rank != 0 || !*bk_list_directory(job->arena, job->checkpoints))
+        return BK_OK;
+    return bk_fail(BK_USAGE,
+                   "run.resume=fresh, but there are checkpoints (%s): name another run.dir",
+                   job->checkpoints);
+}
+
+static bk_status find_checkpoint(bk_job *job)
 {
     const bk_config *c = job->config;
-    job->checkpoints = bk_arena_printf(job->arena, "%s/checkpoints", c->run.dir);
-    if (named)
-        return bk_checkpoint_open(job->world->checkpoint, job->arena, named, &job->checkpoint);
-    BK_TRY(bk_checkpoint_find(job->world->checkpoint, job->arena, job->checkpoints,
-                              c->checkpoint.strict, &job->checkpoint));
-    if (job->checkpoint && c->run.resume == BK_RESUME_FRESH)
-        return bk_fail(BK_USAGE,
-                       "run.resume=fresh, but there are checkpoints (%s): name another run.dir",
+    const bk_comm *comm = job->world->checkpoint;
+    if (job->checkpoint || job->purpose == BK_MEASURE)
+        return BK_OK;
+    if (job->purpose != BK_EVALUATE && c->run.resume == BK_RESUME_FRESH)
+        return bk_agree(comm, refuse_old(job));
+    BK_TRY(bk_checkpoint_find(comm, job->arena, job->checkpoints, c->checkpoint.strict,
+                              &job->checkpoint));
+    if (job->purpose == BK_EVALUATE && !job->checkpoint)
+        return bk_fail(BK_INPUT, "there is no checkpoint to evaluate (%s): train first",
                        job->checkpoints);
     return BK_OK;
 }
+
+/* An evaluation checks the fit; a training that goes on compares digests and keys. */
+static bk_status check_fit(const bk_job *job)
+{
+    return job->purpose == BK_EVALUATE ? bk_job_check_fit(job, job->checkpoint, "model") : BK_OK;
+}
+
+/* ---- the whole ---- */
 
 static void open_optimizer(bk_job *job)
 {
@@ -261,68 +226,72 @@ static void open_optimizer(bk_job *job)
                               (int)c->parallel.zero);
 }
 
-/* What each rank does alone; the caller agrees. */
-static bk_status open_local(bk_job *job)
+static int64_t common_divisor(int64_t a, int64_t b)
 {
-    BK_TRY(read_data(job));
-    BK_TRY(check_data(job));
-    describe_data(job);
-    return BK_OK;
+    return b == 0 ? a : common_divisor(b, a % b);
 }
 
-/* What the ways of opening a job differ in. */
-typedef struct opening {
-    bool training, random_weights;
-    const char *checkpoint; /* NULL: the newest of run.dir */
-    bk_dataset *data;       /* NULL: as configured */
-    bk_gemm_library gemm;
-} opening;
-
-static bk_status open_job(bk_arena *arena, bk_config *config, const opening *o, bk_job **out)
+/* The degree that an evaluation can have on these ranks. */
+static void adapt_degree(bk_config *c)
 {
-    bk_job *job = BK_ZNEW(arena, bk_job, 1);
-    job->arena = arena;
-    job->config = config;
-    job->train = o->data;
-    int threads =
-        config->parallel.threads > 0 ? (int)config->parallel.threads : bk_topology_threads();
-    BK_TRY(bk_blas_setup(threads, o->gemm));
-    BK_TRY(bk_world_open(arena, (int)config->parallel.expert, &job->world));
+    c->parallel.expert = common_divisor(c->parallel.expert, bk_mpi_size());
+}
+
+static bk_status open_world(bk_job *job)
+{
+    bk_config *c = job->config;
+    if (job->purpose == BK_EVALUATE)
+        adapt_degree(c);
+    BK_TRY(bk_world_open(job->arena, (int)c->parallel.expert, &job->world));
+    int64_t threads = c->parallel.threads > 0 ? c->parallel.threads : bk_topology_threads();
+    return bk_agree(job->world->ctl, bk_blas_setup((int)threads, BK_GEMM_AUTO));
+}
+
+/* Each line is agreed on: all ranks take the same way out. */
+static bk_status open_inputs(bk_job *job)
+{
     const bk_comm *ctl = job->world->ctl;
+    BK_TRY(bk_agree(ctl, lock_existing(job)));
+    BK_TRY(bk_agree(ctl, bk_job_read_data(job)));
+    BK_TRY(bk_agree(ctl, find_checkpoint(job)));
+    BK_TRY(bk_agree(ctl, check_fit(job)));
+    BK_TRY(bk_agree(ctl, open_lanes(job)));
+    BK_TRY(bk_agree(ctl, bk_job_open_samplers(job)));
+    BK_TRY(bk_agree(ctl, make_model(job)));
+    return bk_job_open_teacher(job);
+}
+
+static bk_status open_all(bk_job *job)
+{
     make_run_id(job);
-    BK_TRY(bk_agree(ctl, open_local(job)));
-    if (!o->random_weights)
-        BK_TRY(bk_agree(ctl, find_checkpoint(job, o->checkpoint)));
-    BK_TRY(bk_agree(ctl, choose_lanes(job)));
-    BK_TRY(bk_agree(ctl, make_model(job, o->training)));
-    BK_TRY(bk_agree(ctl, make_teacher(job)));
+    BK_TRY(open_inputs(job));
     job->resolved = resolved_text(job);
     job->machine = machine_text(job);
-    open_samplers(job);
     make_tape(job);
-    if (o->training)
+    if (job->purpose != BK_EVALUATE)
         open_optimizer(job);
     note_rounding(job);
-    *out = job;
     return BK_OK;
 }
 
-bk_status bk_job_open(bk_arena *arena, bk_config *config, bool training, bk_job **out)
+bk_status bk_job_open(bk_arena *arena, bk_config *config, bk_purpose purpose, bk_given given,
+                      bk_job **out)
 {
-    return open_job(arena, config, &(opening){.training = training}, out);
-}
-
-bk_status bk_job_open_for_evaluation(bk_arena *arena, bk_config *config, const char *checkpoint,
-                                     bk_job **out)
-{
-    return open_job(arena, config, &(opening){.checkpoint = checkpoint}, out);
-}
-
-bk_status bk_job_open_for_bench(bk_arena *arena, bk_config *config, bk_dataset *data,
-                                bk_gemm_library gemm, bk_job **out)
-{
-    opening o = {.training = true, .random_weights = true, .data = data, .gemm = gemm};
-    return open_job(arena, config, &o, out);
+    bk_job *job = BK_ZNEW(arena, bk_job, 1);
+    *job = (bk_job){.arena = arena,
+                    .purpose = purpose,
+                    .config = config,
+                    .checkpoint = given.checkpoint,
+                    .train = given.data,
+                    .started = bk_seconds(),
+                    .stop_at = INFINITY};
+    job->checkpoints = bk_arena_printf(arena, "%s/checkpoints", config->run.dir);
+    BK_TRY(open_world(job));
+    bk_status status = open_all(job);
+    if (status != BK_OK)
+        bk_job_close(job);
+    *out = job;
+    return status;
 }
 
 void bk_job_close(bk_job *job)
@@ -331,19 +300,4 @@ void bk_job_close(bk_job *job)
     bk_arena_free(job->tape.scratch);
     bk_arena_free(job->teacher_arena);
     bk_world_close(job->world);
-}
-
-/* Rank 0 touches the file system; all agree on the outcome. */
-static bk_status claim(const bk_job *job)
-{
-    const char *dir = job->config->run.dir;
-    BK_TRY(bk_make_directories(dir));
-    BK_TRY(bk_lock_file(bk_arena_printf(job->arena, "%s/run.lock", dir), job->run_id));
-    BK_TRY(bk_make_directories(job->checkpoints));
-    return bk_write_text(bk_arena_printf(job->arena, "%s/config.yaml", dir), job->resolved);
-}
-
-bk_status bk_job_claim_directory(bk_job *job)
-{
-    return bk_agree(job->world->ctl, job->world->rank == 0 ? claim(job) : BK_OK);
 }

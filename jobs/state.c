@@ -1,10 +1,6 @@
 /* Between a job and its checkpoints: which slices of which tensors, and the small state. */
 #include "jobs/job.h"
 
-#include "core/log.h"
-#include "dist/agree.h"
-#include "io/yaml.h"
-
 #include <math.h>
 #include <string.h>
 
@@ -77,79 +73,6 @@ bk_status bk_job_load_model(const bk_world *world, bk_arena *arena, const bk_che
 
 /* ---- resume ---- */
 
-static const char *scalar_at(const bk_value *root, const char *section, const char *key)
-{
-    const bk_value *map = bk_value_get(root, section);
-    const bk_value *value = map ? bk_value_get(map, key) : NULL;
-    return value && value->kind == BK_SCALAR ? value->text : "";
-}
-
-/* Keys that may not change between the start of a run and its resume: other bits would follow. */
-static const char *const fixed_keys[][2] = {
-    {"run", "seed"},   {"run", "precision"},   {"data", "batch"},     {"data", "length"},
-    {"data", "split"}, {"data", "max_length"}, {"parallel", "lanes"}, {"optim", "kind"},
-};
-
-static bk_status same_model(const bk_value *then, const bk_value *now, const char *path,
-                            bk_arena *arena)
-{
-    for (const bk_value *a = now ? now->child : NULL; a; a = a->next) {
-        const bk_value *b = then ? bk_value_get(then, a->key ? a->key : "") : NULL;
-        const char *key = bk_arena_printf(arena, "%s.%s", path, a->key ? a->key : "");
-        if (a->kind == BK_MAP)
-            BK_TRY(same_model(b, a, key, arena));
-        else if (a->kind == BK_SCALAR &&
-                 (!b || b->kind != BK_SCALAR || strcmp(a->text, b->text) != 0))
-            return bk_fail(
-                BK_USAGE,
-                "%s was %s when this run began and is %s now: keep it, or name another run.dir",
-                key, b && b->kind == BK_SCALAR ? b->text : "absent", a->text);
-    }
-    return BK_OK;
-}
-
-static bk_status check_fixed(const bk_job *job)
-{
-    const bk_run_state *s = bk_checkpoint_state(job->checkpoint);
-    bk_value *then, *now;
-    BK_TRY(bk_yaml_parse(job->arena, bk_checkpoint_path(job->checkpoint), s->config,
-                         strlen(s->config), &then));
-    BK_TRY(bk_yaml_parse(job->arena, "resolved configuration", job->resolved, strlen(job->resolved),
-                         &now));
-    for (size_t i = 0; i < sizeof fixed_keys / sizeof *fixed_keys; i++) {
-        const char *a = scalar_at(then, fixed_keys[i][0], fixed_keys[i][1]);
-        const char *b = scalar_at(now, fixed_keys[i][0], fixed_keys[i][1]);
-        if (strcmp(a, b) != 0)
-            return bk_fail(BK_USAGE,
-                           "%s.%s was %s when this run began and is %s now (%s): keep it, or name "
-                           "another run.dir",
-                           fixed_keys[i][0], fixed_keys[i][1], a, b, job->checkpoints);
-    }
-    if (strcmp(s->data_digest, job->train->digest) != 0)
-        return bk_fail(
-            BK_USAGE,
-            "the data set is not the one this run began with (%s): digest %.12s then, %.12s now",
-            job->train->path, s->data_digest, job->train->digest);
-    return same_model(bk_value_get(then, "model"), bk_value_get(now, "model"), "model", job->arena);
-}
-
-bk_status bk_job_check_resume(bk_job *job)
-{
-    return bk_agree(job->world->ctl, job->checkpoint ? check_fixed(job) : BK_OK);
-}
-
-static void warn_other_machine(const bk_job *job)
-{
-    const char *then = bk_checkpoint_state(job->checkpoint)->machine;
-    const char *keys[] = {"products: ", "kernels: "};
-    for (int i = 0; then && i < 2; i++) {
-        const char *a = strstr(then, keys[i]), *b = strstr(job->machine, keys[i]);
-        size_t length = b ? strcspn(b, "\n") : 0;
-        if (a && b && (strcspn(a, "\n") != length || memcmp(a, b, length) != 0))
-            bk_warn("bits may differ: this run started on %.*s", (int)strcspn(a, "\n"), a);
-    }
-}
-
 bk_status bk_job_resume(bk_job *job)
 {
     job->state = (bk_run_state){.seed = (uint64_t)job->config->run.seed, .best_value = NAN};
@@ -159,7 +82,6 @@ bk_status bk_job_resume(bk_job *job)
         int64_t count = list_moments(job->arena, job->shard->update, job->shard->updates, list);
         BK_TRY(bk_job_load_model(job->world, job->arena, job->checkpoint, job->slab));
         BK_TRY(bk_checkpoint_read(job->world->checkpoint, job->checkpoint, list, count, NULL));
-        warn_other_machine(job);
     } else {
         bk_slab_initialise(job->slab, (uint64_t)job->config->run.seed);
     }
@@ -198,6 +120,7 @@ bk_status bk_job_save(bk_job *job, bk_saved *saved)
         .nodes = job->world->nodes,
         .keep = (int)c->keep,
         .keep_every = c->keep_every,
+        .best = isnan(job->state.best_value) ? -1 : job->state.best_step,
         .started_from = job->checkpoint ? bk_checkpoint_state(job->checkpoint)->step : -1,
         .deflate = (int)c->deflate,
         .verify_write = c->verify_write,

@@ -1,32 +1,11 @@
 #include "jobs/job.h"
 
-#include "core/attributes.h"
+#include "core/log.h"
+#include "dist/signal.h"
 #include "dist/step.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
-
-#include "dist/signal.h"
-
-void bk_job_teach(bk_job *job, bk_bundle *bundle)
-{
-    if (!job->teacher)
-        return;
-    bk_arena_reset(job->teacher_arena);
-    bk_tape tape = {.arena = job->teacher_arena,
-                    .scratch = job->tape.scratch,
-                    .dtype = BK_F32,
-                    .lanes = job->tape.lanes,
-                    .seed = job->tape.seed,
-                    .step = job->tape.step};
-    bk_bundle seen = *bundle;
-    bk_model_forward(job->teacher, &tape, &seen);
-    const bk_tensor *logits = bk_bundle_need(&seen, "logits");
-    bk_tensor *kept = bk_tensor_new(job->tape.arena, logits->dtype, logits->dims, logits->shape);
-    memcpy(kept->data, logits->data, (size_t)bk_count(logits) * bk_dtype_size(logits->dtype));
-    bk_bundle_set(bundle, "teacher.logits", kept);
-}
 
 static void add_losses(bk_job *job, const bk_bundle *bundle)
 {
@@ -48,8 +27,8 @@ static void add_losses(bk_job *job, const bk_bundle *bundle)
     a.valid = valid;
     for (int i = 0; i < c->losses; i++) {
         a.config = c->loss[i].config;
-        bk_tape_add_term(&job->tape, c->loss[i].kind->name, -1,
-                         c->loss[i].kind->apply(&job->tape, &a), c->loss[i].weight);
+        bk_tape_add_term(&job->tape, c->loss[i].name, -1, c->loss[i].kind->apply(&job->tape, &a),
+                         c->loss[i].weight);
     }
 }
 
@@ -93,7 +72,7 @@ static void read_terms(const bk_job *job, const double *sum, bk_step_result *out
 }
 
 /* The step's message: statistics, norm and every flag travel together. */
-static double agree(bk_job *job, bool time_is_near, bk_step_result *out)
+static double agree(bk_job *job, bk_step_result *out)
 {
     bk_tape *t = &job->tape;
     int64_t blocks = bk_reduction_norm_records(job->reduction);
@@ -104,7 +83,7 @@ static double agree(bk_job *job, bool time_is_near, bk_step_result *out)
     bk_step_message m = {.flag = {[BK_STEP_NONFINITE] = nonfinite + nonfinite_records(t, records),
                                   [BK_STEP_TERM] = bk_signals_term(),
                                   [BK_STEP_USR1] = bk_signals_usr1(),
-                                  [BK_STEP_TIME] = time_is_near},
+                                  [BK_STEP_TIME] = bk_seconds() >= job->stop_at},
                          .terms = t->terms,
                          .record = records,
                          .sum = BK_NEW(t->arena, double, t->terms),
@@ -115,8 +94,9 @@ static double agree(bk_job *job, bool time_is_near, bk_step_result *out)
     read_terms(job, m.sum, out);
     out->status = m.status;
     out->nonfinite = m.flag[BK_STEP_NONFINITE];
-    out->stop_signal = m.flag[BK_STEP_TERM] + m.flag[BK_STEP_USR1] > 0;
-    out->stop_time = m.flag[BK_STEP_TIME] > 0;
+    out->stop = m.flag[BK_STEP_TERM] + m.flag[BK_STEP_USR1] > 0 ? BK_STOP_SIGNAL
+                : m.flag[BK_STEP_TIME] > 0                      ? BK_STOP_TIME
+                                                                : BK_GO_ON;
     return bk_reduction_norm(job->reduction, m.all_blocks);
 }
 
@@ -152,13 +132,23 @@ static void forward_backward(bk_job *job, bk_bundle *bundle)
     bk_reduction_finish(job->reduction);
 }
 
-bk_step_result bk_job_step(bk_job *job, bool time_is_near)
+void bk_job_advance(bk_job *job, int64_t positions)
+{
+    bk_run_state *s = &job->state;
+    s->step++;
+    s->samples_seen += job->lanes.batch;
+    s->tokens_seen += positions;
+    s->cursor = s->step * job->lanes.batch;
+    s->epoch = s->cursor / bk_sampler_samples(job->train_sampler);
+}
+
+bk_step_result bk_job_step(bk_job *job)
 {
     bk_bundle bundle = {0};
     bk_step_result out = {0};
     forward_backward(job, &bundle);
     out.positions = bundle.positions;
-    out.grad_norm = agree(job, time_is_near, &out);
+    out.grad_norm = agree(job, &out);
     if (out.status != BK_OK)
         return out;
     if (out.nonfinite > 0 || !isfinite(out.grad_norm)) {
@@ -166,10 +156,6 @@ bk_step_result bk_job_step(bk_job *job, bool time_is_near)
         return out;
     }
     update(job, &out);
-    job->state.step++;
-    job->state.samples_seen += job->lanes.batch;
-    job->state.tokens_seen += bundle.positions;
-    job->state.cursor = job->state.step * job->lanes.batch;
-    job->state.epoch = job->state.cursor / bk_sampler_samples(job->train_sampler);
+    bk_job_advance(job, out.positions);
     return out;
 }

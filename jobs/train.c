@@ -4,8 +4,8 @@
 #include "dist/agree.h"
 #include "dist/collective.h"
 #include "io/metrics.h"
+#include "jobs/best.h"
 #include "jobs/command.h"
-#include "jobs/job.h"
 #include "jobs/load.h"
 #include "jobs/machine.h"
 #include "jobs/peak.h"
@@ -13,23 +13,50 @@
 
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* What the loop keeps beside the job. */
 typedef struct loop {
     bk_job *job;
-    bk_metrics *metrics; /* rank 0 with a run directory; NULL elsewhere */
+    bk_metrics *metrics; /* rank 0; NULL elsewhere */
     bk_progress progress;
-    double started, peak; /* seconds; FLOP/s of this rank */
+    bk_best best;
+    double peak; /* FLOP/s of this rank */
     double longest_step, longest_save;
     int64_t logged_step, logged_positions;
     double logged_at;
-    int failures, skipped;
-    int64_t saved_step;
+    int64_t failures, skipped; /* saves, steps; in a row */
+    int64_t saved_step;        /* -1: none */
+    bool is_best;              /* the evaluation of this step was the best so far */
 } loop;
 
 /* ---- lines of metrics ---- */
+
+static void write_moe_layer(bk_metrics *m, const bk_moe_figures *f)
+{
+    static const char *const phase[BK_MOE_PHASES] = {"route", "pack", "exchange", "gemm",
+                                                     "combine"};
+    bk_metrics_integer(m, "layer", f->layer);
+    bk_metrics_number(m, "load_max_over_mean", f->load_max_over_mean);
+    bk_metrics_number(m, "load_min_over_mean", f->load_min_over_mean);
+    bk_metrics_number(m, "load_cv", f->load_cv);
+    bk_metrics_number(m, "load_entropy", f->load_entropy);
+    bk_metrics_integer(m, "dead", f->dead);
+    bk_metrics_number(m, "rank_load_max_over_mean", f->rank_load_max_over_mean);
+    bk_metrics_number(m, "token_entropy", f->token_entropy);
+    bk_metrics_number(m, "confidence", f->confidence);
+    bk_metrics_number(m, "kept_mass", f->kept_mass);
+    bk_metrics_number(m, "soft_column_error", f->soft_column_error);
+    bk_metrics_integer(m, "router_iterations", f->router_iterations);
+    bk_metrics_integer(m, "router_unconverged", f->router_unconverged);
+    bk_metrics_integer(m, "ot_steps", f->ot_steps);
+    bk_metrics_integer(m, "nonfinite_logits", f->nonfinite_logits);
+    bk_metrics_number(m, "aux", f->aux);
+    bk_metrics_number(m, "z", f->z);
+    bk_metrics_integer(m, "bytes_sent", f->bytes_sent);
+    for (int i = 0; i < BK_MOE_PHASES; i++)
+        bk_metrics_number(m, phase[i], f->seconds[i]);
+}
 
 static void write_moe(loop *l)
 {
@@ -42,21 +69,7 @@ static void write_moe(loop *l)
     bk_metrics_open_list(l->metrics, "moe");
     for (int i = 0; i < layers; i++) {
         bk_metrics_next_item(l->metrics);
-        bk_metrics_integer(l->metrics, "layer", f[i].layer);
-        bk_metrics_number(l->metrics, "load_max_over_mean", f[i].load_max_over_mean);
-        bk_metrics_number(l->metrics, "load_min_over_mean", f[i].load_min_over_mean);
-        bk_metrics_number(l->metrics, "load_cv", f[i].load_cv);
-        bk_metrics_number(l->metrics, "load_entropy", f[i].load_entropy);
-        bk_metrics_number(l->metrics, "token_entropy", f[i].token_entropy);
-        bk_metrics_number(l->metrics, "confidence", f[i].confidence);
-        bk_metrics_integer(l->metrics, "dead", f[i].dead);
-        bk_metrics_integer(l->metrics, "router_iterations", f[i].router_iterations);
-        bk_metrics_integer(l->metrics, "ot_steps", f[i].ot_steps);
-        bk_metrics_integer(l->metrics, "nonfinite_logits", f[i].nonfinite_logits);
-        bk_metrics_integer(l->metrics, "bytes_sent", f[i].bytes_sent);
-        bk_metrics_number(l->metrics, "route", f[i].seconds_route);
-        bk_metrics_number(l->metrics, "exchange", f[i].seconds_exchange);
-        bk_metrics_number(l->metrics, "gemm", f[i].seconds_gemm);
+        write_moe_layer(l->metrics, &f[i]);
     }
     bk_metrics_close_list(l->metrics);
 }
@@ -65,11 +78,18 @@ static void write_terms(const loop *l, const bk_step_result *r)
 {
     const bk_job *job = l->job;
     for (int i = 0; i < job->config->losses; i++)
-        bk_metrics_number(l->metrics, job->config->loss[i].kind->name, r->term[i]);
+        bk_metrics_number(l->metrics, job->config->loss[i].name, r->term[i]);
     if (bk_model_moe_layers(job->model) > 0) {
         bk_metrics_number(l->metrics, "moe_aux", r->aux);
         bk_metrics_number(l->metrics, "moe_z", r->z);
     }
+}
+
+static void restart_clock(loop *l)
+{
+    l->logged_step = l->job->state.step;
+    l->logged_positions = l->job->state.tokens_seen;
+    l->logged_at = bk_seconds();
 }
 
 /* Positions a second since the last line, and the share of the machine's peak that the model's
@@ -95,7 +115,7 @@ static void write_line(loop *l, const bk_step_result *r, double tokens_per_secon
     bk_metrics_number(l->metrics, "lr", r->lr);
     bk_metrics_number(l->metrics, "grad_norm", r->grad_norm);
     bk_metrics_number(l->metrics, "tokens_per_second", tokens_per_second);
-    bk_metrics_number(l->metrics, "seconds", bk_seconds() - l->started);
+    bk_metrics_number(l->metrics, "seconds", bk_seconds() - l->job->started);
     bk_metrics_number(l->metrics, "model_flops_utilization", utilization);
     write_moe(l);
     bk_metrics_end(l->metrics);
@@ -115,41 +135,56 @@ static void report(loop *l, const bk_step_result *r)
     if (!due)
         return;
     write_line(l, r, tokens_per_second, utilization);
-    l->logged_step = job->state.step;
-    l->logged_positions = job->state.tokens_seen;
-    l->logged_at = bk_seconds();
+    restart_clock(l);
 }
 
 /* ---- evaluation ---- */
 
-static void evaluate(loop *l, int64_t batches)
+static bool evaluation_due(const loop *l)
+{
+    const bk_config *c = l->job->config;
+    int64_t step = l->job->state.step, interval = c->log.eval_interval;
+    return step == c->run.steps || (interval > 0 && step % interval == 0);
+}
+
+static void write_evaluation(const loop *l, const bk_evaluation *e)
+{
+    const bk_job *job = l->job;
+    bk_metrics_begin(l->metrics, job->state.step, job->eval_split->name);
+    bk_metrics_number(l->metrics, "loss", e->cross_entropy);
+    bk_metrics_number(l->metrics, "cross_entropy", e->cross_entropy);
+    bk_metrics_number(l->metrics, "accuracy", e->accuracy);
+    bk_metrics_integer(l->metrics, "rows", e->rows);
+    if (job->teacher) {
+        bk_metrics_number(l->metrics, "teacher_agreement", e->teacher_agreement);
+        bk_metrics_number(l->metrics, "teacher_kl", e->teacher_kl);
+    }
+    bk_metrics_number(l->metrics, "seconds", e->seconds);
+    bk_metrics_end(l->metrics);
+}
+
+/* The whole split at the end of the run. */
+static bk_stop evaluate(loop *l)
 {
     bk_job *job = l->job;
-    bk_evaluation e = bk_job_evaluate(job, job->eval_sampler, batches);
+    bool last = job->state.step == job->config->run.steps;
+    bk_evaluation e = bk_job_evaluate(job, last ? 0 : job->config->log.eval_batches);
+    if (e.stop != BK_GO_ON)
+        return e.stop;
     char ladder[128];
+    l->is_best = bk_best_improved(&l->best, &e, &job->state);
     bk_progress_break(&l->progress);
-    bk_metrics_begin(l->metrics, job->state.step, job->eval_split->name);
-    bk_metrics_number(l->metrics, "loss", e.cross_entropy);
-    bk_metrics_number(l->metrics, "cross_entropy", e.cross_entropy);
-    bk_metrics_number(l->metrics, "accuracy", e.accuracy);
-    bk_metrics_integer(l->metrics, "rows", e.rows);
-    if (job->teacher) {
-        bk_metrics_number(l->metrics, "teacher_agreement", e.teacher_agreement);
-        bk_metrics_number(l->metrics, "teacher_kl", e.teacher_kl);
-    }
-    bk_metrics_number(l->metrics, "seconds", e.seconds);
-    bk_metrics_end(l->metrics);
-    bk_note("%s at step %lld: cross-entropy %.4f, accuracy %.4f%s", job->eval_split->name,
+    write_evaluation(l, &e);
+    bk_note("%s at step %lld: cross-entropy %.4f, accuracy %.4f%s%s", job->eval_split->name,
             (long long)job->state.step, e.cross_entropy, e.accuracy,
-            bk_ladder_text(job->eval_split, e.accuracy, ladder));
-    l->logged_at = bk_seconds();
-    l->logged_step = job->state.step;
-    l->logged_positions = job->state.tokens_seen;
+            bk_ladder_text(job->eval_split, e.accuracy, ladder), l->is_best ? ", the best" : "");
+    restart_clock(l);
+    return BK_GO_ON;
 }
 
 /* ---- checkpoints ---- */
 
-static bk_status save(loop *l)
+static bk_status try_save(loop *l)
 {
     bk_saved saved = {0};
     double start = bk_seconds();
@@ -158,41 +193,50 @@ static bk_status save(loop *l)
     bk_max_f64(l->job->world->ctl, 1, &seconds);
     l->longest_save = fmax(l->longest_save, seconds);
     bk_progress_break(&l->progress);
-    if (status == BK_OK) {
-        l->failures = 0;
-        l->saved_step = l->job->state.step;
-        bk_note("saved step %lld (%.1f MB, %.2f s, stall %.2f s)", (long long)l->job->state.step,
-                (double)saved.bytes / 1e6, saved.seconds, seconds);
-        return BK_OK;
-    }
-    l->failures++;
-    bk_warn("the checkpoint of step %lld was not saved (%s)", (long long)l->job->state.step,
-            bk_status_text());
-    return l->failures >= l->job->config->checkpoint.failures ? status : BK_OK;
+    if (status != BK_OK)
+        return bk_fail(status, "the checkpoint of step %lld was not saved: %s",
+                       (long long)l->job->state.step,
+                       bk_arena_strdup(l->job->tape.arena, bk_status_text()));
+    l->failures = 0;
+    l->saved_step = l->job->state.step;
+    bk_note("saved step %lld (%.1f MB, %.2f s, stall %.2f s)", (long long)l->job->state.step,
+            (double)saved.bytes / 1e6, saved.seconds, seconds);
+    return BK_OK;
 }
 
-static bk_status save_if_new(loop *l)
+/* One of many: the training goes on without it, a few times. */
+static bk_status save(loop *l)
 {
-    return l->saved_step == l->job->state.step ? BK_OK : save(l);
+    bk_status status = try_save(l);
+    if (status == BK_OK || ++l->failures >= l->job->config->checkpoint.failures)
+        return status;
+    bk_warn("%s", bk_status_text());
+    return BK_OK;
+}
+
+/* Before the end of the program: without it the work would be lost. */
+static bk_status save_for_good(loop *l)
+{
+    return l->saved_step == l->job->state.step && !l->is_best ? BK_OK : try_save(l);
 }
 
 /* ---- the loop ---- */
 
-static bool time_is_near(const loop *l)
+/* When this rank must begin to stop, so that a save still fits. */
+static void plan_stop(loop *l)
 {
     const bk_config_run *c = &l->job->config->run;
-    if (c->time_limit <= 0)
-        return false;
-    double left = c->time_limit - (bk_seconds() - l->started);
-    return left < 1.5 * l->longest_save + 2.0 * l->longest_step + c->stop_margin;
+    if (c->time_limit > 0)
+        l->job->stop_at = l->job->started + c->time_limit - c->stop_margin - 1.5 * l->longest_save -
+                          2.0 * l->longest_step;
 }
 
-static bk_status stop_on_request(loop *l, const bk_step_result *r)
+static bk_status stop_on_request(loop *l, bk_stop stop)
 {
-    BK_TRY(save_if_new(l));
+    BK_TRY(save_for_good(l));
     return bk_fail(BK_STOPPED, "stopped after step %lld on %s (%s): start it again to go on",
-                   (long long)l->job->state.step, r->stop_signal ? "a signal" : "the time limit",
-                   l->job->config->run.dir);
+                   (long long)l->job->state.step,
+                   stop == BK_STOP_SIGNAL ? "a signal" : "the time limit", l->job->config->run.dir);
 }
 
 /* The step was not applied: the state is the last good one. */
@@ -202,48 +246,83 @@ static bk_status not_finite(loop *l, const bk_step_result *r)
     if (++l->skipped <= job->config->optim.skip_nonfinite) {
         bk_warn("step %lld skipped: %lld values of loss or gradient are not finite",
                 (long long)job->state.step + 1, (long long)r->nonfinite);
-        job->state.step++;
+        bk_job_advance(job, r->positions);
         job->state.updates_skipped++;
         return BK_OK;
     }
-    BK_TRY(save_if_new(l));
+    BK_TRY(save_for_good(l));
     return bk_fail(BK_NONFINITE,
                    "loss or gradient is not finite at step %lld (%lld values; %s): the last good "
                    "state is kept; lower optim.lr or set optim.skip_nonfinite",
                    (long long)job->state.step + 1, (long long)r->nonfinite, job->config->run.dir);
 }
 
-static bk_status after_step(loop *l, const bk_step_result *r)
+static bk_status one_step(loop *l, bk_stop *stop)
+{
+    double start = bk_seconds();
+    bk_step_result r = bk_job_step(l->job);
+    l->longest_step = fmax(l->longest_step, bk_seconds() - start);
+    *stop = r.stop;
+    if (r.status == BK_NONFINITE)
+        return not_finite(l, &r);
+    BK_TRY(r.status);
+    l->skipped = 0;
+    report(l, &r);
+    return BK_OK;
+}
+
+/* What stands behind a step: an evaluation, a request to stop, a checkpoint.  The evaluation comes
+ * before the save, so that a checkpoint knows the best value up to its step. */
+static bk_status milestone(loop *l, bk_stop stop)
+{
+    const bk_config *c = l->job->config;
+    int64_t step = l->job->state.step, every = c->checkpoint.every;
+    l->is_best = false;
+    if (stop == BK_GO_ON && evaluation_due(l))
+        stop = evaluate(l);
+    if (stop != BK_GO_ON)
+        return stop_on_request(l, stop);
+    if (step == c->run.steps)
+        return save_for_good(l);
+    return l->is_best || (every > 0 && step % every == 0) ? save(l) : BK_OK;
+}
+
+/* An evaluation that a request to stop cut short is made up for. */
+static bk_status catch_up(loop *l)
 {
     const bk_job *job = l->job;
-    const bk_config *c = job->config;
     int64_t step = job->state.step;
-    l->skipped = 0;
-    report(l, r);
-    if (c->log.eval_interval > 0 && step % c->log.eval_interval == 0 && step < c->run.steps)
-        evaluate(l, c->log.eval_batches);
-    if (r->stop_signal || r->stop_time)
-        return step < c->run.steps ? stop_on_request(l, r) : BK_OK;
-    return c->checkpoint.every > 0 && step % c->checkpoint.every == 0 ? save(l) : BK_OK;
+    int made = job->world->rank == 0 && bk_metrics_has(l->metrics, step, "rows");
+    bk_broadcast(job->world->ctl, 0, &made, sizeof made);
+    if (step == 0 || made || step > job->config->run.steps || !evaluation_due(l))
+        return BK_OK;
+    return milestone(l, BK_GO_ON);
 }
 
 static bk_status run_steps(loop *l)
 {
-    bk_job *job = l->job;
+    const bk_job *job = l->job;
+    bk_stop stop = BK_GO_ON;
+    BK_TRY(catch_up(l));
+    if (job->state.step >= job->config->run.steps)
+        bk_note("all %lld steps are done (%s): raise run.steps to go on",
+                (long long)job->state.step, job->config->run.dir);
     while (job->state.step < job->config->run.steps) {
-        double start = bk_seconds();
-        bk_step_result r = bk_job_step(job, time_is_near(l));
-        l->longest_step = fmax(l->longest_step, bk_seconds() - start);
-        if (r.status == BK_NONFINITE)
-            BK_TRY(not_finite(l, &r));
-        else if (r.status != BK_OK)
-            return r.status;
-        else
-            BK_TRY(after_step(l, &r));
+        plan_stop(l);
+        BK_TRY(one_step(l, &stop));
+        BK_TRY(milestone(l, stop));
     }
-    BK_TRY(save_if_new(l));
-    evaluate(l, 0);
     return BK_OK;
+}
+
+/* ---- begin and end ---- */
+
+static bool only_sinkd(const bk_config *c)
+{
+    for (int i = 0; i < c->losses; i++)
+        if (strcmp(c->loss[i].kind->name, "sinkd") != 0)
+            return false;
+    return true;
 }
 
 static void begin_notes(const bk_job *job)
@@ -258,35 +337,47 @@ static void begin_notes(const bk_job *job)
     if (job->checkpoint)
         bk_note("resuming from step %lld (%s)", (long long)job->state.step,
                 bk_checkpoint_path(job->checkpoint));
-    for (int i = 0; i < job->config->losses; i++)
-        if (job->config->losses == 1 && strcmp(job->config->loss[i].kind->name, "sinkd") == 0)
-            bk_warn("sinkd is the only loss: it cannot know which sample is which (permutation "
-                    "invariance); add cross_entropy or kl");
+    if (job->teacher)
+        bk_note("teacher of %lld parameters (%s)",
+                (long long)bk_model_measure(job->teacher).parameters, job->config->distill.teacher);
+    bk_model_advise(job->model, job->config->run.steps);
+    if (only_sinkd(job->config))
+        bk_warn("sinkd is the only loss: it cannot know which sample is which (permutation "
+                "invariance); add cross_entropy or kl");
+    if (job->config->run.time_limit > 0 &&
+        job->config->run.time_limit <= job->config->run.stop_margin)
+        bk_warn("run.time_limit=%g is not above run.stop_margin=%g: the run stops after one step",
+                job->config->run.time_limit, job->config->run.stop_margin);
 }
 
-static bk_status train(bk_job *job)
+static bk_status open_metrics(loop *l)
+{
+    bk_job *job = l->job;
+    const bk_config *c = job->config;
+    bk_status status = job->world->rank == 0
+                           ? bk_metrics_open(job->arena, c->run.dir, job->state.step,
+                                             c->log.tensorboard, &l->metrics)
+                           : BK_OK;
+    return bk_agree(job->world->ctl, status);
+}
+
+static bk_status train(bk_job *job, const bk_best *best)
 {
     BK_TRY(bk_job_check_resume(job));
     BK_TRY(bk_job_claim_directory(job));
     BK_TRY(bk_job_resume(job));
-    loop l = {
-        .job = job, .started = bk_seconds(), .saved_step = job->checkpoint ? job->state.step : -1};
-    l.logged_step = job->state.step;
-    l.logged_positions = job->state.tokens_seen;
+    loop l = {.job = job, .best = *best, .saved_step = job->checkpoint ? job->state.step : -1};
     l.peak = bk_measure_peak();
-    bk_status opened = job->world->rank == 0
-                           ? bk_metrics_open(job->arena, job->config->run.dir, job->state.step,
-                                             job->config->log.tensorboard, &l.metrics)
-                           : BK_OK;
-    BK_TRY(bk_agree(job->world->ctl, opened));
+    BK_TRY(open_metrics(&l));
     begin_notes(job);
     bk_machine_warn(job->world, bk_blas_threads());
     l.progress = bk_progress_start(job->state.step, job->config->run.steps);
-    l.logged_at = bk_seconds();
+    restart_clock(&l);
     bk_status status = run_steps(&l);
+    const char *text = bk_arena_strdup(job->arena, bk_status_text());
     bk_progress_break(&l.progress);
-    bk_status closed = l.metrics ? bk_metrics_close(l.metrics) : BK_OK;
-    return status != BK_OK ? status : bk_agree(job->world->ctl, closed);
+    bk_status closed = bk_agree(job->world->ctl, l.metrics ? bk_metrics_close(l.metrics) : BK_OK);
+    return status != BK_OK ? bk_fail(status, "%s", text) : closed;
 }
 
 /* ---- the command ---- */
@@ -295,9 +386,12 @@ static bk_status run(bk_context *context)
 {
     bk_config *config;
     bk_job *job;
+    bk_best best;
     BK_TRY(bk_load_config(context, &config));
-    BK_TRY(bk_job_open(context->arena, config, true, &job));
-    bk_status status = context->dry_run ? bk_dry_run(job) : train(job);
+    BK_TRY(bk_best_read(config, &best));
+    BK_TRY(bk_job_open(context->arena, config, context->dry_run ? BK_DRY_RUN : BK_TRAIN,
+                       (bk_given){0}, &job));
+    bk_status status = context->dry_run ? bk_dry_run(job) : train(job, &best);
     bk_job_close(job);
     return status;
 }

@@ -28,7 +28,13 @@ typedef struct bk_loss_args {
     struct bk_attributes *attributes; /* figures for `birkhoff op` and the log; NULL = not wanted */
 } bk_loss_args;
 
-enum { BK_LOSS_LABELS = 1, BK_LOSS_TEACHER = 2, BK_LOSS_COLLECTIVE = 4 };
+enum {
+    BK_LOSS_LABELS = 1,
+    BK_LOSS_TEACHER = 2,
+    BK_LOSS_COLLECTIVE = 4,
+    BK_LOSS_GROUPS =
+        8, /* matches rows in groups (option `group`): reads sequence, fills plan, cost */
+};
 
 typedef struct bk_loss_kind {
     const char *name, *summary, *source;

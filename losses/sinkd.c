@@ -163,7 +163,7 @@ const bk_loss_kind bk_loss_sinkd = {
     .source = "arXiv 2402.17110",
     .options = options,
     .config_size = sizeof(bk_sinkd_config),
-    .flags = BK_LOSS_TEACHER | BK_LOSS_COLLECTIVE,
+    .flags = BK_LOSS_TEACHER | BK_LOSS_COLLECTIVE | BK_LOSS_GROUPS,
     .check = check,
     .apply = apply,
 };

@@ -18,15 +18,12 @@ static const bk_option model_options[] = {
                   "longest sample; 0 = what the data holds"),
     BK_OPTION_CHOICE(bk_model_config, activation, 0, "gelu|gelu_tanh|relu|silu",
                      "of the feed-forward (gelu: erf form)"),
-    BK_OPTION_CHOICE(bk_model_config, pool, 1, "cls|mean|first",
-                     "encoder: what the head reads (mean: over real positions)"),
     BK_OPTION_CHOICE(bk_model_config, positions, 0, "learned|sinusoid|none",
                      "position information added to the input"),
     BK_OPTION_F64(bk_model_config, dropout, 0.0, 0.0, 0.95,
                   "on the embedding and behind attention and feed-forward"),
     BK_OPTION_F64_ABOVE(bk_model_config, norm_epsilon, 1e-5, 0.0, 1.0,
                         "added to the variance in LayerNorm"),
-    BK_OPTION_BOOL(bk_model_config, tied, true, "decoder: output embedding = input embedding"),
     BK_OPTION_END,
 };
 
@@ -65,6 +62,40 @@ const bk_section bk_model_sections[] = {
     {NULL, NULL, NULL},
 };
 
+/* ---- keys of a section that has a kind ---- */
+
+/* A kind and its table, to see which kinds have a key. */
+typedef struct kind_options {
+    const char *name;
+    const bk_option *options;
+} kind_options;
+
+static bool has_key(const bk_option *table, const char *key)
+{
+    for (; table && table->name; table++)
+        if (strcmp(table->name, key) == 0)
+            return true;
+    return false;
+}
+
+/* BK_USAGE for a key that this kind has not but others have, naming them. */
+static bk_status check_foreign_keys(bk_model *model, const bk_value *map, const char *path,
+                                    const char *kind, const kind_options *kinds)
+{
+    char where[BK_PLACE_TEXT];
+    for (const bk_value *v = map->child; v; v = v->next) {
+        const char *owners = "";
+        for (const kind_options *k = kinds; !v->used && k->name; k++)
+            if (has_key(k->options, v->key))
+                owners =
+                    bk_arena_printf(model->arena, "%s%s%s", owners, *owners ? ", " : "", k->name);
+        if (*owners)
+            return bk_fail(BK_USAGE, "%s.%s is not an option of %s (%s): it belongs to %s", path,
+                           v->key, kind, bk_value_place(v, where), owners);
+    }
+    return BK_OK;
+}
+
 /* ---- attention ---- */
 
 static bk_status find_attention(const bk_value *map, bk_attention_config *a)
@@ -77,25 +108,43 @@ static bk_status find_attention(const bk_value *map, bk_attention_config *a)
                    : bk_unknown_kind("attention", a->kind_name, bk_value_get(map, "kind"), names);
 }
 
+static bk_status check_attention_keys(bk_model *model, const bk_value *map, const char *path,
+                                      const bk_attention_kind *kind)
+{
+    const bk_option *tables[] = {attention_options, kind->options, NULL};
+    kind_options kinds[64] = {0};
+    for (int i = 0; bk_attentions[i] && i < 63; i++)
+        kinds[i] = (kind_options){bk_attentions[i]->name, bk_attentions[i]->options};
+    BK_TRY(check_foreign_keys(model, map, path, kind->name, kinds));
+    return bk_options_unknown(map, path, tables, NULL);
+}
+
 static bk_status read_attention(bk_model *model, bk_value *map, const char *path,
                                 bk_attention_config *a)
 {
-    if (map && map->kind != BK_MAP)
-        return bk_fail(BK_USAGE, "%s is not a mapping (%s:%d): write %s: {kind: softmax}", path,
-                       map->file, map->line, path);
     BK_TRY(bk_options_read(attention_options, a, map, path, model->arena));
     BK_TRY(find_attention(map, a));
-    const bk_option *tables[] = {attention_options, a->kind->options, NULL};
     if (a->kind->config_size > 0)
         a->config = bk_arena_zalloc(model->arena, a->kind->config_size);
     if (a->kind->options)
         BK_TRY(bk_options_read(a->kind->options, a->config, map, path, model->arena));
     if (map)
-        BK_TRY(bk_options_unknown(map, path, tables, NULL));
+        BK_TRY(check_attention_keys(model, map, path, a->kind));
     if (bk_model_causal(model) && !(a->kind->flags & BK_ATTENTION_CAUSAL))
         return bk_fail(BK_USAGE, "attention %s cannot be causal (%s): a decoder needs another kind",
                        a->kind->name, path);
     return a->kind->check ? a->kind->check(a->config) : BK_OK;
+}
+
+static bk_status wrong_length(const bk_model *model, const bk_value *list)
+{
+    char where[BK_PLACE_TEXT];
+    long long entries = 0;
+    for (const bk_value *v = list->child; v; v = v->next)
+        entries++;
+    return bk_fail(BK_USAGE,
+                   "model.attention has %lld entries for %lld layers (%s): give one for each layer",
+                   entries, (long long)model->config.layers, bk_value_place(list, where));
 }
 
 static bk_status read_attentions(bk_model *model, bk_value *value)
@@ -108,10 +157,7 @@ static bk_status read_attentions(bk_model *model, bk_value *value)
         value->used = true;
     for (int64_t i = 0; i < layers; i++) {
         if (model->attention_list && !entry)
-            return bk_fail(
-                BK_USAGE,
-                "model.attention has %lld entries for %lld layers (%s:%d): give one for each layer",
-                (long long)i, (long long)layers, value->file, value->line);
+            return wrong_length(model, value);
         const char *path = model->attention_list
                                ? bk_arena_printf(model->arena, "model.attention.%lld", (long long)i)
                                : "model.attention";
@@ -119,15 +165,22 @@ static bk_status read_attentions(bk_model *model, bk_value *value)
         if (model->attention_list)
             entry = entry->next;
     }
-    if (model->attention_list && entry)
-        return bk_fail(
-            BK_USAGE,
-            "model.attention has more entries than layers (%s:%d): give one for each layer",
-            value->file, value->line);
-    return BK_OK;
+    return model->attention_list && entry ? wrong_length(model, value) : BK_OK;
 }
 
 /* ---- mixture of experts ---- */
+
+static bk_status check_router_keys(bk_model *model, bk_value *map, const bk_moe_config *moe)
+{
+    const char *path = "model.moe.router";
+    const bk_option *tables[] = {router_options, moe->router->options, NULL};
+    kind_options kinds[64] = {0};
+    for (int i = 0; bk_routers[i] && i < 63; i++)
+        kinds[i] = (kind_options){bk_routers[i]->name, bk_routers[i]->options};
+    map->used = true;
+    BK_TRY(check_foreign_keys(model, map, path, moe->router->name, kinds));
+    return bk_options_unknown(map, path, tables, NULL);
+}
 
 static bk_status read_router(bk_model *model, bk_value *map, bk_moe_config *moe)
 {
@@ -138,11 +191,10 @@ static bk_status read_router(bk_model *model, bk_value *map, bk_moe_config *moe)
         names[i] = bk_routers[i]->name;
     if (!moe->router)
         return bk_unknown_kind("router", moe->router_name, bk_value_get(map, "kind"), names);
-    const bk_option *tables[] = {router_options, moe->router->options, NULL};
-    moe->router_config = bk_arena_zalloc(model->arena, moe->router->config_size + 1);
+    moe->router_config = bk_arena_zalloc(model->arena, moe->router->config_size);
     BK_TRY(bk_options_read(moe->router->options, moe->router_config, map, path, model->arena));
     if (map)
-        BK_TRY(bk_options_unknown(map, path, tables, NULL));
+        BK_TRY(check_router_keys(model, map, moe));
     return moe->router->check ? moe->router->check(moe->router_config, moe->experts, moe->k)
                               : BK_OK;
 }
@@ -151,14 +203,12 @@ static bk_status read_moe(bk_model *model, bk_value *map)
 {
     if (!map)
         return BK_OK;
-    map->used = true;
-    if (map->kind != BK_MAP)
-        return bk_fail(BK_USAGE, "model.moe is not a mapping (%s:%d): write moe: {experts: 8}",
-                       map->file, map->line);
     bk_moe_config *moe = model->moe = BK_ZNEW(model->arena, bk_moe_config, 1);
     const bk_option *tables[] = {moe_options, NULL};
     const char *more[] = {"router", NULL};
+    map->used = true;
     BK_TRY(bk_options_read(moe_options, moe, map, "model.moe", model->arena));
+    BK_TRY(bk_options_unknown(map, "model.moe", tables, more));
     if (moe->hidden == 0)
         moe->hidden = model->config.ffn;
     if (moe->k > moe->experts)
@@ -175,8 +225,7 @@ static bk_status read_moe(bk_model *model, bk_value *map)
                        "model.moe.every=%lld leaves no block with experts in %lld layers: choose "
                        "every <= layers",
                        (long long)moe->every, (long long)model->config.layers);
-    BK_TRY(read_router(model, bk_value_get(map, "router"), moe));
-    return bk_options_unknown(map, "model.moe", tables, more);
+    return read_router(model, bk_value_get(map, "router"), moe);
 }
 
 /* ---- the section ---- */
@@ -209,20 +258,30 @@ static bk_status check_shapes(const bk_model *model)
     return BK_OK;
 }
 
+static bk_status check_model_keys(bk_model *model, const bk_value *section)
+{
+    const bk_option *tables[] = {model_options, model->kind->options, NULL};
+    const char *more[] = {"attention", "moe", NULL};
+    kind_options kinds[16] = {0};
+    for (int i = 0; bk_models[i] && i < 15; i++)
+        kinds[i] = (kind_options){bk_models[i]->name, bk_models[i]->options};
+    BK_TRY(check_foreign_keys(model, section, "model", model->kind->name, kinds));
+    return bk_options_unknown(section, "model", tables, more);
+}
+
 bk_status bk_model_read_config(bk_model *model, bk_value *section)
 {
-    const bk_option *tables[] = {model_options, NULL};
-    const char *more[] = {"attention", "moe", NULL};
     bk_model_config *c = &model->config;
     BK_TRY(bk_options_read(model_options, c, section, "model", model->arena));
     BK_TRY(find_model_kind(model, section));
+    BK_TRY(bk_options_read(model->kind->options, c, section, "model", model->arena));
     c->ffn = c->ffn ? c->ffn : 4 * c->width;
     c->qkv_width = c->qkv_width ? c->qkv_width : c->width;
     BK_TRY(check_shapes(model));
     c->max_length = c->max_length ? c->max_length : model->data.max_length;
     BK_TRY(read_attentions(model, bk_value_get(section, "attention")));
     BK_TRY(read_moe(model, bk_value_get(section, "moe")));
-    return section ? bk_options_unknown(section, "model", tables, more) : BK_OK;
+    return section ? check_model_keys(model, section) : BK_OK;
 }
 
 static void write_attention(const bk_attention_config *a, const char *head, int indent, FILE *file)
@@ -248,6 +307,7 @@ void bk_model_write_options(const bk_model *model, int indent, void *stream)
 {
     FILE *file = stream;
     bk_options_write(model_options, &model->config, indent, file);
+    bk_options_write(model->kind->options, &model->config, indent, file);
     write_attentions(model, indent, file);
     if (!model->moe)
         return;

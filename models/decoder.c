@@ -2,6 +2,11 @@
  * embedding. */
 #include "models/internal.h"
 
+static const bk_option options[] = {
+    BK_OPTION_BOOL(bk_model_config, tied, true, "output embedding = input embedding"),
+    BK_OPTION_END,
+};
+
 static bk_status declare(bk_model *model)
 {
     if (model->data.classes > 0 || model->data.vocabulary == 0)
@@ -35,6 +40,7 @@ static void forward(bk_model *model, bk_tape *t, bk_bundle *bundle)
 const bk_model_kind bk_model_decoder = {
     .name = "decoder",
     .summary = "causal pre-norm Transformer in the layout of GPT-2",
+    .options = options,
     .declare = declare,
     .forward = forward,
 };

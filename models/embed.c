@@ -3,15 +3,15 @@
 
 #include <math.h>
 
-static int64_t rows_of_positions(const bk_model *model)
-{
-    int64_t padded = (model->config.max_length + 15) / 16 * 16; /* as the sampler pads */
-    return padded + (model->config.pool == BK_POOL_CLS && !bk_model_causal(model));
-}
-
 static bool uses_cls(const bk_model *model)
 {
     return !bk_model_causal(model) && model->config.pool == BK_POOL_CLS;
+}
+
+static int64_t rows_of_positions(const bk_model *model)
+{
+    int64_t padded = (model->config.max_length + 15) / 16 * 16; /* as the sampler pads */
+    return padded + uses_cls(model);
 }
 
 static bk_parameter *declare_table(bk_model *model, const char *name, int64_t rows, double scale)

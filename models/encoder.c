@@ -1,6 +1,12 @@
 /* The encoder: pre-norm blocks over tokens or features, pooling, a classification head. */
 #include "models/internal.h"
 
+static const bk_option options[] = {
+    BK_OPTION_CHOICE(bk_model_config, pool, BK_POOL_MEAN, "cls|mean|first",
+                     "what the head reads (mean: over real positions)"),
+    BK_OPTION_END,
+};
+
 static bk_status declare(bk_model *model)
 {
     if (model->data.classes == 0)
@@ -55,6 +61,7 @@ static void forward(bk_model *model, bk_tape *t, bk_bundle *bundle)
 const bk_model_kind bk_model_encoder = {
     .name = "encoder",
     .summary = "pre-norm Transformer over tokens or features with a classification head",
+    .options = options,
     .declare = declare,
     .forward = forward,
 };

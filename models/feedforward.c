@@ -91,7 +91,7 @@ static void declare_moe(bk_model *model, int layer)
             bk_slab_declare_buffer(model->slab, name(model, layer, "moe", "router_ot_steps"),
                                    BK_I64, 1, (const int64_t[]){1});
     }
-    m->state.count = BK_ZNEW(model->arena, int64_t, c->experts);
+    bk_moe_state_init(&m->state, model->arena, c->experts);
 }
 
 void bk_feedforward_declare(bk_model *model, int layer)
@@ -135,8 +135,7 @@ static bk_tensor *experts(bk_model *model, bk_tape *t, int layer, bk_tensor *x, 
                      .router_config = c->router_config,
                      .bias = m->router_bias ? m->router_bias->data : NULL,
                      .aux = (bk_moe_aux)c->aux,
-                     .aux_weight = c->aux_weight,
-                     .z_weight = c->z_weight,
+                     .z = c->z_weight > 0,
                      .valid = positions,
                      .first_token = bk_lanes_first_sample(&t->lanes) * x->shape[1],
                      .layer = layer,

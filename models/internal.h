@@ -12,9 +12,10 @@ typedef struct bk_model_config {
     const char *kind_name;
     int64_t layers, width, heads, ffn, qkv_width, max_length;
     int activation; /* bk_activation */
-    int pool, positions;
+    int positions;  /* BK_POSITIONS_* */
     double dropout, norm_epsilon;
-    bool tied;
+    int pool;  /* encoder: BK_POOL_* */
+    bool tied; /* decoder */
 } bk_model_config;
 
 enum { BK_POOL_CLS, BK_POOL_MEAN, BK_POOL_FIRST };

@@ -1,8 +1,6 @@
 #include "models/internal.h"
 
-#include "dist/collective.h"
-
-#include <math.h>
+#include "core/log.h"
 
 #define MODEL(kind) extern const bk_model_kind bk_model_##kind;
 #include "models/kinds.def"
@@ -79,64 +77,29 @@ int bk_model_moe_layers(const bk_model *model)
     return layers;
 }
 
-/* Load figures of one layer from the counts of all ranks. */
-static void load_figures(const int64_t *count, int64_t experts, bk_moe_figures *out)
-{
-    double total = 0.0, squares = 0.0, most = 0.0, least = INFINITY;
-    for (int64_t e = 0; e < experts; e++) {
-        double load = (double)count[e];
-        total += load;
-        most = fmax(most, load);
-        least = fmin(least, load);
-        out->dead += count[e] == 0;
-    }
-    double mean = total / (double)experts;
-    if (total == 0.0)
-        return;
-    for (int64_t e = 0; e < experts; e++) {
-        double load = (double)count[e], share = load / total;
-        squares += (load - mean) * (load - mean);
-        out->load_entropy -= share > 0 ? share * log(share) : 0.0;
-    }
-    out->load_max_over_mean = most / mean;
-    out->load_min_over_mean = least / mean;
-    out->load_cv = sqrt(squares / (double)experts) / mean;
-    out->load_entropy /= experts > 1 ? log((double)experts) : 1.0;
-}
-
-static void layer_figures(const bk_model *model, int layer, bk_moe_figures *out)
-{
-    const bk_moe_part *m = model->block[layer].moe;
-    int64_t experts = model->moe->experts;
-    bk_arena *scratch = bk_arena_new("moe figures");
-    /* counts, then tokens, non-finite logits, and the two sums in units of 2^-20 */
-    int64_t *sum = BK_ZNEW(scratch, int64_t, experts + 4);
-    for (int64_t e = 0; e < experts; e++)
-        sum[e] = m->state.count[e];
-    sum[experts] = m->state.tokens;
-    sum[experts + 1] = m->state.nonfinite;
-    sum[experts + 2] = (int64_t)rint(ldexp(m->state.token_entropy_sum, 20));
-    sum[experts + 3] = (int64_t)rint(ldexp(m->state.confidence_sum, 20));
-    bk_sum_i64(model->world->route, experts + 4, sum);
-    double tokens = sum[experts] > 0 ? (double)sum[experts] : 1.0;
-    *out = (bk_moe_figures){.layer = layer,
-                            .nonfinite_logits = sum[experts + 1],
-                            .token_entropy = ldexp((double)sum[experts + 2], -20) / tokens,
-                            .confidence = ldexp((double)sum[experts + 3], -20) / tokens,
-                            .router_iterations = m->state.iterations,
-                            .ot_steps = m->router_ot_steps ? *(int64_t *)m->router_ot_steps->data
-                                                           : m->state.ot_steps,
-                            .seconds_route = m->state.seconds_route,
-                            .seconds_exchange = m->state.seconds_exchange,
-                            .seconds_gemm = m->state.seconds_gemm,
-                            .bytes_sent = m->state.bytes_sent};
-    load_figures(sum, experts, out);
-    bk_arena_free(scratch);
-}
-
 void bk_model_moe_figures(bk_model *model, bk_moe_figures *out)
 {
-    for (int64_t i = 0; i < model->config.layers; i++)
-        if (model->block[i].moe)
-            layer_figures(model, (int)i, out++);
+    for (int64_t i = 0; i < model->config.layers; i++) {
+        bk_moe_part *m = model->block[i].moe;
+        if (!m)
+            continue;
+        bk_moe_state_figures(&m->state, model->world->route, out);
+        out->layer = (int)i;
+        out->ot_steps = m->router_ot_steps ? *(int64_t *)m->router_ot_steps->data : 0;
+        out++;
+    }
+}
+
+/* ---- advice ---- */
+
+void bk_model_advise(const bk_model *model, int64_t steps)
+{
+    const bk_moe_config *c = model->moe;
+    if (!c)
+        return;
+    if (c->router->advise)
+        c->router->advise(c->router_config, c->k, steps);
+    if ((c->router->flags & BK_ROUTER_STATE) && c->aux != BK_AUX_NONE)
+        bk_warn("router %s balances, and so does model.moe.aux: two balancers act",
+                c->router->name);
 }

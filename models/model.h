@@ -7,6 +7,7 @@
 #include "core/param.h"
 #include "core/tape.h"
 #include "dist/comm.h"
+#include "models/moe_figures.h"
 
 /* What the data says about the shapes of a model. */
 typedef struct bk_model_data {
@@ -23,6 +24,7 @@ extern const bk_section bk_model_sections[];
 
 typedef struct bk_model_kind {
     const char *name, *summary; /* encoder, decoder */
+    const bk_option *options;   /* keys that this kind alone has, of bk_model_config (internal.h) */
     /* Declares everything in model->slab; may fail with BK_USAGE. */
     bk_status (*declare)(bk_model *model);
     /* Reads tokens or features (and mask), sets "logits". */
@@ -42,6 +44,9 @@ const bk_model_kind *bk_model_kind_of(const bk_model *model);
 /* Collective (MoE layers).  Sets "logits" in the bundle; adds auxiliary terms to the tape. */
 void bk_model_forward(bk_model *model, bk_tape *t, bk_bundle *bundle);
 
+/* Warns about what is valid but does not do what it seems to over `steps` training steps. */
+void bk_model_advise(const bk_model *model, int64_t steps);
+
 /* Writes the resolved `model:` section, defaults included, as YAML lines at `indent` to a FILE *.
  */
 void bk_model_write_options(const bk_model *model, int indent, void *file);
@@ -53,18 +58,9 @@ typedef struct bk_model_figures {
 } bk_model_figures;
 bk_model_figures bk_model_measure(const bk_model *model);
 
-/* One MoE layer's figures of the last forward, summed over all ranks (the call is collective). */
-typedef struct bk_moe_figures {
-    int layer;
-    double load_max_over_mean, load_min_over_mean, load_cv, load_entropy, token_entropy, confidence,
-        drop_rate;
-    int64_t dead;
-    int64_t router_iterations, ot_steps, nonfinite_logits;
-    double seconds_route, seconds_exchange, seconds_gemm;
-    int64_t bytes_sent;
-} bk_moe_figures;
 int bk_model_moe_layers(const bk_model *model);
-void bk_model_moe_figures(bk_model *model,
-                          bk_moe_figures *out); /* Collective.  out[bk_model_moe_layers] */
+/* Collective.  out[bk_model_moe_layers]: figures of the last training step, one for each layer with
+ * experts. */
+void bk_model_moe_figures(bk_model *model, bk_moe_figures *out);
 
 #endif

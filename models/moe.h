@@ -5,7 +5,7 @@
 
 #include "core/ops.h"
 #include "dist/comm.h"
-#include "models/router.h"
+#include "models/moe_figures.h"
 
 typedef enum bk_moe_aux { BK_AUX_NONE, BK_AUX_SWITCH } bk_moe_aux;
 
@@ -22,28 +22,19 @@ typedef struct bk_moe_args {
     bk_activation activation;
     const bk_router_kind *router;
     const void *router_config;
-    double *bias;        /* [E] router state, or NULL */
-    const double *noise; /* [T,E] or NULL */
+    double *bias;                  /* [E] router state, or NULL */
+    const double *noise;           /* [T,E] or NULL */
+    const bk_route_blocks *blocks; /* parts for scope=local and the switch loss; NULL: own lanes */
     bk_moe_aux aux;
-    double aux_weight, z_weight;
+    bool z;              /* records of the z loss are wanted */
     int64_t valid;       /* global valid tokens of the step */
     int64_t first_token; /* global position of the first local token */
     int layer;
-    const bk_comm *ep;          /* NULL = one rank */
-    const bk_reducer *route;    /* NULL = one rank */
-    struct bk_moe_state *state; /* counters that outlive the step, for figures; may be NULL */
+    const bk_comm *ep;       /* NULL = one rank */
+    const bk_reducer *route; /* NULL = one rank */
+    bk_moe_state *state;     /* counters that outlive the step, for figures; may be NULL */
     bk_attributes *attributes;
 } bk_moe_args;
-
-/* Counters of one layer, kept by the model. */
-typedef struct bk_moe_state {
-    int64_t *count; /* [E] local (token, slot) pairs of the last forward */
-    int64_t tokens; /* local valid tokens */
-    double token_entropy_sum, confidence_sum;
-    int64_t iterations, ot_steps, nonfinite;
-    double seconds_route, seconds_exchange, seconds_gemm;
-    int64_t bytes_sent;
-} bk_moe_state;
 
 typedef struct bk_moe_result {
     bk_tensor *y;   /* [T,C] */

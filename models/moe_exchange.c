@@ -32,12 +32,12 @@ typedef struct counts {
     int32_t *send, *receive;
 } counts;
 
-static int64_t lane_of_token(const bk_route_args *a, int64_t token)
+static void count_slot(const bk_route_args *a, int size, int32_t expert, int64_t lane, counts *c)
 {
-    int64_t l = 0;
-    while (token >= bk_lane_row(a->lanes, a->tokens, l + 1))
-        l++;
-    return l;
+    int owner = bk_moe_owner(expert, a->experts, size);
+    int64_t first, count;
+    bk_moe_experts_of(owner, a->experts, size, &first, &count);
+    c->send[(owner * c->experts + expert - first) * c->lanes + lane]++;
 }
 
 static counts exchange_counts(bk_tape *t, const bk_dispatch *d, const bk_route_args *a,
@@ -50,18 +50,11 @@ static counts exchange_counts(bk_tape *t, const bk_dispatch *d, const bk_route_a
     int64_t each = c.experts * c.lanes;
     c.send = BK_ZNEW(t->scratch, int32_t, each * size);
     c.receive = BK_ZNEW(t->scratch, int32_t, each * size);
-    for (int64_t token = 0, l = 0; token < a->tokens; token++) {
-        if (token >= bk_lane_row(a->lanes, a->tokens, l + 1))
-            l = lane_of_token(a, token);
-        for (int64_t s = 0; s < a->k; s++) {
-            int32_t e = index[token * a->k + s];
-            if (e < 0)
-                continue;
-            int owner = bk_moe_owner(e, a->experts, size);
-            int64_t first, count;
-            bk_moe_experts_of(owner, a->experts, size, &first, &count);
-            c.send[owner * each + (e - first) * c.lanes + l]++;
-        }
+    for (int64_t l = 0; l < a->lanes->count; l++) {
+        int64_t last = bk_lane_row(a->lanes, a->tokens, l + 1) * a->k;
+        for (int64_t i = bk_lane_row(a->lanes, a->tokens, l) * a->k; i < last; i++)
+            if (index[i] >= 0)
+                count_slot(a, size, index[i], l, &c);
     }
     bk_alltoall_counts(d->ep, each, c.send, c.receive);
     return c;

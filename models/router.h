@@ -1,5 +1,5 @@
-/* models/router.h - what a router is: a score function plus a balancer (spec: selection by A +
- * bias). One kind = one file models/router/<kind>.c and one line in models/router/kinds.def.  All
+/* models/router.h - what a router is: a score function plus a balancer (selection by A + bias).
+ * One kind = one file models/router/<kind>.c and one line in models/router/kinds.def.  All
  * arithmetic is double. */
 #ifndef BK_MODELS_ROUTER_H
 #define BK_MODELS_ROUTER_H
@@ -44,25 +44,32 @@ typedef struct bk_route_args {
 typedef struct bk_route {
     int32_t *index; /* [T,k], -1 = padding; by falling selection score, ties to the lower expert */
     double *weight; /* [T,k] */
-    double *seen; /* [T,E] logits that were routed: cleaned, with their noise; the gradient is taken
-                     there */
-    /* on the transport branch, else NULL: */
-    double *plan;   /* [T,E] rows sum to 1 */
-    double *scaled; /* [T,E] S = cost / epsilon */
-    double *bias;   /* [E] potentials used; scope local: [m,E] */
-    bool transport; /* the transport branch was taken */
-    int64_t iterations;
-    double residual;
+    const double *clean; /* [T,E] logits, those that are not finite replaced */
+    const double *seen;  /* [T,E] what was routed: clean, with noise while training */
+    /* on the transport branch, else zero: */
+    bool transport;
+    double *plan;        /* [T,E] rows sum to 1 */
+    double *balanced;    /* [T,E] S + g, what was selected by; S = cost / epsilon */
+    double *bias;        /* [E] potentials g; scope local: [blocks,E] */
+    double *residual_of; /* [1] or [blocks] largest relative error of a column, of each problem */
+    int64_t iterations;  /* the most of them */
+    double residual;     /* the largest of them */
+    bool converged;      /* all within the tolerance */
 } bk_route;
 
 enum { BK_ROUTER_STATE = 1, BK_ROUTER_COLLECTIVE = 2 };
 
+/* A kind's configuration begins with a bk_score_config (router_common.h). */
 typedef struct bk_router_kind {
     const char *name, *summary, *source;
     const bk_option *options;
     size_t config_size;
     int flags;
+    /* BK_USAGE for combinations that the table cannot check. */
     bk_status (*check)(const void *config, int64_t experts, int64_t k);
+    /* Warns about a valid configuration that does not do what it seems to over `steps` training
+     * steps; may be NULL. */
+    void (*advise)(const void *config, int64_t k, int64_t steps);
     /* Collective over the reducer when BK_ROUTER_COLLECTIVE: every rank calls it, with T = 0 too.
      */
     void (*route)(const bk_route_args *a, bk_route *out);
@@ -75,14 +82,13 @@ typedef struct bk_router_kind {
 extern const bk_router_kind *const bk_routers[]; /* ended by NULL */
 const bk_router_kind *bk_router_find(const char *name);
 
-/* Records of the losses of one routing, and sums for figures; fields that are NULL are not made.
- *   switch:  sum over blocks of (T_b/T) E/(k T_b^2) sum_j count_bj sum_t p_tj,  p = scores / their
- *            row sum (Fedus et al. 2021, over blocks)
- *   z:       (1/T) sum_t lse_j(H_tj)^2 (Zoph et al. 2022) */
+/* Records of the losses of one routing, one for each own lane, unweighted, normalised by the global
+ * T; fields that are NULL are not made.
+ *   aux:  sum over blocks of (T_b/T) E/(k T_b^2) sum_j cnt_bj sum_t p_tj,  p = scores / their row
+ *         sum, cnt = counts of the unbiased top-k without gradient (Fedus et al. 2021, over blocks)
+ *   z:    (1/T) sum_t lse_j(H_tj)^2 (Zoph et al. 2022) */
 typedef struct bk_route_losses {
-    double *aux, *z;   /* [lanes->count], unweighted, normalised by the global T */
-    double entropy;    /* sum over own tokens of the entropy of softmax(H) / log E */
-    double confidence; /* sum over own tokens of max softmax(H) */
+    double *aux, *z; /* [lanes->count] */
 } bk_route_losses;
 /* Collective only when the blocks are shared. */
 void bk_route_measure(const bk_route_args *a, const bk_route *r, bk_route_losses *out);

@@ -1,14 +1,15 @@
-/* models/router_common.h - what the router kinds share: scores, weights, selection, auxiliary
- * losses, draws. */
+/* models/router_common.h - what the router kinds share: scores, weights, selection, noise,
+ * transport.  Configurations nest by their first member: a kind's struct begins with
+ * bk_score_config or with bk_transport_config, which begins with it, so that their rows stand in
+ * every kind's table. */
 #ifndef BK_MODELS_ROUTER_COMMON_H
 #define BK_MODELS_ROUTER_COMMON_H
 
 #include "models/router.h"
 
-/* Options that most kinds have; a kind's configuration starts with it. */
 typedef struct bk_score_config {
     int score;       /* BK_SCORE_* */
-    int renormalize; /* auto, true, false */
+    int renormalize; /* BK_AUTO, BK_TRUE, BK_FALSE */
     double scale;
     int noise; /* BK_NOISE_* */
     double noise_scale;
@@ -18,126 +19,19 @@ enum { BK_SCORE_SOFTMAX, BK_SCORE_SIGMOID };
 enum { BK_AUTO, BK_TRUE, BK_FALSE };
 enum { BK_NOISE_NONE, BK_NOISE_LOGITS, BK_NOISE_COST };
 
-/* Rows of an option table of `config_` whose member `base` is a bk_score_config. */
-#define BK_SCORE_OPTIONS(config_, noises)                                                         \
-    {.name = "score",                                                                             \
-     .type = BK_OPT_CHOICE,                                                                       \
-     .offset = offsetof(config_, base.score),                                                     \
-     .text = "softmax|sigmoid",                                                                   \
-     .help = "what the weights are made of"},                                                     \
-        {.name = "renormalize",                                                                   \
-         .type = BK_OPT_CHOICE,                                                                   \
-         .offset = offsetof(config_, base.renormalize),                                           \
-         .text = "auto|true|false",                                                               \
-         .help = "divide the kept weights by their sum"},                                         \
-        {.name = "scale",                                                                         \
-         .type = BK_OPT_F64,                                                                      \
-         .offset = offsetof(config_, base.scale),                                                 \
-         .preset = 1.0,                                                                           \
-         .most = 1e6,                                                                             \
-         .open_least = true,                                                                      \
-         .help = "factor on the weights"},                                                        \
-        {.name = "noise",                                                                         \
-         .type = BK_OPT_CHOICE,                                                                   \
-         .offset = offsetof(config_, base.noise),                                                 \
-         .text = noises,                                                                          \
-         .help = "normal noise while training"},                                                  \
-    {                                                                                             \
-        .name = "noise_scale", .type = BK_OPT_F64, .offset = offsetof(config_, base.noise_scale), \
-        .preset = 0.1, .most = 1e6, .help = "standard deviation of the noise"                     \
-    }
-
-/* Rows for a member `transport` that is a bk_transport_config. */
-#define BK_TRANSPORT_OPTIONS(config_)                                                         \
-    {.name = "cost",                                                                          \
-     .type = BK_OPT_CHOICE,                                                                   \
-     .offset = offsetof(config_, transport.cost),                                             \
-     .text = "linear|softmax",                                                                \
-     .help = "compatibility: the logits, or their softmax"},                                  \
-        {.name = "epsilon",                                                                   \
-         .type = BK_OPT_F64,                                                                  \
-         .offset = offsetof(config_, transport.epsilon),                                      \
-         .preset = 1.0,                                                                       \
-         .least = 1e-3,                                                                       \
-         .most = 1e3,                                                                         \
-         .help = "entropic regularisation"},                                                  \
-        {.name = "iterations",                                                                \
-         .type = BK_OPT_I64,                                                                  \
-         .offset = offsetof(config_, transport.iterations),                                   \
-         .preset = 100,                                                                       \
-         .least = 1,                                                                          \
-         .most = 100000,                                                                      \
-         .help = "most sweeps; the plan reached is used"},                                    \
-        {.name = "tolerance",                                                                 \
-         .type = BK_OPT_F64,                                                                  \
-         .offset = offsetof(config_, transport.tolerance),                                    \
-         .preset = 1e-4,                                                                      \
-         .least = 1e-9,                                                                       \
-         .most = 1.0,                                                                         \
-         .help = "largest relative error of a column sum"},                                   \
-        {.name = "warm_start",                                                                \
-         .type = BK_OPT_BOOL,                                                                 \
-         .offset = offsetof(config_, transport.warm_start),                                   \
-         .preset = 1,                                                                         \
-         .most = 1,                                                                           \
-         .help = "start from the potentials of the former solve"},                            \
-        {.name = "gradient",                                                                  \
-         .type = BK_OPT_CHOICE,                                                               \
-         .offset = offsetof(config_, transport.gradient),                                     \
-         .text = "detach|partial|implicit",                                                   \
-         .help = "through weights from the plan"},                                            \
-    {                                                                                         \
-        .name = "scope", .type = BK_OPT_CHOICE, .offset = offsetof(config_, transport.scope), \
-        .text = "global|local", .help = "tokens balanced together: of the step, or of a lane" \
-    }
-
-/* H with non-finite logits replaced by the smallest finite one of their row (0 if there is none),
- * on the arena; *replaced counts them. */
-double *bk_router_clean(const bk_route_args *a, int64_t *replaced);
-
-/* index[T,k] = the k largest of score[T,E] + bias[E] (NULL: 0), falling, ties to the lower expert;
- * -1 for masked tokens. */
-void bk_router_select(const bk_route_args *a, const double *score, const double *bias,
-                      int32_t *index);
-
-/* weight[T,k] from the scores at the kept (moe: section 2), and gH[T,E] += its gradient. */
-void bk_router_weights(const bk_route_args *a, const bk_score_config *c, bool renormalize,
-                       const double *h, const int32_t *index, double *weight);
-void bk_router_weights_back(const bk_route_args *a, const bk_score_config *c, bool renormalize,
-                            const bk_route *r, const double *gw, double *gh);
-
-/* The standard normal draw of one (global token, expert), the same on every rank. */
-double bk_router_draw(const bk_route_args *a, int64_t token, int64_t expert);
-
-/* Adds noise_scale N(0,1) (or the given draws) to x[T,E] for valid tokens. */
-void bk_router_add_noise(const bk_route_args *a, double scale, double *x);
-
-static inline bool bk_router_valid(const bk_route_args *a, int64_t t)
-{
-    return !a->mask || a->mask[t] != 0;
-}
-
-/* Plain top-k routing: what every kind does in evaluation. */
-void bk_router_plain(const bk_route_args *a, const bk_score_config *c, bool renormalize,
-                     bk_route *out);
-
-/* ---- auxiliary losses (moe: section 5), records by own lane, normalised by the global number of
- * valid tokens ---- */
-
-/* Switch form over each lane's tokens: value[m]; backward adds seed[l] dL/dH. */
-void bk_router_switch(const bk_route_args *a, int score, const int32_t *index, double *value);
-void bk_router_switch_back(const bk_route_args *a, int score, const int32_t *index,
-                           const double *seed, double *gh);
-/* z: (1/T) sum_t lse_j(H_tj)^2. */
-void bk_router_z(const bk_route_args *a, double *value);
-void bk_router_z_back(const bk_route_args *a, const double *seed, double *gh);
-
-/* The switch loss counts the unbiased top-k of H and p from `score`, whatever the kind. */
-int32_t *bk_router_plain_index(const bk_route_args *a);
-
-/* ---- routing by transport: sinkhorn and ssr ---- */
+#define BK_SCORE_OPTIONS(noises_)                                                            \
+    BK_OPTION_CHOICE(bk_score_config, score, BK_SCORE_SOFTMAX, "softmax|sigmoid",            \
+                     "what the weights are made of"),                                        \
+        BK_OPTION_CHOICE(bk_score_config, renormalize, BK_AUTO, "auto|true|false",           \
+                         "divide the kept weights by their sum"),                            \
+        BK_OPTION_F64_ABOVE(bk_score_config, scale, 1.0, 0.0, 1e6, "factor on the weights"), \
+        BK_OPTION_CHOICE(bk_score_config, noise, BK_NOISE_NONE, noises_,                     \
+                         "normal noise while training"),                                     \
+        BK_OPTION_F64(bk_score_config, noise_scale, 0.1, 0.0, 1e6,                           \
+                      "standard deviation of the noise")
 
 typedef struct bk_transport_config {
+    bk_score_config base;
     int cost;     /* BK_COST_* */
     int gradient; /* BK_GRADIENT_* */
     int scope;    /* BK_SCOPE_* */
@@ -150,15 +44,75 @@ enum { BK_COST_LINEAR, BK_COST_SOFTMAX };
 enum { BK_GRADIENT_DETACH, BK_GRADIENT_PARTIAL, BK_GRADIENT_IMPLICIT };
 enum { BK_SCOPE_GLOBAL, BK_SCOPE_LOCAL };
 
-/* Collective.  Solves for the potentials and selects by S + g: index, plan, bias, iterations,
- * residual of `out`. */
-void bk_router_transport(const bk_route_args *a, const bk_transport_config *c,
-                         const bk_score_config *noise, bk_route *out);
-/* weight = softmax over the kept of S + g. */
+#define BK_TRANSPORT_OPTIONS                                                                    \
+    BK_SCORE_OPTIONS("none|logits|cost"),                                                       \
+        BK_OPTION_CHOICE(bk_transport_config, cost, BK_COST_LINEAR, "linear|softmax",           \
+                         "compatibility: the logits, or their softmax"),                        \
+        BK_OPTION_F64(bk_transport_config, epsilon, 1.0, 1e-3, 1e3, "entropic regularisation"), \
+        BK_OPTION_I64(bk_transport_config, iterations, 100, 1, 100000,                          \
+                      "most sweeps; the plan reached is used"),                                 \
+        BK_OPTION_F64(bk_transport_config, tolerance, 1e-4, 1e-9, 1.0,                          \
+                      "largest relative error of a column sum"),                                \
+        BK_OPTION_BOOL(bk_transport_config, warm_start, true,                                   \
+                       "scope global: start from the potentials of the former solve"),          \
+        BK_OPTION_CHOICE(bk_transport_config, gradient, BK_GRADIENT_DETACH,                     \
+                         "detach|partial|implicit", "through weights from the plan"),           \
+        BK_OPTION_CHOICE(bk_transport_config, scope, BK_SCOPE_GLOBAL, "global|local",           \
+                         "tokens balanced together: of the step, or of a lane")
+
+/* ---- router_score.c ---- */
+
+static inline bool bk_router_valid(const bk_route_args *a, int64_t t)
+{
+    return !a->mask || a->mask[t] != 0;
+}
+
+/* The blocks of the arguments; without any the own lanes, on the scratch arena. */
+bk_route_blocks bk_router_blocks(const bk_route_args *a);
+
+/* BK_USAGE for k=1 with renormalize=true: `check` of kinds that only have scores. */
+bk_status bk_router_check_scores(const void *config, int64_t experts, int64_t k);
+/* renormalize, where auto means k > 1. */
+bool bk_router_renormalizes(const bk_score_config *c, int64_t k);
+
+/* Makes the arrays of a decision and fills clean and seen, with noise=logits while training. */
+void bk_router_begin(const bk_route_args *a, const bk_score_config *c, bk_route *out);
+
+/* x[T,E] += scale N(0,1) (or the given draws) at valid tokens. */
+void bk_router_add_noise(const bk_route_args *a, double scale, double *x);
+
+/* index[T,k] = the k largest of score[T,E], falling, ties to the lower expert; -1 for masked
+ * tokens. */
+void bk_router_select(const bk_route_args *a, const double *score, int32_t *index);
+
+/* p[n] = softmax of h[n], or its sigmoid: the scores of one row. */
+void bk_router_scores(int score, int64_t n, const double *h, double *p);
+/* p[n] = the scores of one row over their sum. */
+void bk_router_shares(int score, int64_t n, const double *h, double *p);
+double bk_router_sigmoid(double x);
+
+/* weight[T,k] from the scores of r->seen at the kept, 0 at masked tokens:
+ *   renormalize: scale softmax over the kept of H or log sigmoid(H);  else scale p[kept]
+ * and gH[T,E] += its gradient. */
+void bk_router_weights(const bk_route_args *a, const bk_score_config *c, bool renormalize,
+                       const bk_route *r, double *weight);
+void bk_router_weights_back(const bk_route_args *a, const bk_score_config *c, bool renormalize,
+                            const bk_route *r, const double *gw, double *gh);
+
+/* Plain top-k routing: what every kind does in evaluation. */
+void bk_router_plain(const bk_route_args *a, const bk_score_config *c, bool renormalize,
+                     bk_route *out);
+
+/* ---- router_transport.c ---- */
+
+/* Collective with scope global.  Solves for the potentials and selects by S + g: fills all but the
+ * weights. */
+void bk_router_transport(const bk_route_args *a, const bk_transport_config *c, bk_route *out);
+/* weight[T,k] = scale softmax over the kept of S + g = kept entries of the plan / their sum. */
 void bk_router_plan_weights(const bk_route_args *a, const bk_route *r, double scale,
                             double *weight);
-/* Collective if implicit.  gH += gradient through those weights. */
-void bk_router_plan_back(const bk_route_args *a, const bk_transport_config *c, double scale,
-                         const bk_route *r, const double *gw, double *gh);
+/* Collective if implicit with scope global.  gH += gradient through those weights. */
+void bk_router_plan_back(const bk_route_args *a, const bk_transport_config *c, const bk_route *r,
+                         const double *gw, double *gh);
 
 #endif

@@ -1,5 +1,6 @@
-/* Routing by entropic transport (moe: section 3): potentials over the columns, selection by S + g.
- */
+/* Routing by entropic transport (Sinkhorn balancing): potentials over the columns, selection by
+ * S + g.  scope=global is one problem over all tokens of the step, scope=local one for each block;
+ * each problem sees its valid rows packed. */
 #include "core/transport/balance.h"
 #include "core/vector.h"
 #include "models/router_common.h"
@@ -7,231 +8,222 @@
 #include <math.h>
 #include <string.h>
 
-/* Valid tokens packed: place[i] = token of packed row i; lane_row[m+1] in packed rows. */
-typedef struct packed {
-    int64_t *place, *lane_row;
-    int64_t rows;
-} packed;
+/* ---- problems ---- */
 
-static packed pack(const bk_route_args *a)
+typedef struct problem {
+    bk_balance balance;
+    int64_t *token; /* [rows] local token of each packed row */
+} problem;
+
+static bk_route_blocks blocks_of_scope(const bk_route_args *a, const bk_transport_config *c)
 {
-    packed p = {.place = BK_NEW(a->scratch, int64_t, a->tokens),
-                .lane_row = BK_NEW(a->scratch, int64_t, a->lanes->count + 1)};
+    if (c->scope == BK_SCOPE_LOCAL)
+        return bk_router_blocks(a);
+    int64_t *row = BK_NEW(a->scratch, int64_t, 2);
+    row[0] = 0;
+    row[1] = a->tokens;
+    return (bk_route_blocks){.count = 1, .row = row, .shared = true};
+}
+
+static int64_t larger(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* Packs the valid rows first .. last-1; lane_row[m+1] counts in packed rows. */
+static int64_t pack(const bk_route_args *a, int64_t first, int64_t last, int64_t *token,
+                    int64_t *lane_row)
+{
+    int64_t rows = 0;
+    lane_row[0] = 0;
     for (int64_t l = 0; l < a->lanes->count; l++) {
-        p.lane_row[l] = p.rows;
-        for (int64_t t = bk_lane_row(a->lanes, a->tokens, l);
-             t < bk_lane_row(a->lanes, a->tokens, l + 1); t++)
+        int64_t end = bk_lane_row(a->lanes, a->tokens, l + 1);
+        for (int64_t t = larger(first, bk_lane_row(a->lanes, a->tokens, l)); t < end && t < last;
+             t++)
             if (bk_router_valid(a, t))
-                p.place[p.rows++] = t;
+                token[rows++] = t;
+        lane_row[l + 1] = rows;
     }
-    p.lane_row[a->lanes->count] = p.rows;
-    return p;
-}
-
-/* S = D / epsilon of the packed rows, D = H or its softmax, with noise on D when asked for. */
-static double *scaled_cost(const bk_route_args *a, const bk_transport_config *c,
-                           const bk_score_config *noise, const double *h, double *all)
-{
-    int64_t n = a->tokens * a->experts, e = a->experts;
-    memcpy(all, h, (size_t)n * sizeof *all);
-    for (int64_t t = 0; c->cost == BK_COST_SOFTMAX && t < a->tokens; t++) {
-        double *row = all + t * e,
-               sum = bk_vector_kernels_f64.exp_sum(e, row, bk_vector_kernels_f64.max(e, row), row);
-        for (int64_t j = 0; j < e; j++)
-            row[j] /= sum;
-    }
-    if (a->training && noise->noise == BK_NOISE_COST)
-        bk_router_add_noise(a, noise->noise_scale, all);
-    bk_vector_kernels_f64.scale(n, 1.0 / c->epsilon, all);
-    return all;
-}
-
-static bk_balance balance_of(const bk_route_args *a, const bk_transport_config *c)
-{
-    return (bk_balance){.columns = a->experts,
-                        .iterations = c->iterations,
-                        .tolerance = c->tolerance,
-                        .lanes = a->lanes,
-                        .scratch = a->scratch};
-}
-
-static double *gather_rows(const bk_route_args *a, const packed *p, const double *all)
-{
-    int64_t e = a->experts;
-    double *rows = BK_NEW(a->scratch, double, p->rows *e);
-    for (int64_t i = 0; i < p->rows; i++)
-        memcpy(rows + i * e, all + p->place[i] * e, (size_t)e * sizeof *rows);
     return rows;
 }
 
-static void note_result(bk_route *out, const bk_balance_result *r)
+/* Problem i, on the scratch arena.  Collective when blocks are shared. */
+static problem problem_of(const bk_route_args *a, const bk_transport_config *c,
+                          const bk_route_blocks *b, int64_t i)
 {
-    out->iterations = r->iterations > out->iterations ? r->iterations : out->iterations;
-    out->residual = fmax(out->residual, r->residual);
+    int64_t *token = BK_NEW(a->scratch, int64_t, b->row[i + 1] - b->row[i]),
+            *lane_row = BK_NEW(a->scratch, int64_t, a->lanes->count + 1);
+    int64_t rows = pack(a, b->row[i], b->row[i + 1], token, lane_row), total = rows;
+    if (c->scope == BK_SCOPE_GLOBAL)
+        total = a->valid;
+    else if (b->shared)
+        bk_reduce_fixed(a->reducer, 1, &total);
+    return (problem){.token = token,
+                     .balance = {.rows = rows,
+                                 .columns = a->experts,
+                                 .total = total,
+                                 .iterations = c->iterations,
+                                 .tolerance = c->tolerance,
+                                 .reducer = b->shared ? a->reducer : NULL,
+                                 .lanes = a->lanes,
+                                 .lane_row = lane_row,
+                                 .scratch = a->scratch}};
 }
 
-/* One problem over all tokens of the step. */
-static void solve_global(const bk_route_args *a, const bk_transport_config *c, const packed *p,
-                         const double *rows, double *q, bk_route *out)
-{
-    bk_balance b = balance_of(a, c);
-    b.rows = p->rows;
-    b.total = a->valid;
-    b.s = rows;
-    b.reducer = a->reducer;
-    b.lane_row = p->lane_row;
-    bk_balance_result r = bk_balance_solve(&b, out->bias, q);
-    note_result(out, &r);
-}
-
-/* One problem for each lane, without messages; potentials [m,E]. */
-static void solve_local(const bk_route_args *a, const bk_transport_config *c, const packed *p,
-                        const double *rows, double *q, bk_route *out)
+/* The problem's rows of all[T,E]. */
+static double *gather_rows(const bk_route_args *a, const problem *p, const double *all)
 {
     int64_t e = a->experts;
-    for (int64_t l = 0; l < a->lanes->count; l++) {
-        bk_balance b = balance_of(a, c);
-        b.rows = b.total = p->lane_row[l + 1] - p->lane_row[l];
-        b.s = rows + p->lane_row[l] * e;
-        b.lane_row = p->lane_row + l;
-        if (l > 0)
-            memset(out->bias + l * e, 0, (size_t)e * sizeof *out->bias);
-        bk_balance_result r = bk_balance_solve(&b, out->bias + l * e, q + p->lane_row[l] * e);
-        note_result(out, &r);
-    }
+    double *rows = BK_NEW(a->scratch, double, p->balance.rows *e);
+    for (int64_t i = 0; i < p->balance.rows; i++)
+        memcpy(rows + i * e, all + p->token[i] * e, (size_t)e * sizeof *rows);
+    return rows;
 }
 
-static void select_by_plan(const bk_route_args *a, const bk_transport_config *c, const double *s,
-                           bk_route *out)
+/* ---- forward ---- */
+
+/* p[E] = softmax of one row of H. */
+static void cost_row(int64_t experts, const double *h, double *p)
 {
-    if (c->scope == BK_SCOPE_GLOBAL) {
-        bk_router_select(a, s, out->bias, out->index);
-        return;
-    }
-    for (int64_t l = 0; l < a->lanes->count; l++) {
-        int64_t first = bk_lane_row(a->lanes, a->tokens, l);
-        bk_route_args one = *a;
-        one.tokens = bk_lane_row(a->lanes, a->tokens, l + 1) - first;
-        one.mask = a->mask ? a->mask + first : NULL;
-        bk_router_select(&one, s + first * a->experts, out->bias + l * a->experts,
-                         out->index + first * a->k);
-    }
+    bk_router_scores(BK_SCORE_SOFTMAX, experts, h, p);
 }
 
-void bk_router_transport(const bk_route_args *a, const bk_transport_config *c,
-                         const bk_score_config *noise, bk_route *out)
+/* S = D / epsilon, D = H or its softmax by row, with noise on D when asked for. */
+static double *scaled_cost(const bk_route_args *a, const bk_transport_config *c, const double *h)
 {
-    int64_t e = a->experts, replaced, problems = c->scope == BK_SCOPE_LOCAL ? a->lanes->count : 1;
-    double *h = bk_router_clean(a, &replaced);
-    out->index = BK_NEW(a->arena, int32_t, a->tokens * a->k);
-    out->weight = BK_NEW(a->arena, double, a->tokens * a->k);
-    out->plan = BK_ZNEW(a->arena, double, a->tokens *e);
-    out->scaled = BK_NEW(a->arena, double, a->tokens *e);
-    out->bias = BK_ZNEW(a->arena, double, (problems > 0 ? problems : 1) * e);
-    out->transport = true;
-    if (a->training && noise->noise == BK_NOISE_LOGITS)
-        bk_router_add_noise(a, noise->noise_scale, h);
-    out->seen = h;
-    scaled_cost(a, c, noise, h, out->scaled);
-    if (a->bias && c->warm_start && c->scope == BK_SCOPE_GLOBAL)
-        memcpy(out->bias, a->bias, (size_t)e * sizeof *out->bias);
+    int64_t n = a->tokens * a->experts;
+    double *s = BK_NEW(a->arena, double, n);
+    memcpy(s, h, (size_t)n * sizeof *s);
+    for (int64_t t = 0; c->cost == BK_COST_SOFTMAX && t < a->tokens; t++)
+        cost_row(a->experts, h + t * a->experts, s + t * a->experts);
+    if (a->training && c->base.noise == BK_NOISE_COST)
+        bk_router_add_noise(a, c->base.noise_scale, s);
+    bk_vector_kernels_f64.scale(n, 1.0 / c->epsilon, s);
+    return s;
+}
+
+/* Problem i: potentials g, the rows of the plan, S + g. */
+static void solve(const bk_route_args *a, problem *p, double *g, bk_route *out, double *residual)
+{
+    int64_t e = a->experts;
+    double *q = BK_ZNEW(a->scratch, double, p->balance.rows *e);
+    p->balance.s = gather_rows(a, p, out->balanced);
+    bk_balance_result r = bk_balance_solve(&p->balance, g, q);
+    for (int64_t i = 0; i < p->balance.rows; i++) {
+        memcpy(out->plan + p->token[i] * e, q + i * e, (size_t)e * sizeof *q);
+        bk_vector_kernels_f64.add(e, g, out->balanced + p->token[i] * e);
+    }
+    *residual = r.residual;
+    out->iterations = larger(out->iterations, r.iterations);
+    out->residual = fmax(out->residual, r.residual);
+}
+
+static void solve_all(const bk_route_args *a, const bk_transport_config *c, bk_route *out)
+{
+    int64_t e = a->experts;
+    bool kept = a->bias && c->scope == BK_SCOPE_GLOBAL;
     bk_arena_mark mark = bk_arena_get_mark(a->scratch);
-    packed p = pack(a);
-    double *rows = gather_rows(a, &p, out->scaled), *q = BK_ZNEW(a->scratch, double, p.rows *e);
-    if (c->scope == BK_SCOPE_GLOBAL)
-        solve_global(a, c, &p, rows, q, out);
-    else
-        solve_local(a, c, &p, rows, q, out);
-    for (int64_t i = 0; i < p.rows; i++)
-        memcpy(out->plan + p.place[i] * e, q + i * e, (size_t)e * sizeof *q);
-    bk_arena_release(a->scratch, mark);
-    select_by_plan(a, c, out->scaled, out);
-    if (a->bias && a->training && c->scope == BK_SCOPE_GLOBAL)
+    bk_route_blocks b = blocks_of_scope(a, c);
+    out->bias = BK_ZNEW(a->arena, double, b.count *e);
+    out->residual_of = BK_ZNEW(a->arena, double, b.count);
+    if (kept && c->warm_start)
+        memcpy(out->bias, a->bias, (size_t)e * sizeof *out->bias);
+    for (int64_t i = 0; i < b.count; i++) {
+        bk_arena_mark one = bk_arena_get_mark(a->scratch);
+        problem p = problem_of(a, c, &b, i);
+        solve(a, &p, out->bias + i * e, out, out->residual_of + i);
+        bk_arena_release(a->scratch, one);
+    }
+    if (kept && a->training)
         memcpy(a->bias, out->bias, (size_t)e * sizeof *out->bias);
+    bk_arena_release(a->scratch, mark);
+}
+
+void bk_router_transport(const bk_route_args *a, const bk_transport_config *c, bk_route *out)
+{
+    bk_router_begin(a, &c->base, out);
+    out->transport = true;
+    out->plan = BK_ZNEW(a->arena, double, a->tokens * a->experts);
+    out->balanced = scaled_cost(a, c, out->seen);
+    solve_all(a, c, out);
+    out->converged = out->residual <= c->tolerance;
+    bk_router_select(a, out->balanced, out->index);
     bk_attribute_set_integer(a->attributes, "iterations", out->iterations);
     bk_attribute_set(a->attributes, "residual", out->residual);
-    bk_attribute_set_integer(a->attributes, "converged", out->residual <= c->tolerance);
-    bk_attribute_set_integer(a->attributes, "messages", out->iterations + 1);
+    bk_attribute_set_integer(a->attributes, "converged", out->converged);
+    bk_attribute_set_integer(a->attributes, "messages",
+                             c->scope == BK_SCOPE_GLOBAL ? out->iterations + 1 : 0);
 }
 
 /* ---- weights from the plan ---- */
 
-/* The rows of the plan are Q = softmax(S + g); kept entries over their sum are the softmax over the
- * kept. */
 void bk_router_plan_weights(const bk_route_args *a, const bk_route *r, double scale, double *weight)
 {
+    memset(weight, 0, (size_t)(a->tokens * a->k) * sizeof *weight);
     for (int64_t t = 0; t < a->tokens; t++) {
-        const int32_t *index = r->index + t * a->k;
-        double *w = weight + t * a->k, sum = 0.0;
-        memset(w, 0, (size_t)a->k * sizeof *w);
+        double *w = weight + t * a->k;
         if (!bk_router_valid(a, t))
             continue;
         for (int64_t s = 0; s < a->k; s++)
-            sum += w[s] = r->plan[t * a->experts + index[s]];
-        for (int64_t s = 0; s < a->k; s++)
-            w[s] *= scale / sum;
+            w[s] = r->balanced[t * a->experts + r->index[t * a->k + s]];
+        bk_router_shares(BK_SCORE_SOFTMAX, a->k, w, w);
+        bk_vector_kernels_f64.scale(a->k, scale, w);
     }
 }
 
-/* Z = scatter of w (g - <w,g>) over the packed rows. */
-static double *kept_adjoint(const bk_route_args *a, const packed *p, double scale,
+/* Z[rows,E] = scatter of w (gw - <w,gw> / scale) at the kept. */
+static double *kept_adjoint(const bk_route_args *a, const problem *p, double scale,
                             const bk_route *r, const double *gw)
 {
-    double *z = BK_ZNEW(a->scratch, double, p->rows * a->experts);
-    for (int64_t i = 0; i < p->rows; i++) {
-        const int32_t *index = r->index + p->place[i] * a->k;
-        const double *w = r->weight + p->place[i] * a->k, *g = gw + p->place[i] * a->k;
-        double inner = 0.0;
-        for (int64_t s = 0; s < a->k; s++)
-            inner += w[s] / scale * g[s];
-        for (int64_t s = 0; s < a->k; s++)
-            z[i * a->experts + index[s]] += w[s] * (g[s] - inner);
+    double *z = BK_ZNEW(a->scratch, double, p->balance.rows * a->experts);
+    for (int64_t i = 0; i < p->balance.rows; i++) {
+        int64_t at = p->token[i] * a->k;
+        double inner = bk_vector_kernels_f64.dot(a->k, r->weight + at, gw + at) / scale;
+        for (int64_t s = at; s < at + a->k; s++)
+            z[i * a->experts + r->index[s]] += r->weight[s] * (gw[s] - inner);
     }
     return z;
 }
 
-static void implicit(const bk_route_args *a, const bk_transport_config *c, const packed *p,
-                     const double *q, double *z)
-{
-    bk_balance b = balance_of(a, c);
-    b.rows = p->rows;
-    b.total = a->valid;
-    b.reducer = a->reducer;
-    b.lane_row = p->lane_row;
-    bk_balance_implicit(&b, q, z);
-}
-
 /* gH += dL/dS through S = D/epsilon and D = H or softmax(H). */
-static void cost_back(const bk_route_args *a, const bk_transport_config *c, const packed *p,
+static void cost_back(const bk_route_args *a, const bk_transport_config *c, const problem *p,
                       const double *seen, const double *z, double *gh)
 {
     int64_t e = a->experts;
     double *prob = BK_NEW(a->scratch, double, e);
-    for (int64_t i = 0; i < p->rows; i++) {
-        double *to = gh + p->place[i] * e;
-        const double *from = z + i * e, *h = seen + p->place[i] * e;
+    for (int64_t i = 0; i < p->balance.rows; i++) {
+        double *to = gh + p->token[i] * e;
+        const double *from = z + i * e;
         if (c->cost == BK_COST_LINEAR) {
             bk_vector_kernels_f64.axpy(e, 1.0 / c->epsilon, from, to);
             continue;
         }
-        double sum = bk_vector_kernels_f64.exp_sum(e, h, bk_vector_kernels_f64.max(e, h), prob);
-        bk_vector_kernels_f64.scale(e, 1.0 / sum, prob);
+        cost_row(e, seen + p->token[i] * e, prob);
         double inner = bk_vector_kernels_f64.dot(e, prob, from);
         for (int64_t j = 0; j < e; j++)
             to[j] += prob[j] * (from[j] - inner) / c->epsilon;
     }
 }
 
-void bk_router_plan_back(const bk_route_args *a, const bk_transport_config *c, double scale,
-                         const bk_route *r, const double *gw, double *gh)
+/* The implicit gradient presumes a solved plan: elsewhere the potentials are held, as in
+ * gradient=partial. */
+static const double most_residual = 1e-3;
+
+void bk_router_plan_back(const bk_route_args *a, const bk_transport_config *c, const bk_route *r,
+                         const double *gw, double *gh)
 {
     if (c->gradient == BK_GRADIENT_DETACH)
         return;
     bk_arena_mark mark = bk_arena_get_mark(a->scratch);
-    packed p = pack(a);
-    double *z = kept_adjoint(a, &p, scale, r, gw);
-    if (c->gradient == BK_GRADIENT_IMPLICIT && r->residual <= 1e-3 && c->scope == BK_SCOPE_GLOBAL)
-        implicit(a, c, &p, gather_rows(a, &p, r->plan), z);
-    cost_back(a, c, &p, r->seen, z, gh);
+    bk_route_blocks b = blocks_of_scope(a, c);
+    for (int64_t i = 0; i < b.count; i++) {
+        bk_arena_mark one = bk_arena_get_mark(a->scratch);
+        problem p = problem_of(a, c, &b, i);
+        double *z = kept_adjoint(a, &p, c->base.scale, r, gw);
+        if (c->gradient == BK_GRADIENT_IMPLICIT && r->residual_of[i] <= most_residual)
+            bk_balance_implicit(&p.balance, gather_rows(a, &p, r->plan), z);
+        cost_back(a, c, &p, r->seen, z, gh);
+        bk_arena_release(a->scratch, one);
+    }
     bk_arena_release(a->scratch, mark);
 }

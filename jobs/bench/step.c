@@ -2,6 +2,7 @@
  * the GPT-2 layout (Radford et al. 2019) or of the user's configuration, from random weights. */
 #include "core/blas.h"
 #include "core/rng.h"
+#include "dist/agree.h"
 #include "dist/collective.h"
 #include "io/files.h"
 #include "jobs/bench.h"
@@ -154,7 +155,7 @@ static bk_status step(void *context)
         w->cpu = cpu_microseconds();
     }
     w->done++;
-    bk_step_result r = bk_job_step(w->job, false);
+    bk_step_result r = bk_job_step(w->job);
     w->positions = r.positions;
     if (r.status == BK_NONFINITE)
         return bk_fail(BK_NONFINITE, "loss or gradient is not finite at step %lld (%lld values)",
@@ -215,8 +216,11 @@ static bk_status run(bk_context *context, const void *config, bk_bench_result *o
     bk_job *job;
     BK_TRY(load(context, c, &full));
     bk_dataset *data = c->config ? NULL : generate(context->arena, full, c->vocabulary);
-    BK_TRY(bk_job_open_for_bench(context->arena, full, data, (bk_gemm_library)c->gemm, &job));
-    bk_status status = measure(job, c, out);
+    BK_TRY(bk_job_open(context->arena, full, BK_MEASURE, (bk_given){.data = data}, &job));
+    bk_status status =
+        bk_agree(job->world->ctl, bk_blas_setup(bk_blas_threads(), (bk_gemm_library)c->gemm));
+    if (status == BK_OK)
+        status = measure(job, c, out);
     bk_job_close(job);
     return status;
 }

@@ -21,11 +21,17 @@ static const bk_option options[] = {
     BK_OPTION_END,
 };
 
+/* The mask of the queries: that of the keys when they are the same positions. */
+static const bk_tensor *mask_of_queries(const bk_attention_args *a)
+{
+    return a->query_mask ? a->query_mask : a->q->shape[2] == a->k->shape[2] ? a->mask : NULL;
+}
+
 /* Query-key pairs that are evaluated. */
 static int64_t count_pairs(const bk_attention_args *a)
 {
     int64_t queries = a->q->shape[2], keys = a->k->shape[2], pairs = 0;
-    const bk_tensor *rows = a->query_mask ? a->query_mask : queries == keys ? a->mask : NULL;
+    const bk_tensor *rows = mask_of_queries(a);
     for (int64_t b = 0; b < a->q->shape[0]; b++)
         for (int64_t i = 0; i < queries; i++)
             for (int64_t j = 0; j < (a->causal ? i + 1 : keys); j++)
@@ -34,13 +40,7 @@ static int64_t count_pairs(const bk_attention_args *a)
     return pairs * a->q->shape[1];
 }
 
-static bk_tensor *matrix(bk_tape *t, const bk_attention_args *a, double scale)
-{
-    bk_tensor *s = bk_scale(t, bk_matmul_nt(t, a->q, a->k), scale);
-    return bk_softmax_masked(t, s, a->mask, a->causal);
-}
-
-/* Padded queries give 0: a factor of 0 or 1 for each row of the output. */
+/* Padded queries give 0: a factor of 0 or 1 for each row. */
 static bk_tensor *zero_padded_queries(bk_tape *t, bk_tensor *out, const bk_tensor *mask)
 {
     if (!mask)
@@ -55,6 +55,13 @@ static bk_tensor *zero_padded_queries(bk_tape *t, bk_tensor *out, const bk_tenso
             ((float *)keep->data)[i] = real_query;
     }
     return bk_mul(t, out, keep);
+}
+
+/* P[B,H,N,M]; rows of padded queries are 0. */
+static bk_tensor *matrix(bk_tape *t, const bk_attention_args *a, double scale)
+{
+    bk_tensor *s = bk_scale(t, bk_matmul_nt(t, a->q, a->k), scale);
+    return zero_padded_queries(t, bk_softmax_masked(t, s, a->mask, a->causal), mask_of_queries(a));
 }
 
 static bk_tensor *apply(bk_tape *t, const bk_attention_args *a)
@@ -75,12 +82,9 @@ static bk_tensor *apply(bk_tape *t, const bk_attention_args *a)
         *a->matrix = matrix(t, a, scale);
     if (!c->naive)
         return bk_attention(t, a->q, a->k, a->v, a->mask, a->query_mask, &o, a->lse);
-    const bk_tensor *rows = a->query_mask                      ? a->query_mask
-                            : a->q->shape[2] == a->k->shape[2] ? a->mask
-                                                               : NULL;
     if (a->lse)
         bk_attention(t, a->q, a->k, a->v, a->mask, a->query_mask, &o, a->lse);
-    return zero_padded_queries(t, bk_matmul(t, matrix(t, a, scale), a->v), rows);
+    return bk_matmul(t, matrix(t, a, scale), a->v);
 }
 
 const bk_attention_kind bk_attention_softmax = {

@@ -155,15 +155,9 @@ static void every_character_counts(void **state)
 static void texts_that_are_none(void **state)
 {
     (void)state;
-    static const char *const text[] = {"",
-                                       "\n",
-                                       "{}",
-                                       "[]",
-                                       "null",
-                                       "{\"manifest_sha256\":\"00\"}",
-                                       "\x7f"
-                                       "ELF",
-                                       "{\"a\":"};
+    static const char elf[] = {0x7f, 'E', 'L', 'F', 0};
+    static const char *const text[] = {
+        "", "\n", "{}", "[]", "null", "{\"manifest_sha256\":\"00\"}", elf, "{\"a\":"};
     for (size_t i = 0; i < sizeof text / sizeof *text; i++) {
         bk_manifest r = {0};
         assert_int_equal(bk_manifest_parse(arena, "x", text[i], &r), BK_INPUT);

@@ -387,8 +387,7 @@ static void flipped_bits(bk_dataset *d, int trials, size_t span)
     uint64_t random = 12345;
     int found = 0;
     for (int i = 0; i < trials; i++) {
-        bk_arena *kept = arena;
-        arena = bk_arena_new("trial");
+        bk_arena_mark mark = bk_arena_get_mark(arena);
         random = random * 6364136223846793005u + 1442695040888963407u;
         size_t byte = (size_t)(random >> 33) % (span && span < bytes ? span : bytes);
         bk_test_write(path, data, bytes);
@@ -399,8 +398,7 @@ static void flipped_bits(bk_dataset *d, int trials, size_t span)
             fail_msg("bit %d of byte %zu changes the data in silence", (int)(random >> 29) & 7,
                      byte);
         found += status != BK_OK;
-        bk_arena_free(arena);
-        arena = kept;
+        bk_arena_release(arena, mark);
     }
     free(data);
     assert_true(found > trials / 20);

@@ -5,6 +5,7 @@
 #include "tests/support/files.h"
 #include "tests/support/some_ranks.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -78,7 +79,9 @@ static void written_texts(void **state)
     size_t bytes;
     assert_int_equal(bk_write_text(path, "first"), BK_OK);
     assert_int_equal(bk_write_text(path, "second\n"), BK_OK);
-    assert_string_equal(bk_test_read(path, &bytes), "second\n");
+    char *text = bk_test_read(path, &bytes);
+    assert_string_equal(text, "second\n");
+    free(text);
     assert_int_equal(bk_file_size(bk_arena_printf(arena, "%s.tmp", path)), -1);
     assert_int_equal(bk_write_text(bk_arena_printf(arena, "%s/x", path), "x"), BK_USAGE);
     says("Not a directory");
@@ -153,7 +156,9 @@ static void locks(void **state)
     assert_int_equal(bk_lock_file(path, "second"), BK_USAGE);
     says("another job");
     size_t bytes;
-    assert_int_equal(strncmp(bk_test_read(path, &bytes), "child ", 6), 0);
+    char *owner = bk_test_read(path, &bytes);
+    assert_int_equal(strncmp(owner, "child ", 6), 0);
+    free(owner);
     assert_int_equal(write(go[1], &byte, 1), 1);
     assert_int_equal(waitpid(child, &status, 0), child);
     assert_int_equal(bk_lock_file(path, "second"), BK_OK);

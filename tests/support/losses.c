@@ -150,16 +150,28 @@ static double *copy_of(const bk_tensor *x)
     return memcpy(need(bytes), x->data, bytes);
 }
 
+/* One tape for all calls: fresh arenas for each would dominate under a sanitizer. */
+static bk_tape *begin_tape(bk_dtype dtype, bk_lanes lanes)
+{
+    static bk_tape tape;
+    if (!tape.arena)
+        tape = bk_test_tape(dtype, lanes);
+    bk_tape_begin(&tape);
+    tape.dtype = dtype;
+    tape.lanes = lanes;
+    return &tape;
+}
+
 bk_test_result bk_test_loss(const char *name, const bk_test_batch *b, const bk_test_way *w)
 {
     const bk_loss_kind *kind = find(name);
     part p = part_of_rank(b, w);
-    bk_tape t = bk_test_tape(w->dtype, p.lanes);
+    bk_tape *t = begin_tape(w->dtype, p.lanes);
     bk_test_result r = {.grad = need((size_t)(b->rows * b->classes) * sizeof(double))};
     bk_tensor *plan, *cost;
     int64_t at = p.first * b->classes;
-    bk_loss_args a = {.logits = tensor_of(&t, b->student + at, p.rows, b->classes),
-                      .teacher = tensor_of(&t, b->teacher + at, p.rows, b->classes),
+    bk_loss_args a = {.logits = tensor_of(t, b->student + at, p.rows, b->classes),
+                      .teacher = tensor_of(t, b->teacher + at, p.rows, b->classes),
                       .labels = b->labels + p.first,
                       .valid = b->valid ? b->valid + p.first : NULL,
                       .sequence = b->sequence ? b->sequence + p.first : NULL,
@@ -167,19 +179,18 @@ bk_test_result bk_test_loss(const char *name, const bk_test_batch *b, const bk_t
                       .step = w->step,
                       .steps = w->steps,
                       .comm = w->comm,
-                      .config = bk_test_loss_options(kind, w->options, t.arena),
+                      .config = bk_test_loss_options(kind, w->options, t->arena),
                       .plan = w->plan ? &plan : NULL,
                       .cost = w->plan ? &cost : NULL,
                       .attributes = &r.attributes};
     a.teacher->needs_grad = false;
-    bk_tape_add_term(&t, name, -1, kind->apply(&t, &a), 1.0);
-    r.loss = sum_of_lanes(&t, w->comm, t.term[0].value);
-    bk_tape_backward(&t);
+    bk_tape_add_term(t, name, -1, kind->apply(t, &a), 1.0);
+    r.loss = sum_of_lanes(t, w->comm, t->term[0].value);
+    bk_tape_backward(t);
     assert_null(a.teacher->grad);
     gather_gradient(b, &p, w->comm, a.logits, r.grad);
     r.plan = w->plan ? copy_of(plan) : NULL;
     r.cost = w->plan ? copy_of(cost) : NULL;
-    bk_test_tape_free(&t);
     return r;
 }
 

@@ -1,0 +1,64 @@
+#include "jobs/best.h"
+
+#include <math.h>
+#include <string.h>
+
+static const struct {
+    const char *name;
+    size_t offset; /* in bk_evaluation */
+    bool teacher;
+} metrics[] = {
+    {"accuracy", offsetof(bk_evaluation, accuracy), false},
+    {"cross_entropy", offsetof(bk_evaluation, cross_entropy), false},
+    {"teacher_agreement", offsetof(bk_evaluation, teacher_agreement), true},
+    {"teacher_kl", offsetof(bk_evaluation, teacher_kl), true},
+};
+enum { METRICS = sizeof metrics / sizeof *metrics };
+
+static bk_status unknown(const char *text, const char *name)
+{
+    const char *names[METRICS + 1] = {0};
+    for (int i = 0; i < METRICS; i++)
+        names[i] = metrics[i].name;
+    const char *near = bk_nearest(name, names);
+    return bk_fail(
+        BK_USAGE,
+        "checkpoint.best=%s is neither none nor min: or max: and a metric%s%s%s: metrics "
+        "are accuracy, cross_entropy, teacher_agreement, teacher_kl",
+        text, near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
+}
+
+bk_status bk_best_read(const bk_config *config, bk_best *out)
+{
+    const char *text = config->checkpoint.best;
+    *out = (bk_best){.metric = -1, .largest = strncmp(text, "max:", 4) == 0};
+    if (strcmp(text, "none") == 0)
+        return BK_OK;
+    bool directed = out->largest || strncmp(text, "min:", 4) == 0;
+    for (int i = 0; directed && i < METRICS; i++)
+        if (strcmp(text + 4, metrics[i].name) == 0)
+            out->metric = i;
+    if (out->metric < 0)
+        return unknown(text, directed ? text + 4 : text);
+    if (metrics[out->metric].teacher && !config->has_distill)
+        return bk_fail(BK_USAGE,
+                       "checkpoint.best=%s needs a teacher: add distill: {teacher: "
+                       "RUN_DIR}, or choose another metric",
+                       text);
+    return BK_OK;
+}
+
+bool bk_best_improved(const bk_best *best, const bk_evaluation *e, bk_run_state *state)
+{
+    double value;
+    if (best->metric < 0)
+        return false;
+    memcpy(&value, (const char *)e + metrics[best->metric].offset, sizeof value);
+    bool first = isnan(state->best_value);
+    bool better = best->largest ? value > state->best_value : value < state->best_value;
+    if (!isfinite(value) || !(first || better))
+        return false;
+    state->best_value = value;
+    state->best_step = state->step;
+    return true;
+}

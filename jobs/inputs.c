@@ -1,0 +1,126 @@
+/* What a job reads: data sets, their splits, samplers; and whether a checkpoint fits them. */
+#include "jobs/job.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* ---- data sets ---- */
+
+static bk_status check_alike(const bk_dataset *a, const bk_dataset *b)
+{
+    if (a->vocabulary == b->vocabulary && a->classes == b->classes && a->channels == b->channels)
+        return BK_OK;
+    return bk_fail(BK_INPUT,
+                   "the data sets for training and evaluation differ in vocabulary (%lld, %lld), "
+                   "classes (%lld, %lld) or channels (%lld, %lld) (%s, %s): make both alike",
+                   (long long)a->vocabulary, (long long)b->vocabulary, (long long)a->classes,
+                   (long long)b->classes, (long long)a->channels, (long long)b->channels, a->path,
+                   b->path);
+}
+
+static bk_status read_sets(bk_job *job)
+{
+    const bk_config_data *d = &job->config->data;
+    const char *eval = d->eval ? d->eval : d->train;
+    if (job->purpose != BK_EVALUATE) {
+        if (!job->train)
+            BK_TRY(bk_dataset_read(job->arena, d->train, &job->train));
+        BK_TRY(bk_dataset_split(job->train, d->split, &job->train_split));
+    }
+    if (job->train && !d->eval)
+        job->eval = job->train;
+    else
+        BK_TRY(bk_dataset_read(job->arena, eval, &job->eval));
+    BK_TRY(bk_dataset_split(job->eval, d->eval_split, &job->eval_split));
+    return job->train ? check_alike(job->train, job->eval) : BK_OK;
+}
+
+static int64_t longest(const bk_job *job)
+{
+    const bk_config_data *d = &job->config->data;
+    if (job->eval->classes == 0)
+        return d->length;
+    int64_t most = job->eval->max_length;
+    if (job->train && job->train->max_length > most)
+        most = job->train->max_length;
+    return d->max_length > 0 && d->max_length < most ? d->max_length : most;
+}
+
+bk_status bk_job_read_data(bk_job *job)
+{
+    BK_TRY(read_sets(job));
+    const bk_dataset *d = job->eval;
+    if (d->classes == 0 && !d->tokens)
+        return bk_fail(
+            BK_INPUT,
+            "the data set has neither classes nor tokens (%s): make one with birkhoff data",
+            d->path);
+    job->data = (bk_model_data){.vocabulary = d->features ? 0 : d->vocabulary,
+                                .channels = d->features ? d->channels : 0,
+                                .classes = d->classes,
+                                .max_length = longest(job)};
+    return BK_OK;
+}
+
+/* ---- samplers ---- */
+
+static bk_status open_sampler(const bk_job *job, const bk_dataset *d, const bk_split *split,
+                              bool shuffle, bk_sampler **out)
+{
+    const bk_config *c = job->config;
+    bk_sampler_options o = {.batch = c->data.batch,
+                            .length = job->data.classes == 0 ? c->data.length : 0,
+                            .max_length = c->data.max_length,
+                            .seed = (uint64_t)c->run.seed,
+                            .shuffle = shuffle};
+    *out = bk_sampler_new(job->arena, d, split, &o);
+    if (bk_sampler_samples(*out) > 0)
+        return BK_OK;
+    return bk_fail(BK_INPUT, "split %s holds nothing to %s on (%s): name another with data.%s",
+                   split->name, shuffle ? "train" : "evaluate", d->path,
+                   shuffle ? "split" : "eval_split");
+}
+
+bk_status bk_job_open_samplers(bk_job *job)
+{
+    if (job->train)
+        BK_TRY(open_sampler(job, job->train, job->train_split, true, &job->train_sampler));
+    return open_sampler(job, job->eval, job->eval_split, false, &job->eval_sampler);
+}
+
+/* ---- does a checkpoint fit? ---- */
+
+/* Length of one axis of a tensor; 0 when there is none of that name. */
+static int64_t axis_of(const bk_checkpoint *c, const char *wanted, int axis)
+{
+    for (int64_t i = 0; i < bk_checkpoint_tensors(c); i++) {
+        const char *name;
+        bk_dtype dtype;
+        int dims;
+        int64_t shape[BK_MAX_DIMS];
+        bk_checkpoint_tensor(c, i, &name, &dtype, &dims, shape);
+        if (strcmp(name, wanted) == 0)
+            return axis < dims ? shape[axis] : 0;
+    }
+    return 0;
+}
+
+bk_status bk_job_check_fit(const bk_job *job, const bk_checkpoint *c, const char *who)
+{
+    const struct {
+        const char *what;
+        int64_t theirs, ours;
+    } row[] = {
+        {"classes", axis_of(c, "model/head/b", 0), job->data.classes},
+        {"vocabulary", axis_of(c, "model/embed/tokens", 0), job->data.vocabulary},
+        {"channels", axis_of(c, "model/embed/features", 1), job->data.channels},
+    };
+    for (size_t i = 0; i < sizeof row / sizeof *row; i++)
+        if (row[i].theirs != row[i].ours)
+            return bk_fail(BK_INPUT,
+                           "the %s has %s %lld, the data set %lld (%s, %s): use one that was "
+                           "trained on such data",
+                           who, row[i].what, (long long)row[i].theirs, (long long)row[i].ours,
+                           bk_checkpoint_path(c), job->eval->path);
+    return BK_OK;
+}

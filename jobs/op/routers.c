@@ -1,0 +1,127 @@
+/* Operators router.<kind>: index and weight of logits[T,E], tokens split over the ranks. */
+#include "jobs/op/routing.h"
+
+#include <string.h>
+
+typedef struct router_settings {
+    routing_settings routing;
+    bool plan;
+} router_settings;
+
+static const bk_option settings[] = {
+    ROUTING_OPTIONS(router_settings),
+    BK_OPTION_BOOL(router_settings, plan, false, "write the transport plan, where there is one"),
+    BK_OPTION_END,
+};
+
+/* Kinds without a state never solve a transport problem. */
+static const bk_option settings_without_plan[] = {
+    ROUTING_OPTIONS(router_settings),
+    BK_OPTION_END,
+};
+
+static bk_status check(bk_operator_call *c)
+{
+    const bk_router_kind *kind = c->op.plug_in;
+    if ((kind->flags & BK_ROUTER_STATE) && !((const router_settings *)c->own)->plan)
+        bk_operator_drop(c->op.output, "plan");
+    return routing_check(c, kind);
+}
+
+static bk_route_args args_of(bk_operator_call *c)
+{
+    const bk_router_kind *kind = c->op.plug_in;
+    const routing_settings *s = &((const router_settings *)c->own)->routing;
+    bk_route_args a = {.logits = bk_f64(bk_operator_input(c, "logits")),
+                       .tokens = bk_operator_rows(c),
+                       .experts = c->axis['E'],
+                       .k = s->k,
+                       .first_token = bk_operator_first_row(c),
+                       .noise = routing_noise(c),
+                       .bias = routing_bias(c, kind),
+                       .reducer = bk_comm_reducer(c->world->route),
+                       .lanes = &c->tape.lanes,
+                       .blocks = routing_blocks(c),
+                       .training = s->training,
+                       .seed = (uint64_t)s->seed,
+                       .step = s->step,
+                       .layer = (int)s->layer,
+                       .config = c->config,
+                       .arena = c->tape.arena,
+                       .scratch = c->tape.scratch,
+                       .attributes = &c->attributes};
+    a.mask = bk_operator_mask(c, &a.valid);
+    return a;
+}
+
+static void backward(bk_operator_call *c, const bk_route_args *a, const bk_route *r)
+{
+    const routing_settings *s = &((const router_settings *)c->own)->routing;
+    bk_tensor *grad = bk_tensor_new(c->arena, BK_F64, BK_SHAPE(a->tokens, a->experts));
+    double *aux = BK_NEW(c->arena, double, a->lanes->count),
+           *z = BK_NEW(c->arena, double, a->lanes->count);
+    bk_tensor *weight = bk_operator_seed_array(c, "weight");
+    memset(grad->data, 0, (size_t)bk_count(grad) * sizeof(double));
+    routing_seed(c, "aux", s->aux_weight, aux);
+    routing_seed(c, "z", s->z_weight, z);
+    bk_route_gradient(c->op.plug_in, a, r, weight ? bk_f64(weight) : NULL, s->aux ? aux : NULL,
+                      s->z ? z : NULL, grad->data);
+    c->gradient[bk_operator_find(c->op.input, "logits")] = grad;
+}
+
+static bk_status run(bk_operator_call *c)
+{
+    const bk_router_kind *kind = c->op.plug_in;
+    const routing_settings *s = &((const router_settings *)c->own)->routing;
+    bk_route_args a = args_of(c);
+    bk_route r = {0};
+    bk_moe_state state = {0};
+    int64_t lanes = a.lanes->count;
+    bk_route_losses losses = {.aux = s->aux ? BK_ZNEW(c->arena, double, lanes) : NULL,
+                              .z = s->z ? BK_ZNEW(c->arena, double, lanes) : NULL};
+    bk_moe_state_init(&state, c->arena, a.experts);
+    kind->route(&a, &r);
+    a.attributes = NULL;
+    bk_route_measure(&a, &r, &losses);
+    bk_moe_state_count(&state, &a, &r, losses.aux, losses.z);
+    routing_output(c, kind, &r, a.bias);
+    if (losses.aux)
+        routing_output_loss(c, "aux", losses.aux);
+    if (losses.z)
+        routing_output_loss(c, "z", losses.z);
+    routing_figures(c, &state, &r);
+    if (c->backward)
+        backward(c, &a, &r);
+    return BK_OK;
+}
+
+bool bk_operator_routers(int index, bk_arena *arena, bk_operator *op)
+{
+    const bk_router_kind *kind = bk_routers[index];
+    if (!kind)
+        return false;
+    bool plans = (kind->flags & BK_ROUTER_STATE) != 0;
+    *op = (bk_operator){.name = bk_arena_printf(arena, "router.%s", kind->name),
+                        .summary = kind->summary,
+                        .kind = kind->name,
+                        .rows = 'T',
+                        .own_options = plans ? settings : settings_without_plan,
+                        .own_size = sizeof(router_settings),
+                        .options = kind->options,
+                        .size = kind->config_size,
+                        .plug_in = kind,
+                        .check = check,
+                        .run = run};
+    bk_operator_add(op->input, (bk_operator_array){.name = "logits",
+                                                   .axes = "TE",
+                                                   .type = BK_OPERATOR_DOUBLE,
+                                                   .differentiable = true});
+    routing_add_inputs(kind, op);
+    routing_add_outputs(kind, true, op);
+    if (plans)
+        bk_operator_add(op->output, (bk_operator_array){.name = "plan",
+                                                        .axes = "TE",
+                                                        .type = BK_OPERATOR_DOUBLE,
+                                                        .optional = true});
+    return true;
+}

@@ -1,0 +1,190 @@
+#include "jobs/op/routing.h"
+
+#include "dist/collective.h"
+
+#include <string.h>
+
+/* The settings are the first member of every struct of settings here. */
+static const routing_settings *settings_of(const bk_operator_call *c)
+{
+    return c->own;
+}
+
+/* ---- arrays ---- */
+
+static bool has_option(const bk_router_kind *kind, const char *name)
+{
+    for (const bk_option *o = kind->options; o->name; o++)
+        if (strcmp(o->name, name) == 0)
+            return true;
+    return false;
+}
+
+void routing_add_inputs(const bk_router_kind *kind, bk_operator *op)
+{
+    bk_operator_add(
+        op->input, (bk_operator_array){
+                       .name = "mask", .axes = "T", .type = BK_OPERATOR_INTEGER, .optional = true});
+    if (kind->flags & BK_ROUTER_STATE)
+        bk_operator_add(op->input, (bk_operator_array){.name = "bias",
+                                                       .axes = "E",
+                                                       .type = BK_OPERATOR_DOUBLE,
+                                                       .optional = true});
+    if (has_option(kind, "noise"))
+        bk_operator_add(op->input, (bk_operator_array){.name = "noise",
+                                                       .axes = "TE",
+                                                       .type = BK_OPERATOR_DOUBLE,
+                                                       .optional = true});
+}
+
+void routing_add_outputs(const bk_router_kind *kind, bool differentiable_weight, bk_operator *op)
+{
+    bk_operator_add(op->output, (bk_operator_array){
+                                    .name = "index", .axes = "Tk", .type = BK_OPERATOR_INTEGER});
+    bk_operator_add(op->output, (bk_operator_array){.name = "weight",
+                                                    .axes = "Tk",
+                                                    .type = BK_OPERATOR_DOUBLE,
+                                                    .differentiable = differentiable_weight});
+    if (kind->flags & BK_ROUTER_STATE)
+        bk_operator_add(op->output, (bk_operator_array){
+                                        .name = "bias", .axes = "E", .type = BK_OPERATOR_DOUBLE});
+    const char *const losses[] = {"aux", "z"};
+    for (int i = 0; i < 2; i++)
+        bk_operator_add(op->output, (bk_operator_array){.name = losses[i],
+                                                        .axes = "",
+                                                        .type = BK_OPERATOR_DOUBLE,
+                                                        .optional = true,
+                                                        .differentiable = true,
+                                                        .seed = 1.0});
+}
+
+/* ---- checks ---- */
+
+/* The index of a choice of the kind's options; 0 without that option. */
+static int choice_of(const bk_operator_call *c, const char *name)
+{
+    for (const bk_option *o = c->op.options; o && o->name; o++)
+        if (strcmp(o->name, name) == 0)
+            return *(const int *)(const void *)((const char *)c->config + o->offset);
+    return 0;
+}
+
+bk_status routing_check(bk_operator_call *c, const bk_router_kind *kind)
+{
+    const routing_settings *s = settings_of(c);
+    int64_t experts = c->axis['E'];
+    if (s->k > experts)
+        return bk_fail(BK_USAGE, "k=%lld of %lld experts (%s): use at most %lld", (long long)s->k,
+                       (long long)experts, c->in, (long long)experts);
+    if (kind->check)
+        BK_TRY(kind->check(c->config, experts, s->k));
+    if (bk_operator_given(c, "noise") && choice_of(c, "noise") == 0)
+        return bk_operator_refuse_input(c, "noise", "with noise=none");
+    c->axis['k'] = s->k;
+    if (s->aux == 0)
+        bk_operator_drop(c->op.output, "aux");
+    if (!s->z)
+        bk_operator_drop(c->op.output, "z");
+    return BK_OK;
+}
+
+/* ---- what a router reads ---- */
+
+double *routing_bias(bk_operator_call *c, const bk_router_kind *kind)
+{
+    const bk_tensor *given = bk_operator_input(c, "bias");
+    if (!(kind->flags & BK_ROUTER_STATE))
+        return NULL;
+    double *bias = BK_ZNEW(c->arena, double, c->axis['E']);
+    if (given)
+        memcpy(bias, given->data, (size_t)c->axis['E'] * sizeof *bias);
+    return bias;
+}
+
+const double *routing_noise(const bk_operator_call *c)
+{
+    const bk_tensor *noise = bk_operator_input(c, "noise");
+    return noise ? bk_f64(noise) : NULL;
+}
+
+bk_route_blocks *routing_blocks(bk_operator_call *c)
+{
+    int64_t blocks = settings_of(c)->blocks, tokens = c->axis['T'];
+    int64_t first = bk_operator_first_row(c), own = bk_operator_rows(c);
+    int64_t *row = BK_NEW(c->arena, int64_t, blocks + 1);
+    for (int64_t i = 0; i <= blocks; i++) {
+        int64_t local = tokens * i / blocks - first;
+        row[i] = local < 0 ? 0 : local > own ? own : local;
+    }
+    bk_route_blocks *b = BK_NEW(c->arena, bk_route_blocks, 1);
+    *b = (bk_route_blocks){.count = blocks, .row = row, .shared = c->world->size > 1};
+    return b;
+}
+
+/* ---- results ---- */
+
+static void output(bk_operator_call *c, const char *name, bk_dtype dtype, int64_t rows,
+                   int64_t columns, const void *data)
+{
+    bk_tensor *x = bk_tensor_new(c->arena, dtype, BK_SHAPE(rows, columns));
+    memcpy(x->data, data, (size_t)bk_count(x) * bk_dtype_size(dtype));
+    bk_operator_output(c, name, x);
+}
+
+/* Scope local has one row of potentials for each block. */
+static void output_bias(bk_operator_call *c, const bk_route *r, const double *bias)
+{
+    int64_t experts = c->axis['E'], blocks = settings_of(c)->blocks;
+    if (r->transport && choice_of(c, "scope") != 0)
+        output(c, "bias", BK_F64, blocks, experts, r->bias);
+    else
+        bk_operator_output(c, "bias",
+                           bk_tensor_wrap(c->arena, BK_F64, BK_SHAPE(experts),
+                                          r->transport ? r->bias : (void *)(uintptr_t)bias));
+}
+
+void routing_output(bk_operator_call *c, const bk_router_kind *kind, const bk_route *r,
+                    const double *bias)
+{
+    int64_t tokens = bk_operator_rows(c), k = settings_of(c)->k;
+    output(c, "index", BK_I32, tokens, k, r->index);
+    output(c, "weight", BK_F64, tokens, k, r->weight);
+    if (bk_operator_find(c->op.output, "plan") >= 0 && r->transport)
+        output(c, "plan", BK_F64, tokens, c->axis['E'], r->plan);
+    if (!(kind->flags & BK_ROUTER_STATE))
+        return;
+    output_bias(c, r, bias);
+    bk_attribute_set_integer(&c->attributes, "ot", r->transport);
+}
+
+void routing_output_loss(bk_operator_call *c, const char *name, const double *record)
+{
+    double value;
+    bk_sum_lanes(c->world->loss, &c->tape.lanes, 1, record, &value);
+    bk_operator_output_scalar(c, name, value);
+}
+
+void routing_figures(bk_operator_call *c, bk_moe_state *state, const bk_route *r)
+{
+    bk_moe_figures f = {0};
+    bk_attributes *a = &c->attributes;
+    bk_moe_state_figures(state, c->world->route, &f);
+    bk_attribute_set(a, "load_max_over_mean", f.load_max_over_mean);
+    bk_attribute_set(a, "load_min_over_mean", f.load_min_over_mean);
+    bk_attribute_set(a, "load_cv", f.load_cv);
+    bk_attribute_set(a, "load_entropy", f.load_entropy);
+    bk_attribute_set(a, "token_entropy", f.token_entropy);
+    bk_attribute_set(a, "confidence", f.confidence);
+    bk_attribute_set(a, "kept_mass", f.kept_mass);
+    bk_attribute_set(a, "soft_column_error", f.soft_column_error);
+    bk_attribute_set_integer(a, "dead", f.dead);
+    bk_attribute_set_integer(a, "nonfinite_logits", f.nonfinite_logits);
+    bk_attribute_set_integer(a, "router_iterations", r->iterations);
+    bk_attribute_set_integer(a, "router_unconverged", r->transport && !r->converged);
+}
+
+void routing_seed(const bk_operator_call *c, const char *name, double weight, double *record)
+{
+    for (int64_t l = 0; l < c->tape.lanes.count; l++)
+        record[l] = weight * bk_operator_seed(c, name);
+}

@@ -1,0 +1,104 @@
+/* jobs/op/routing.h - what router.<kind> and moe share: settings, inputs, blocks, figures. */
+#ifndef BK_JOBS_OP_ROUTING_H
+#define BK_JOBS_OP_ROUTING_H
+
+#include "jobs/op/op.h"
+#include "models/moe_figures.h"
+
+typedef struct routing_settings {
+    bk_operator_settings base;
+    int64_t k, seed, step, layer, blocks;
+    int aux; /* bk_moe_aux */
+    double aux_weight, z_weight;
+    bool z, training;
+} routing_settings;
+
+/* Rows of an option table of `settings_`, whose first member is a routing_settings `routing`. */
+#define ROUTING_OPTIONS(settings_)                                                           \
+    {.name = "dtype",                                                                        \
+     .type = BK_OPT_CHOICE,                                                                  \
+     .offset = offsetof(settings_, routing.base.dtype),                                      \
+     .text = "f32|f64",                                                                      \
+     .help = "arithmetic, and what is written"},                                             \
+        {.name = "k",                                                                        \
+         .type = BK_OPT_I64,                                                                 \
+         .offset = offsetof(settings_, routing.k),                                           \
+         .preset = 2,                                                                        \
+         .least = 1,                                                                         \
+         .most = 65536,                                                                      \
+         .help = "experts of a token"},                                                      \
+        {.name = "aux",                                                                      \
+         .type = BK_OPT_CHOICE,                                                              \
+         .offset = offsetof(settings_, routing.aux),                                         \
+         .text = "none|switch",                                                              \
+         .help = "balance loss"},                                                            \
+        {.name = "aux_weight",                                                               \
+         .type = BK_OPT_F64,                                                                 \
+         .offset = offsetof(settings_, routing.aux_weight),                                  \
+         .preset = 1,                                                                        \
+         .most = 1e6,                                                                        \
+         .help = "factor of its gradient"},                                                  \
+        {.name = "z",                                                                        \
+         .type = BK_OPT_BOOL,                                                                \
+         .offset = offsetof(settings_, routing.z),                                           \
+         .most = 1,                                                                          \
+         .help = "z loss"},                                                                  \
+        {.name = "z_weight",                                                                 \
+         .type = BK_OPT_F64,                                                                 \
+         .offset = offsetof(settings_, routing.z_weight),                                    \
+         .preset = 1,                                                                        \
+         .most = 1e6,                                                                        \
+         .help = "factor of its gradient"},                                                  \
+        {.name = "training",                                                                 \
+         .type = BK_OPT_BOOL,                                                                \
+         .offset = offsetof(settings_, routing.training),                                    \
+         .preset = 1,                                                                        \
+         .most = 1,                                                                          \
+         .help = "false: plain top-k, no noise, no draw"},                                   \
+        {.name = "seed",                                                                     \
+         .type = BK_OPT_I64,                                                                 \
+         .offset = offsetof(settings_, routing.seed),                                        \
+         .preset = 1,                                                                        \
+         .most = 9e15,                                                                       \
+         .help = "of the draws"},                                                            \
+        {.name = "step",                                                                     \
+         .type = BK_OPT_I64,                                                                 \
+         .offset = offsetof(settings_, routing.step),                                        \
+         .most = 9e15,                                                                       \
+         .help = "of the draws"},                                                            \
+        {.name = "layer",                                                                    \
+         .type = BK_OPT_I64,                                                                 \
+         .offset = offsetof(settings_, routing.layer),                                       \
+         .most = 1e6,                                                                        \
+         .help = "of the draws"},                                                            \
+    {                                                                                        \
+        .name = "blocks", .type = BK_OPT_I64, .offset = offsetof(settings_, routing.blocks), \
+        .preset = 1, .least = 1, .most = 1e6,                                                \
+        .help = "row blocks that scope=local and aux=switch take one by one"                 \
+    }
+
+/* mask, bias, noise to the inputs; index, weight, bias, aux, z to the outputs. */
+void routing_add_inputs(const bk_router_kind *kind, bk_operator *op);
+void routing_add_outputs(const bk_router_kind *kind, bool differentiable_weight, bk_operator *op);
+
+/* Checks k and the kind's configuration, inputs that its options leave unread; drops the outputs
+ * that the settings do not ask for. */
+bk_status routing_check(bk_operator_call *c, const bk_router_kind *kind);
+
+/* The state of a kind that has one: the input or zeros, a copy.  NULL for the others. */
+double *routing_bias(bk_operator_call *c, const bk_router_kind *kind);
+/* The draws given, or NULL. */
+const double *routing_noise(const bk_operator_call *c);
+/* Block i = rows floor(i T/G) .. of all ranks; own parts. */
+bk_route_blocks *routing_blocks(bk_operator_call *c);
+
+/* Collective.  Index, weight, bias, plan, aux and z, attributes and figures. */
+void routing_output(bk_operator_call *c, const bk_router_kind *kind, const bk_route *r,
+                    const double *bias);
+void routing_output_loss(bk_operator_call *c, const char *name, const double *record);
+void routing_figures(bk_operator_call *c, bk_moe_state *state, const bk_route *r);
+
+/* record[m] of an auxiliary loss's gradient: weight times the incoming one. */
+void routing_seed(const bk_operator_call *c, const char *name, double weight, double *record);
+
+#endif

@@ -1,0 +1,265 @@
+/* Scores, weights, selection and noise, shared by the router kinds.  exp and log are the
+ * polynomials of core/vector. */
+#include "core/vector.h"
+#include "models/router_common.h"
+
+#include <math.h>
+#include <string.h>
+
+bk_route_blocks bk_router_blocks(const bk_route_args *a)
+{
+    if (a->blocks)
+        return *a->blocks;
+    int64_t *row = BK_NEW(a->scratch, int64_t, a->lanes->count + 1);
+    for (int64_t l = 0; l <= a->lanes->count; l++)
+        row[l] = bk_lane_row(a->lanes, a->tokens, l);
+    return (bk_route_blocks){.count = a->lanes->count, .row = row};
+}
+
+bk_status bk_router_check_scores(const void *config, int64_t experts, int64_t k)
+{
+    const bk_score_config *c = config;
+    (void)experts;
+    if (k == 1 && c->renormalize == BK_TRUE)
+        return bk_fail(
+            BK_USAGE,
+            "renormalize=true with k=1 gives the gate no gradient (model.moe.router): use false");
+    return BK_OK;
+}
+
+bool bk_router_renormalizes(const bk_score_config *c, int64_t k)
+{
+    return c->renormalize == BK_TRUE || (c->renormalize == BK_AUTO && k > 1);
+}
+
+/* ---- logits ---- */
+
+static double smallest_finite(int64_t n, const double *row)
+{
+    double least = INFINITY;
+    for (int64_t j = 0; j < n; j++)
+        least = isfinite(row[j]) && row[j] < least ? row[j] : least;
+    return isfinite(least) ? least : 0.0;
+}
+
+static bool all_finite(int64_t n, const double *x)
+{
+    for (int64_t i = 0; i < n; i++)
+        if (!isfinite(x[i]))
+            return false;
+    return true;
+}
+
+/* Logits that are not finite become the smallest finite one of their row, 0 if there is none. */
+static const double *clean_logits(const bk_route_args *a)
+{
+    int64_t experts = a->experts, n = a->tokens * experts;
+    if (all_finite(n, a->logits))
+        return a->logits;
+    double *clean = BK_NEW(a->arena, double, n);
+    for (int64_t i = 0; i < n; i++)
+        clean[i] = isfinite(a->logits[i])
+                       ? a->logits[i]
+                       : smallest_finite(experts, a->logits + i / experts * experts);
+    return clean;
+}
+
+void bk_router_add_noise(const bk_route_args *a, double scale, double *x)
+{
+    for (int64_t i = 0; i < a->tokens * a->experts; i++) {
+        int64_t token = i / a->experts, expert = i % a->experts;
+        if (bk_router_valid(a, token))
+            x[i] += scale * (a->noise ? a->noise[i]
+                                      : bk_route_draw_normal(a->seed, a->step, a->layer,
+                                                             a->first_token + token, expert));
+    }
+}
+
+void bk_router_begin(const bk_route_args *a, const bk_score_config *c, bk_route *out)
+{
+    int64_t n = a->tokens * a->experts;
+    out->index = BK_NEW(a->arena, int32_t, a->tokens * a->k);
+    out->weight = BK_NEW(a->arena, double, a->tokens * a->k);
+    out->clean = out->seen = clean_logits(a);
+    if (!a->training || c->noise != BK_NOISE_LOGITS)
+        return;
+    double *noisy = BK_NEW(a->arena, double, n);
+    memcpy(noisy, out->clean, (size_t)n * sizeof *noisy);
+    bk_router_add_noise(a, c->noise_scale, noisy);
+    out->seen = noisy;
+}
+
+/* ---- selection ---- */
+
+/* Insertion into the k best so far: falling value, ties to the lower expert. */
+static void select_row(int64_t experts, int64_t k, const double *score, int32_t *index,
+                       double *best)
+{
+    int64_t kept = 0;
+    for (int64_t j = 0; j < experts; j++) {
+        if (kept == k && !(score[j] > best[k - 1]))
+            continue;
+        int64_t at = kept < k ? kept++ : k - 1;
+        for (; at > 0 && score[j] > best[at - 1]; at--) {
+            best[at] = best[at - 1];
+            index[at] = index[at - 1];
+        }
+        best[at] = score[j];
+        index[at] = (int32_t)j;
+    }
+}
+
+void bk_router_select(const bk_route_args *a, const double *score, int32_t *index)
+{
+    bk_arena_mark mark = bk_arena_get_mark(a->scratch);
+    double *best = BK_NEW(a->scratch, double, a->k);
+    for (int64_t t = 0; t < a->tokens; t++) {
+        int32_t *row = index + t * a->k;
+        if (bk_router_valid(a, t))
+            select_row(a->experts, a->k, score + t * a->experts, row, best);
+        else
+            for (int64_t s = 0; s < a->k; s++)
+                row[s] = -1;
+    }
+    bk_arena_release(a->scratch, mark);
+}
+
+/* ---- scores ---- */
+
+double bk_router_sigmoid(double x)
+{
+    return 1.0 / (1.0 + bk_exp_one(-x));
+}
+
+/* Without a power that overflows: log sigmoid(x) = min(x, 0) - log(1 + exp(-|x|)). */
+static double log_sigmoid(double x)
+{
+    return fmin(x, 0.0) - bk_log_one(1.0 + bk_exp_one(-fabs(x)));
+}
+
+/* x[n] -> softmax of it. */
+static void softmax(int64_t n, const double *x, double *p)
+{
+    double sum = bk_vector_kernels_f64.exp_sum(n, x, bk_vector_kernels_f64.max(n, x), p);
+    for (int64_t j = 0; j < n; j++)
+        p[j] /= sum;
+}
+
+void bk_router_scores(int score, int64_t n, const double *h, double *p)
+{
+    if (score == BK_SCORE_SOFTMAX) {
+        softmax(n, h, p);
+        return;
+    }
+    for (int64_t j = 0; j < n; j++)
+        p[j] = bk_router_sigmoid(h[j]);
+}
+
+/* Sigmoids over their sum are the softmax of their logarithms, which cannot be 0/0. */
+void bk_router_shares(int score, int64_t n, const double *h, double *p)
+{
+    for (int64_t j = 0; j < n; j++)
+        p[j] = score == BK_SCORE_SOFTMAX ? h[j] : log_sigmoid(h[j]);
+    softmax(n, p, p);
+}
+
+/* ---- weights ---- */
+
+static void renormalised_weights(const bk_score_config *c, int64_t k, const double *h,
+                                 const int32_t *index, double *w)
+{
+    for (int64_t s = 0; s < k; s++)
+        w[s] = h[index[s]];
+    bk_router_shares(c->score, k, w, w);
+}
+
+void bk_router_weights(const bk_route_args *a, const bk_score_config *c, bool renormalize,
+                       const bk_route *r, double *weight)
+{
+    bk_arena_mark mark = bk_arena_get_mark(a->scratch);
+    double *p = BK_NEW(a->scratch, double, a->experts);
+    memset(weight, 0, (size_t)(a->tokens * a->k) * sizeof *weight);
+    for (int64_t t = 0; t < a->tokens; t++) {
+        const double *h = r->seen + t * a->experts;
+        const int32_t *index = r->index + t * a->k;
+        double *w = weight + t * a->k;
+        if (!bk_router_valid(a, t))
+            continue;
+        if (renormalize)
+            renormalised_weights(c, a->k, h, index, w);
+        else
+            bk_router_scores(c->score, a->experts, h, p);
+        for (int64_t s = 0; s < a->k; s++)
+            w[s] = c->scale * (renormalize ? w[s] : p[index[s]]);
+    }
+    bk_arena_release(a->scratch, mark);
+}
+
+/* One valid row on the way back. */
+typedef struct row_back {
+    const bk_score_config *config;
+    int64_t experts, k;
+    const double *h;      /* [E] */
+    const int32_t *index; /* [k] */
+    const double *w, *gw; /* [k] */
+    double *gh;           /* [E] */
+    double *p;            /* [E] room */
+} row_back;
+
+/* gl = w (g - <w,g>) at the kept. */
+static void renormalised_back(const row_back *r)
+{
+    const bk_score_config *c = r->config;
+    double inner = bk_vector_kernels_f64.dot(r->k, r->w, r->gw) / c->scale;
+    for (int64_t s = 0; s < r->k; s++) {
+        int32_t e = r->index[s];
+        double g = r->w[s] * (r->gw[s] - inner);
+        r->gh[e] += c->score == BK_SCORE_SIGMOID ? g * (1.0 - bk_router_sigmoid(r->h[e])) : g;
+    }
+}
+
+/* gp = scale gw at the kept;  softmax: gH = p (gp - <p,gp>), sigmoid: gH = gp p (1-p). */
+static void plain_back(const row_back *r)
+{
+    const bk_score_config *c = r->config;
+    double inner = 0.0;
+    bk_router_scores(c->score, r->experts, r->h, r->p);
+    for (int64_t s = 0; s < r->k; s++) {
+        int32_t e = r->index[s];
+        double g = c->scale * r->gw[s] * r->p[e];
+        r->gh[e] += c->score == BK_SCORE_SIGMOID ? g * (1.0 - r->p[e]) : g;
+        inner += g;
+    }
+    if (c->score == BK_SCORE_SOFTMAX)
+        bk_vector_kernels_f64.axpy(r->experts, -inner, r->p, r->gh);
+}
+
+void bk_router_weights_back(const bk_route_args *a, const bk_score_config *c, bool renormalize,
+                            const bk_route *r, const double *gw, double *gh)
+{
+    bk_arena_mark mark = bk_arena_get_mark(a->scratch);
+    row_back row = {
+        .config = c, .experts = a->experts, .k = a->k, .p = BK_NEW(a->scratch, double, a->experts)};
+    for (int64_t t = 0; t < a->tokens; t++) {
+        if (!bk_router_valid(a, t))
+            continue;
+        row.h = r->seen + t * a->experts;
+        row.gh = gh + t * a->experts;
+        row.index = r->index + t * a->k;
+        row.w = r->weight + t * a->k;
+        row.gw = gw + t * a->k;
+        if (renormalize)
+            renormalised_back(&row);
+        else
+            plain_back(&row);
+    }
+    bk_arena_release(a->scratch, mark);
+}
+
+void bk_router_plain(const bk_route_args *a, const bk_score_config *c, bool renormalize,
+                     bk_route *out)
+{
+    bk_router_begin(a, c, out);
+    bk_router_select(a, out->seen, out->index);
+    bk_router_weights(a, c, renormalize, out, out->weight);
+}

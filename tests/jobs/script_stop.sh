@@ -1,0 +1,136 @@
+#!/bin/bash
+# test: labels=unit,mpi timeout=600
+# Requests to stop, wherever they come in: 75 on all ranks, a checkpoint, and a restart that ends like the run that was
+# never stopped.  The lock.  Losses that are not finite.  Saves that fail.
+. "$BIRKHOFF_SOURCE/tests/support/lib.sh" || exit 1
+. "$BIRKHOFF_SOURCE/tests/support/train.sh" || exit 1
+
+cat >run.yaml <<'Y'
+run: {seed: 3, steps: 1000000}
+data: {train: listops.h5, batch: 8}
+model: {kind: encoder, layers: 1, width: 16, heads: 2, ffn: 32, dropout: 0.1}
+optim: {lr: 0.01}
+schedule: {kind: constant}
+parallel: {lanes: 2, threads: 1}
+checkpoint: {every: 0}
+log: {interval: 1}
+Y
+listops_data listops.h5
+has_line() { grep -q "$2" "$1" 2>/dev/null; }
+step_of() { sed -E 's/step-0*([0-9]+)/\1/' "$1/checkpoints/latest"; }
+
+# stopped RUN [STATUS]: the job ended with 75 (or STATUS) after a committed checkpoint, and said so.
+stopped() {
+    ended
+    [ "$status" -eq "${2:-75}" ] || fail "$1 ended with $status, not ${2:-75}: $(tail -n 12 job.out)"
+    says job.out 'birkhoff: stopped after step'
+    expect 0 1 eval "$1" # which checks every byte first
+}
+
+# goes_on RUN KEY...: two more steps, and the same in one piece.
+goes_on() {
+    local run=$1 last
+    shift
+    last=$(($(step_of "$run") + 2))
+    expect 0 2 train run.yaml run.dir="$run" run.steps=$last "$@"
+    rm -rf whole
+    expect 0 1 train run.yaml run.dir=whole run.steps=$last "$@"
+    same_run "$run" whole
+}
+
+# ---- to mpirun, to one rank, to all; TERM, USR1, INT ----
+for how in 'TERM mpirun' 'USR1 mpirun' 'INT mpirun' 'USR1 one' 'TERM one' 'INT all'; do
+    run=stop-${how// /-}
+    start 2 train run.yaml run.dir="$run"
+    wait_until has_line "$run/metrics.jsonl" '"step": 3'
+    # shellcheck disable=SC2046
+    case $how in
+    *mpirun) kill "-${how% *}" "$job" ;;
+    *one) kill "-${how% *}" $(children "$job" | awk '{ print $2 }') ;;
+    *all) kill "-${how% *}" $(children "$job") ;;
+    esac
+    case $how in
+    'TERM mpirun' | 'INT mpirun') stopped "$run" 1 ;; # mpirun hands on TERM, and ends with a status of its own
+    *) stopped "$run" ;;
+    esac
+    says job.out 'on a signal'
+done
+goes_on stop-USR1-one
+
+# ---- a request that comes before the program can hear it is lost, and harmless ----
+start 2 train run.yaml run.dir=early
+# shellcheck disable=SC2046
+kill -USR1 $(children "$job")
+heard_or_on() { ! kill -0 "$job" 2>/dev/null || has_line early/metrics.jsonl '"step": 3'; }
+wait_until heard_or_on
+kill -USR1 "$job" 2>/dev/null
+stopped early
+
+# ---- during an evaluation: it is cut short, and made up for after the restart ----
+rm -rf whole
+slow='log.eval_interval=2 data.eval=long.h5'
+listops_data long.h5 20 20000
+# shellcheck disable=SC2086
+{
+    start 2 train run.yaml run.dir=evaluating $slow
+    wait_until has_line evaluating/metrics.jsonl '"step": 2,'
+    kill -USR1 "$(children "$job" | awk '{ print $1 }')"
+    stopped evaluating
+    [ "$(step_of evaluating)" -eq 2 ] || fail "an evaluation was not cut short: step $(step_of evaluating)"
+    grep -q validation evaluating/metrics.jsonl && fail 'a part of an evaluation was written'
+    expect 0 2 train run.yaml run.dir=evaluating run.steps=3 $slow log.eval_batches=3
+    expect 0 2 train run.yaml run.dir=whole run.steps=3 $slow log.eval_batches=3
+    same_run evaluating whole
+}
+
+# ---- the time limit ----
+expect 75 2 train run.yaml run.dir=limit run.time_limit=1 run.stop_margin=0.5
+says err 'on the time limit'
+goes_on limit
+expect 75 1 train run.yaml run.dir=tight run.time_limit=1
+says err 'warning: run.time_limit=1 is not above run.stop_margin=60: the run stops after one step'
+[ "$(step_of tight)" -eq 1 ] || fail "not one step: $(step_of tight)"
+
+# ---- two jobs in one directory; a lock whose owner was killed ----
+start 2 train run.yaml run.dir=locked checkpoint.every=2
+wait_until has_line locked/checkpoints/latest step
+refuses 2 1 'another job is running in this directory' train run.yaml run.dir=locked
+refuses 2 3 'another job is running in this directory' train run.yaml run.dir=locked
+kill -0 "$job" || fail 'the first job ended'
+kill_job
+refuses 2 1 'run.resume=fresh, but there are checkpoints' train run.yaml run.dir=locked run.resume=fresh
+goes_on locked
+
+# ---- a loss that is not finite: nothing of it is applied, the last good state is kept ----
+expect 0 1 train run.yaml run.dir=good run.steps=3
+for ranks in 1 2; do
+    rm -rf bad
+    cp -r good bad
+    expect 4 $ranks train run.yaml run.dir=bad optim.lr=1e6 run.steps=40
+    says err 'loss or gradient is not finite at step'
+    says err 'warning: optim.lr was 0.01 when this run began and is 1000000 now'
+    expect 0 1 eval bad
+    [ "$(step_of bad)" -gt 3 ] || fail 'the steps before were not kept'
+done
+expect 4 1 train run.yaml run.dir=bad run.steps=40
+expect 4 1 train run.yaml run.dir=bad run.steps=40 optim.skip_nonfinite=2
+[ "$(grep -c 'skipped: ' err)" -eq 2 ] || fail "not two steps skipped: $(cat err)"
+
+# ---- a disk that takes no more: a save in between may fail, the last one may not ----
+full() { # no file may grow above 512 KiB; the checkpoint would have 1.2 MB
+    (
+        trap '' XFSZ
+        ulimit -f 512
+        export PMIX_MCA_gds=hash # else Open MPI itself needs larger files
+        exec "$BIRKHOFF" train run.yaml run.dir=full model.layers=2 model.width=64 model.ffn=256 "$@" >out 2>err </dev/null
+    )
+    status=$?
+}
+full run.steps=7 checkpoint.every=2 log.interval=100
+[ "$status" -eq 70 ] || fail "status $status, not 70, after three saves that failed"
+[ "$(grep -c 'warning: the checkpoint of step' err)" -eq 2 ] || fail "not two warnings: $(cat err)"
+says err 'birkhoff: error: the checkpoint of step 6 was not saved'
+full run.steps=2 log.interval=100
+[ "$status" -eq 70 ] || fail "status $status, not 70, without the last save"
+[ -z "$(ls full/checkpoints)" ] || fail "left behind: $(ls -a full/checkpoints)"
+finish

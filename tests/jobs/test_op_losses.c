@@ -1,0 +1,274 @@
+/* test: labels=golden,mpi timeout=300 */
+/* birkhoff op <loss>: the golden values from a file, and the same over ranks. */
+#include "tests/support/op.h"
+
+#include "core/rng.h"
+
+#include <math.h>
+#include <string.h>
+
+static bk_test_op op;
+static json_t *golden;
+
+static int open_all(void **state)
+{
+    (void)state;
+    op = bk_test_op_open();
+    golden = bk_test_golden("ref_sinkd_golden.json");
+    return 0;
+}
+
+static int close_all(void **state)
+{
+    (void)state;
+    json_decref(golden);
+    bk_test_op_close(&op);
+    return 0;
+}
+
+/* s[i][v] = 2.5 sin(1 + 0.9 i + 0.37 v (i+1)), t[i][v] = 2.5 cos(0.5 + 0.6 i + 0.53 v (i+2)). */
+static void put_closed_form(const char *student, int64_t rows, int64_t classes)
+{
+    double *s = BK_NEW(op.arena, double, rows *classes),
+           *t = BK_NEW(op.arena, double, rows *classes);
+    for (int64_t k = 0; k < rows * classes; k++) {
+        double i = (double)(k / classes), v = (double)(k % classes);
+        s[k] = 2.5 * sin(1.0 + 0.9 * i + 0.37 * v * (i + 1.0));
+        t[k] = 2.5 * cos(0.5 + 0.6 * i + 0.53 * v * (i + 2.0));
+    }
+    bk_test_op_reals(&op, student, BK_SHAPE(rows, classes), s);
+    if (strcmp(student, "student") == 0)
+        bk_test_op_reals(&op, "teacher", BK_SHAPE(rows, classes), t);
+}
+
+/* ---- one golden entry ---- */
+
+/* Loss, the first numbers of row 0 of the gradient, the sum of its absolute values. */
+static void hold(const json_t *entry, const char *row, const char *student, bool wide)
+{
+    int64_t count;
+    double loss = json_number_value(json_object_get(entry, "loss")), sum = 0.0, most = 0.0;
+    double *reference = bk_test_numbers(json_object_get(entry, row), &count);
+    const bk_tensor *grad = bk_test_op_array(&op, bk_arena_printf(op.arena, "grad/%s", student));
+    for (int64_t i = 0; i < bk_count(grad); i++) {
+        sum += fabs(bk_f64(grad)[i]);
+        most = fmax(most, fabs(bk_f64(grad)[i]));
+    }
+    double limit = wide ? 1e-8 : 1e-5;
+    bk_check_error(fabs(bk_test_op_numbers(&op, "loss")[0] - loss) / fabs(loss), wide ? 1e-9 : 1e-6,
+                   "loss");
+    bk_check_error(bk_test_error(count, grad->data, reference, most), limit, "%s", row);
+    if (strcmp(row, "grad_row0") == 0) {
+        double total = json_number_value(json_object_get(entry, "grad_sum_abs"));
+        bk_check_error(fabs(sum - total) / total, limit, "sum of the gradient");
+    }
+    free(reference);
+}
+
+/* In double and float on one rank, in double on three; the last output stays open. */
+static void golden_entry(const json_t *entry, const char *student, const char *arguments)
+{
+    bk_test_op_run(&op, 1, bk_arena_printf(op.arena, "%s dtype=f64", arguments));
+    hold(entry, "grad_row0", student, true);
+    bk_test_op_run(&op, 1, arguments);
+    hold(entry, "grad_row0", student, false);
+    bk_test_op_run(&op, 3, bk_arena_printf(op.arena, "%s dtype=f64", arguments));
+    hold(entry, "grad_row0", student, true);
+}
+
+static const char *option(const json_t *entry, const char *key)
+{
+    const json_t *value = json_object_get(entry, key);
+    if (!value)
+        return "";
+    return bk_arena_printf(op.arena, " %s=%.17g", key, json_number_value(value));
+}
+
+static void put_labels(const json_t *entry)
+{
+    int64_t count, labels[64];
+    double *numbers = bk_test_numbers(json_object_get(entry, "labels"), &count);
+    assert_in_range(count, 1, 64);
+    for (int64_t i = 0; i < count; i++)
+        labels[i] = (int64_t)numbers[i];
+    bk_test_op_integers(&op, "labels", BK_SHAPE(count), labels);
+    free(numbers);
+}
+
+static void golden_rows(void **state)
+{
+    size_t i;
+    json_t *entry;
+    int held = 0;
+    (void)state;
+    json_array_foreach(json_object_get(golden, "rows"), i, entry)
+    {
+        const char *kind = json_string_value(json_object_get(entry, "kind"));
+        bool labels = json_object_get(entry, "labels") != NULL;
+        if (json_integer_value(json_object_get(entry, "top_k")) > 0)
+            continue; /* top_k is not built */
+        bk_test_op_renew(&op);
+        put_closed_form(labels ? "logits" : "student", 8, 50);
+        if (labels)
+            put_labels(entry);
+        golden_entry(entry, labels ? "logits" : "student",
+                     bk_arena_printf(op.arena, "%s%s%s%s", kind, option(entry, "skew"),
+                                     option(entry, "beta"), option(entry, "label_smoothing")));
+        held++;
+    }
+    assert_int_equal(held, 9);
+}
+
+static void hold_plan(const json_t *entry, int64_t rows)
+{
+    const char *const names[] = {"C00", "C01", "P00", "P01"};
+    const double *cost = bk_test_op_numbers(&op, "cost"), *plan = bk_test_op_numbers(&op, "plan");
+    const double own[] = {cost[0], cost[1], plan[0], plan[1]};
+    assert_int_equal(bk_count(bk_test_op_array(&op, "plan")), rows * rows);
+    for (int i = 0; i < 4; i++) {
+        double reference = json_number_value(json_object_get(entry, names[i]));
+        bk_check_error(fabs(own[i] - reference), 1e-9, "%s", names[i]);
+    }
+    double violation = json_number_value(json_object_get(entry, "row_violation"));
+    bk_check_error(fabs(bk_test_op_attribute(&op, "row_violation") - violation), 1e-9,
+                   "row violation");
+}
+
+static void golden_sinkd(void **state)
+{
+    size_t i;
+    json_t *entry;
+    (void)state;
+    json_array_foreach(json_object_get(golden, "sinkd"), i, entry)
+    {
+        int64_t rows = json_integer_value(json_object_get(entry, "B"));
+        bk_test_op_renew(&op);
+        put_closed_form("student", rows, json_integer_value(json_object_get(entry, "V")));
+        const char *options =
+            bk_arena_printf(op.arena, "sinkd reduction=sum%s%s", option(entry, "epsilon"),
+                            option(entry, "iterations"));
+        golden_entry(entry, "student", bk_arena_printf(op.arena, "%s plan=true", options));
+        hold_plan(entry, rows);
+        for (int wide = 0; wide < 2; wide++) {
+            bk_test_op_run(&op, 1,
+                           bk_arena_printf(op.arena, "%s gradient=envelope dtype=%s", options,
+                                           wide ? "f64" : "f32"));
+            hold(entry, "envelope_row0", "student", wide);
+        }
+    }
+}
+
+static void put_integers(const json_t *entry, const char *key)
+{
+    const json_t *array = json_object_get(entry, key);
+    int64_t values[64];
+    for (size_t i = 0; i < json_array_size(array); i++)
+        values[i] = json_integer_value(json_array_get(array, i));
+    if (array)
+        bk_test_op_integers(&op, key, BK_SHAPE((int64_t)json_array_size(array)), values);
+}
+
+static void golden_options(void **state)
+{
+    size_t i;
+    json_t *entry;
+    int held = 0;
+    (void)state;
+    json_array_foreach(json_object_get(golden, "options"), i, entry)
+    {
+        const char *what = json_string_value(json_object_get(entry, "option"));
+        const json_t *group = json_object_get(entry, "group");
+        if (strcmp(what, "mask") != 0 && strcmp(what, "group") != 0)
+            continue; /* debias and top_k are not built */
+        bk_test_op_renew(&op);
+        put_closed_form("student", 8, 50);
+        put_integers(entry, "mask");
+        put_integers(entry, "groups");
+        const char *value = json_is_string(group) ? json_string_value(group)
+                            : group
+                                ? bk_arena_printf(op.arena, "%d", (int)json_integer_value(group))
+                                : "global";
+        golden_entry(entry, "student",
+                     bk_arena_printf(op.arena, "sinkd reduction=sum group=%s", value));
+        held++;
+    }
+    assert_int_equal(held, 4);
+}
+
+/* ---- over ranks, with fewer rows than ranks, and none ---- */
+
+static void put_random(int64_t rows, int64_t classes, bool masked)
+{
+    double *x = BK_NEW(op.arena, double, rows *classes);
+    const char *const names[] = {"student", "teacher"};
+    bk_test_op_renew(&op);
+    for (uint64_t which = 0; which < 2; which++) {
+        for (int64_t i = 0; i < rows * classes; i++)
+            x[i] = bk_fill((uint64_t)i, 60 + which, -4.0, 4.0);
+        bk_test_op_reals(&op, names[which], BK_SHAPE(rows, classes), x);
+    }
+    int64_t *mask = BK_NEW(op.arena, int64_t, rows);
+    for (int64_t i = 0; i < rows; i++)
+        mask[i] = i % 4 != 1;
+    if (masked)
+        bk_test_op_integers(&op, "mask", BK_SHAPE(rows), mask);
+}
+
+static void ranks_agree(void **state)
+{
+    const char *const calls[] = {"kl skew=0.1", "sinkd plan=true",
+                                 "sinkd group=5 gradient=envelope"};
+    const struct {
+        int64_t rows;
+        bool masked;
+        int ranks;
+        bool bits;
+    } cases[] = {
+        {70, false, 2, true}, {70, true, 4, true}, {2, false, 4, true}, {11, true, 3, false}};
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        bool same;
+        put_random(cases[i].rows, 9, cases[i].masked);
+        for (size_t k = 0; k < sizeof calls / sizeof *calls; k++) {
+            bk_check_error(bk_test_op_compare(&op, cases[i].ranks, calls[k], "", &same), 1e-6, "%s",
+                           calls[k]);
+            assert_true(same || !cases[i].bits);
+        }
+    }
+}
+
+static void a_given_gradient_scales(void **state)
+{
+    (void)state;
+    put_random(5, 7, false);
+    bk_test_op_run(&op, 1, "kl dtype=f64");
+    bk_tensor *plain = bk_test_op_array(&op, "grad/student");
+    put_random(5, 7, false);
+    bk_test_op_reals(&op, "grad/loss", 0, NULL, &(double){-2.5});
+    bk_test_op_run(&op, 1, "kl dtype=f64");
+    bk_tensor *scaled = bk_test_op_array(&op, "grad/student");
+    for (int64_t i = 0; i < bk_count(plain); i++)
+        assert_true(fabs(bk_f64(scaled)[i] + 2.5 * bk_f64(plain)[i]) <= 1e-15);
+}
+
+static void no_rows_give_zero(void **state)
+{
+    (void)state;
+    put_random(0, 7, false);
+    bk_test_op_run(&op, 2, "sinkd");
+    assert_true(bk_test_op_numbers(&op, "loss")[0] == 0.0);
+    assert_int_equal(bk_count(bk_test_op_array(&op, "grad/student")), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(golden_rows),
+        cmocka_unit_test(golden_sinkd),
+        cmocka_unit_test(golden_options),
+        cmocka_unit_test(ranks_agree),
+        cmocka_unit_test(a_given_gradient_scales),
+        cmocka_unit_test(no_rows_give_zero),
+    };
+    return cmocka_run_group_tests(tests, open_all, close_all);
+}

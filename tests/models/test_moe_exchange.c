@@ -1,0 +1,180 @@
+/* test: labels=unit,mpi ranks=1,2,3,4 timeout=60 */
+/* Which rows go where, and back: order of dispatch, counts, blocks, empty ranks. */
+#include "tests/support/check.h"
+
+#include "core/rng.h"
+#include "models/moe.h"
+#include "models/moe_exchange.h"
+
+#include <string.h>
+
+enum { T = 48, K = 2, L = 4 };
+
+static bk_world *world;
+
+typedef struct rows {
+    bk_tape tape;
+    bk_route_args args;
+    int32_t *index;
+    bk_dispatch dispatch;
+} rows;
+
+/* Expert of a global slot: -1 for some; `only` >= 0: that one for all. */
+static int32_t expert_of(int64_t slot, int64_t experts, int only)
+{
+    int32_t e = (int32_t)bk_fill((uint64_t)slot, 3, -1.0, (double)experts);
+    return only >= 0 ? only : slot % 7 == 3 ? -1 : e;
+}
+
+static void open_rows(rows *r, int64_t experts, int only)
+{
+    bk_lanes lanes = bk_lanes_of_rank(L, L, world->rank, world->size);
+    memset(r, 0, sizeof *r);
+    r->tape = bk_test_tape(BK_F32, lanes);
+    int64_t each = T / L, tokens = lanes.count * each;
+    r->args = (bk_route_args){.tokens = tokens,
+                              .experts = experts,
+                              .k = K,
+                              .first_token = lanes.first * each,
+                              .lanes = &r->tape.lanes,
+                              .arena = r->tape.arena,
+                              .scratch = r->tape.scratch};
+    r->index = BK_NEW(r->tape.arena, int32_t, tokens * K);
+    for (int64_t i = 0; i < tokens * K; i++)
+        r->index[i] = expert_of(r->args.first_token * K + i, experts, only);
+    r->dispatch = bk_dispatch_make(&r->tape, world->ep, &r->args, r->index);
+}
+
+/* Rows stand by (expert, token, slot); place and slot are inverse; to[] adds up. */
+static void check_order(const rows *r, int64_t experts)
+{
+    const bk_dispatch *d = &r->dispatch;
+    int64_t sent = 0, to = 0, size = bk_comm_size(world->ep);
+    for (int64_t i = 0; i < r->args.tokens * K; i++) {
+        assert_true((d->place[i] >= 0) == (r->index[i] >= 0));
+        sent += r->index[i] >= 0;
+        if (d->place[i] >= 0)
+            assert_int_equal(d->slot[d->place[i]], i);
+    }
+    assert_int_equal(d->sent, sent);
+    for (int64_t i = 1; i < d->sent; i++) {
+        int32_t a = r->index[d->slot[i - 1]], b = r->index[d->slot[i]];
+        assert_true(a < b || (a == b && d->slot[i - 1] < d->slot[i]));
+    }
+    for (int rank = 0; rank < size; rank++) {
+        int64_t count = 0;
+        for (int64_t i = 0; i < d->sent; i++)
+            count += bk_moe_owner(r->index[d->slot[i]], experts, (int)size) == rank;
+        assert_int_equal(d->to[rank], count);
+        to += count;
+    }
+    assert_int_equal(to, d->sent);
+}
+
+/* Each row carries its global slot; at the experts every row lies in the block of its expert and
+ * lane, in the order of slots, and nothing is missing. */
+static void check_blocks(rows *r, int64_t experts, int only)
+{
+    const bk_dispatch *d = &r->dispatch;
+    int64_t first, count, seen = 0, group = world->rank / world->expert * world->expert;
+    bk_moe_experts_of(bk_comm_rank(world->ep), experts, world->expert, &first, &count);
+    int64_t *out = BK_NEW(r->tape.arena, int64_t, d->sent),
+            *in = BK_NEW(r->tape.arena, int64_t, d->received),
+            *back = BK_NEW(r->tape.arena, int64_t, d->sent);
+    for (int64_t i = 0; i < d->sent; i++)
+        out[i] = r->args.first_token * K + d->slot[i];
+    bk_dispatch_send(d, sizeof *out, out, in);
+    assert_int_equal(d->blocks, count * d->lanes);
+    for (int64_t e = 0; e < count; e++)
+        for (int64_t l = 0, lane = 0; l < d->lanes; l++) {
+            const bk_expert_block *b = &d->block[e * d->lanes + l];
+            assert_int_equal(b->expert, e);
+            for (int64_t i = b->first; i < b->first + b->rows; i++) {
+                assert_int_equal(expert_of(in[i], experts, only), first + e);
+                assert_true(i == b->first || in[i] > in[i - 1]);
+                assert_int_equal(in[i] / (T / L * K), in[b->first] / (T / L * K)); /* one lane */
+                assert_true(in[i] / (T / L * K) >= lane);
+                lane = in[i] / (T / L * K);
+            }
+            seen += b->rows;
+        }
+    assert_int_equal(seen, d->received);
+    int64_t expected = 0;
+    for (int rank = 0; rank < world->expert; rank++) {
+        bk_lanes lanes = bk_lanes_of_rank(L, L, (int)group + rank, world->size);
+        int64_t last = (lanes.first + lanes.count) * (T / L) * K;
+        for (int64_t i = lanes.first * (T / L) * K; i < last; i++) {
+            int32_t e = expert_of(i, experts, only);
+            expected += e >= first && e < first + count;
+        }
+    }
+    assert_int_equal(d->received, expected);
+    bk_dispatch_return(d, sizeof *in, in, back);
+    assert_memory_equal(back, out, (size_t)d->sent * sizeof *out);
+}
+
+static void check_exchange(int64_t experts, int only)
+{
+    rows r;
+    open_rows(&r, experts, only);
+    check_order(&r, experts);
+    check_blocks(&r, experts, only);
+    bk_test_tape_free(&r.tape);
+}
+
+static bk_world *worlds[5];
+
+static void rows_find_their_experts_and_come_back(void **state)
+{
+    (void)state;
+    for (int ep = 1; ep < 5; ep++) {
+        world = worlds[ep];
+        if (!world)
+            continue;
+        check_exchange(7, -1);
+        check_exchange(8, -1);
+        check_exchange(ep, -1); /* one each */
+        check_exchange(6, 5);   /* all to the last */
+    }
+}
+
+static void nothing_to_send_is_fine(void **state)
+{
+    (void)state;
+    for (int ep = 1; ep < 5; ep++) {
+        world = worlds[ep];
+        if (!world)
+            continue;
+        rows r;
+        open_rows(&r, 6, -1);
+        for (int64_t i = 0; i < r.args.tokens * K; i++)
+            r.index[i] = -1;
+        bk_dispatch d = bk_dispatch_make(&r.tape, world->ep, &r.args, r.index);
+        char none;
+        assert_true(d.sent == 0 && d.received == 0);
+        bk_dispatch_send(&d, 8, &none, &none);
+        bk_dispatch_return(&d, 8, &none, &none);
+        bk_test_tape_free(&r.tape);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(rows_find_their_experts_and_come_back),
+        cmocka_unit_test(nothing_to_send_is_fine),
+    };
+    bk_arena *arena = bk_arena_new("run");
+    if (bk_mpi_start(&argc, &argv) != BK_OK)
+        return 1;
+    for (int ep = 1; ep < 5; ep++)
+        if (bk_mpi_size() % ep == 0 && bk_world_open(arena, ep, &worlds[ep]) != BK_OK)
+            return 1;
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    for (int ep = 1; ep < 5; ep++)
+        if (worlds[ep])
+            bk_world_close(worlds[ep]);
+    bk_mpi_stop();
+    bk_arena_free(arena);
+    return failed;
+}

@@ -1,0 +1,194 @@
+/* test: labels=unit,grad timeout=60 */
+/* The experts on the rows that arrived: the formula, differences, blocks that do not see each
+ * other. */
+#include "tests/support/check.h"
+
+#include "core/blas.h"
+#include "models/moe_experts.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { COUNT = 3, LANES = 2, C = 4, F = 6, R = 9 };
+
+/* Rows of (expert, lane); expert 1 has none, lane 1 of expert 2 has none. */
+static const bk_expert_block layout[COUNT * LANES] = {{0, 0, 3}, {0, 5, 2}, {1, 3, 0},
+                                                      {1, 7, 0}, {2, 3, 2}, {2, 7, 2}};
+
+typedef struct setting {
+    bk_tape tape;
+    bk_tensor *leaf[BK_EXPERT_WEIGHTS * COUNT];
+    bk_expert_block block[COUNT * LANES];
+    bk_dispatch dispatch;
+    bk_experts experts;
+    bk_tensor *x, *out, *g, *dx;
+} setting;
+
+/* On the tape that the setting has, else (all zero) on a new one. */
+static void open_setting(setting *s, bk_dtype dtype, bk_activation activation, bool biases)
+{
+    static const int64_t shape[BK_EXPERT_WEIGHTS][2] = {{F, C}, {F, 0}, {C, F}, {C, 0}};
+    bk_tape tape = s->tape.arena ? s->tape : bk_test_tape(dtype, bk_lanes_single(R));
+    bk_tape_begin(&tape);
+    memset(s, 0, sizeof *s);
+    s->tape = tape;
+    for (int w = 0; w < BK_EXPERT_WEIGHTS; w++)
+        for (int e = 0; e < COUNT && (biases || shape[w][1] > 0); e++)
+            s->leaf[w * COUNT + e] = bk_test_fill(&s->tape, shape[w][1] > 0 ? 2 : 1, shape[w],
+                                                  (uint64_t)(w * COUNT + e), -1.0, 1.0);
+    memcpy(s->block, layout, sizeof layout);
+    s->dispatch =
+        (bk_dispatch){.received = R, .lanes = LANES, .block = s->block, .blocks = COUNT * LANES};
+    s->x = bk_test_fill(&s->tape, BK_SHAPE(R, C), 30, -1.0, 1.0);
+    s->g = bk_test_fill(&s->tape, BK_SHAPE(R, C), 31, -1.0, 1.0);
+    s->out = bk_tape_variable(&s->tape, BK_SHAPE(R, C));
+    s->dx = bk_tape_variable(&s->tape, BK_SHAPE(R, C));
+    s->experts = (bk_experts){.dtype = dtype,
+                              .count = COUNT,
+                              .width = C,
+                              .hidden = F,
+                              .activation = activation,
+                              .leaf = s->leaf,
+                              .dispatch = &s->dispatch,
+                              .received = s->x->data};
+}
+
+static int expert_of_row(int row)
+{
+    for (int b = 0; b < COUNT * LANES; b++)
+        if (row >= layout[b].first && row < layout[b].first + layout[b].rows)
+            return (int)layout[b].expert;
+    return -1;
+}
+
+static double activation_of(bk_activation kind, double x)
+{
+    switch (kind) {
+    case BK_GELU:
+        return 0.5 * x * (1.0 + erf(x / sqrt(2.0)));
+    case BK_RELU:
+        return fmax(x, 0.0);
+    case BK_SILU:
+        return x / (1.0 + exp(-x));
+    default:
+        return 0.5 * x * (1.0 + tanh(sqrt(2.0 / acos(-1.0)) * (x + 0.044715 * x * x * x)));
+    }
+}
+
+static double weight(const setting *s, bk_expert_weight w, int e, int i)
+{
+    const bk_tensor *x = s->leaf[(int)w * COUNT + e];
+    return x ? bk_test_value(x, i) : 0.0;
+}
+
+/* Output c of a row, by the formula. */
+static double formula(const setting *s, int row, int c)
+{
+    int e = expert_of_row(row);
+    double y = weight(s, BK_EXPERT_B2, e, c);
+    for (int f = 0; f < F; f++) {
+        double inner = weight(s, BK_EXPERT_B1, e, f);
+        for (int i = 0; i < C; i++)
+            inner += weight(s, BK_EXPERT_W1, e, f * C + i) * bk_test_value(s->x, row * C + i);
+        y += weight(s, BK_EXPERT_W2, e, c * F + f) * activation_of(s->experts.activation, inner);
+    }
+    return y;
+}
+
+static void outputs_are_the_formula(void **state)
+{
+    const bk_activation kinds[] = {BK_GELU, BK_GELU_TANH, BK_RELU, BK_SILU};
+    setting s = {0};
+    (void)state;
+    for (int i = 0; i < 16; i++) {
+        bk_dtype dtype = i % 2 ? BK_F64 : BK_F32;
+        open_setting(&s, dtype, kinds[i / 4], i / 2 % 2);
+        bk_experts_forward(&s.tape, &s.experts, s.out->data);
+        for (int j = 0; j < R * C; j++)
+            bk_check_error(fabs(bk_test_value(s.out, j) - formula(&s, j / C, j % C)),
+                           dtype == BK_F64 ? 1e-12 : 1e-5, "activation %d", i / 4);
+        bk_test_tape_free(&s.tape);
+        s = (setting){0};
+    }
+}
+
+/* <g, out> with element i of leaf n (-1: of the rows) moved. */
+static double moved(setting *s, int n, int i, double delta)
+{
+    double sum = 0.0;
+    open_setting(s, BK_F64, BK_GELU, true);
+    ((double *)(n < 0 ? s->x : s->leaf[n])->data)[i] += delta;
+    bk_experts_forward(&s->tape, &s->experts, s->out->data);
+    for (int j = 0; j < R * C; j++)
+        sum += bk_test_value(s->g, j) * bk_test_value(s->out, j);
+    return sum;
+}
+
+static void gradients_are_differences(void **state)
+{
+    const double step = 1e-5;
+    setting s = {0}, other = {0};
+    (void)state;
+    open_setting(&s, BK_F64, BK_GELU, true);
+    bk_experts_forward(&s.tape, &s.experts, s.out->data);
+    bk_experts_backward(&s.tape, &s.experts, s.g->data, s.dx->data);
+    for (int n = -1; n < BK_EXPERT_WEIGHTS * COUNT; n++) {
+        const bk_tensor *x = n < 0 ? s.x : s.leaf[n];
+        for (int i = 0; i < bk_count(x); i++) {
+            double numeric =
+                       (moved(&other, n, i, step) - moved(&other, n, i, -step)) / (2.0 * step),
+                   grad = n < 0 ? bk_test_value(s.dx, i) : bk_test_grad(x, i);
+            bk_check_error(fabs(numeric - grad), 1e-8, "leaf %d", n);
+        }
+    }
+    bk_test_tape_free(&s.tape);
+    bk_test_tape_free(&other.tape);
+}
+
+/* An expert without rows has a gradient of zeros, not none. */
+static void idle_experts_have_zeros(void **state)
+{
+    setting s = {0};
+    (void)state;
+    open_setting(&s, BK_F32, BK_GELU, true);
+    bk_experts_forward(&s.tape, &s.experts, s.out->data);
+    bk_experts_backward(&s.tape, &s.experts, s.g->data, s.dx->data);
+    for (int w = 0; w < BK_EXPERT_WEIGHTS; w++) {
+        const bk_tensor *x = s.leaf[w * COUNT + 1];
+        assert_non_null(x->grad);
+        for (int i = 0; i < bk_count(x); i++)
+            assert_true(bk_test_grad(x, i) == 0.0);
+    }
+    bk_test_tape_free(&s.tape);
+}
+
+/* Rows of the other blocks move no bit of a block's outputs. */
+static void blocks_do_not_see_each_other(void **state)
+{
+    setting a = {0}, b = {0};
+    (void)state;
+    open_setting(&a, BK_F32, BK_GELU, true);
+    open_setting(&b, BK_F32, BK_GELU, true);
+    for (int i = 0; i < 3 * C; i++)
+        ((float *)b.x->data)[i] += 1.0f;
+    bk_experts_forward(&a.tape, &a.experts, a.out->data);
+    bk_experts_forward(&b.tape, &b.experts, b.out->data);
+    assert_memory_equal((float *)a.out->data + 3 * C, (float *)b.out->data + 3 * C,
+                        (R - 3) * C * sizeof(float));
+    assert_memory_not_equal(a.out->data, b.out->data, 3 * C * sizeof(float));
+    bk_test_tape_free(&a.tape);
+    bk_test_tape_free(&b.tape);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(outputs_are_the_formula),
+        cmocka_unit_test(gradients_are_differences),
+        cmocka_unit_test(idle_experts_have_zeros),
+        cmocka_unit_test(blocks_do_not_see_each_other),
+    };
+    if (bk_blas_setup(1, BK_GEMM_AUTO) != BK_OK)
+        return 1;
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

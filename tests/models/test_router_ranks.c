@@ -1,0 +1,175 @@
+/* test: labels=unit,mpi ranks=1,2,3,4,8 timeout=120 */
+/* Every router of the table with every choice of its options: the rows shared out over the ranks
+ * (not evenly, one rank without any) are routed to the bit as one rank routes them all. */
+#include "tests/support/router.h"
+
+#include "core/blas.h"
+#include "dist/comm.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { T = 61, E = 7, K = 2, STEPS = 2 };
+
+static bk_world *world;
+
+/* First row of a rank: the rank in the middle has none when there are three or more. */
+static int64_t cut(int rank, int size)
+{
+    static const int64_t weight[] = {5, 3, 4, 1, 2, 6, 3, 2};
+    int64_t before = 0, all = 0;
+    for (int r = 0; r < size; r++) {
+        int64_t w = size > 2 && r == size / 2 ? 0 : weight[r];
+        before += r < rank ? w : 0;
+        all += w;
+    }
+    return T * before / all;
+}
+
+static int32_t mask_of(int64_t token)
+{
+    return token % 6 != 4;
+}
+
+typedef struct share {
+    int64_t first, count;
+    int32_t mask[T];
+    double bias[E];
+} share;
+
+/* One lane a rank; rank `rank` of `size` holds its share of the rows. */
+static bk_test_router *open_share(const char *kind, const char *options, share *s, int rank,
+                                  int size)
+{
+    static double h[T * E];
+    bk_test_spread(T * E, h, 11, 3.0);
+    s->first = cut(rank, size);
+    s->count = cut(rank + 1, size) - s->first;
+    memset(s->bias, 0, sizeof s->bias);
+    bk_test_router *p = bk_test_router_open(kind, options, s->count, E, h + s->first * E);
+    for (int64_t t = 0; t < s->count; t++)
+        s->mask[t] = mask_of(s->first + t);
+    p->args.mask = s->mask;
+    p->args.valid = 0;
+    for (int64_t t = 0; t < T; t++)
+        p->args.valid += mask_of(t);
+    p->args.first_token = s->first;
+    p->args.bias = p->kind->flags & BK_ROUTER_STATE ? s->bias : NULL;
+    return p;
+}
+
+static void check_routes(const char *kind, const char *options)
+{
+    share all, own;
+    if (strstr(options, "scope=local")) /* one lane here, `size` lanes there: other problems */
+        return;
+    bk_test_router *one = open_share(kind, options, &all, 0, 1),
+                   *part = open_share(kind, options, &own, world->rank, world->size);
+    part->args.reducer = bk_comm_reducer(world->route);
+    for (int64_t step = 0; step < STEPS; step++) {
+        one->args.step = part->args.step = step;
+        bk_test_router_run(one);
+        bk_test_router_run(part);
+        bk_test_same_routes(part, 0, one, own.first, own.count);
+        assert_memory_equal(own.bias, all.bias, sizeof own.bias);
+        assert_int_equal(part->route.iterations, one->route.iterations);
+        assert_true(part->route.residual == one->route.residual);
+    }
+    bk_test_router_close(one);
+    bk_test_router_close(part);
+}
+
+static void routes_do_not_depend_on_ranks(void **state)
+{
+    (void)state;
+    for (int i = 0; bk_routers[i]; i++)
+        for (int shares = 0; shares < 2; shares++)
+            bk_test_router_variants(bk_routers[i], "", shares, check_routes);
+}
+
+/* The gradient of the implicit solve: sums of doubles, so to rounding. */
+static void check_gradient(const char *kind, const char *options)
+{
+    share all, own;
+    double gw[T * K], grad[T * E], expected[T * E];
+    if (strstr(options, "scope=local"))
+        return;
+    bk_test_spread(T * K, gw, 12, 1.0);
+    bk_test_router *one = open_share(kind, options, &all, 0, 1),
+                   *part = open_share(kind, options, &own, world->rank, world->size);
+    part->args.reducer = bk_comm_reducer(world->route);
+    bk_route_gradient(one->kind, &one->args, bk_test_router_run(one), gw, NULL, NULL, expected);
+    bk_route_gradient(part->kind, &part->args, bk_test_router_run(part), gw + own.first * K, NULL,
+                      NULL, grad);
+    for (int64_t i = 0; i < own.count * E; i++)
+        bk_check_error(bk_test_error(1, &grad[i], &expected[own.first * E + i], 1e-3), 1e-9,
+                       "%s %s", kind, options);
+    bk_test_router_close(one);
+    bk_test_router_close(part);
+}
+
+static void gradients_do_not_depend_on_ranks(void **state)
+{
+    (void)state;
+    for (int i = 0; bk_routers[i]; i++)
+        bk_test_router_variants(bk_routers[i], BK_TEST_TIGHT "gradient=implicit ", true,
+                                check_gradient);
+}
+
+/* Blocks of the caller's that span ranks: their plans and losses are those of one rank. */
+static void shared_blocks_do_not_depend_on_ranks(void **state)
+{
+    const int64_t row[] = {0, 17, 40, T};
+    int64_t local[4];
+    share all, own;
+    double grad[T * E], expected[T * E], gw[T * K], one_seed = 1.0;
+    (void)state;
+    const char *options = BK_TEST_TIGHT "scope=local probability=1 gradient=implicit";
+    bk_test_spread(T * K, gw, 12, 1.0);
+    bk_test_router *one = open_share("ssr", options, &all, 0, 1),
+                   *part = open_share("ssr", options, &own, world->rank, world->size);
+    for (int i = 0; i < 4; i++) {
+        int64_t at = row[i] - own.first;
+        local[i] = at < 0 ? 0 : at > own.count ? own.count : at;
+    }
+    const bk_route_blocks whole = {.count = 3, .row = row},
+                          parts = {.count = 3, .row = local, .shared = true};
+    one->args.blocks = &whole;
+    part->args.blocks = &parts;
+    part->args.reducer = bk_comm_reducer(world->route);
+    bk_test_router_run(one);
+    bk_test_router_run(part);
+    bk_test_same_routes(part, 0, one, own.first, own.count);
+    assert_memory_equal(part->route.bias, one->route.bias, 3 * E * sizeof *one->route.bias);
+    bk_route_gradient(one->kind, &one->args, &one->route, gw, &one_seed, NULL, expected);
+    bk_route_gradient(part->kind, &part->args, &part->route, gw + own.first * K, &one_seed, NULL,
+                      grad);
+    for (int64_t i = 0; i < own.count * E; i++)
+        bk_check_error(bk_test_error(1, &grad[i], &expected[own.first * E + i], 1e-3), 1e-9,
+                       "shared blocks");
+    double aux, sum, whole_aux;
+    bk_route_measure(&one->args, &one->route, &(bk_route_losses){.aux = &whole_aux});
+    bk_route_measure(&part->args, &part->route, &(bk_route_losses){.aux = &aux});
+    bk_reduce_vector(part->args.reducer, &part->lanes, 1, &aux, &sum, part->scratch);
+    bk_check_error(bk_test_error(1, &sum, &whole_aux, 1e-3), 1e-12, "aux over ranks");
+    bk_test_router_close(one);
+    bk_test_router_close(part);
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(routes_do_not_depend_on_ranks),
+        cmocka_unit_test(gradients_do_not_depend_on_ranks),
+        cmocka_unit_test(shared_blocks_do_not_depend_on_ranks),
+    };
+    bk_arena *arena = bk_arena_new("run");
+    if (bk_blas_setup(1, BK_GEMM_AUTO) != BK_OK || bk_mpi_start(&argc, &argv) != BK_OK ||
+        bk_world_open(arena, 1, &world) != BK_OK)
+        return 1;
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    bk_world_close(world);
+    bk_mpi_stop();
+    bk_arena_free(arena);
+    return failed;
+}
