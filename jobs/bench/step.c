@@ -1,16 +1,13 @@
 /* bench step: one whole training step - batch, forward, losses, backward, reduction, update - of
  * the GPT-2 layout (Radford et al. 2019) or of the user's configuration, from random weights. */
 #include "core/blas.h"
-#include "core/log.h"
 #include "core/rng.h"
 #include "dist/agree.h"
 #include "dist/collective.h"
-#include "io/yaml.h"
+#include "io/files.h"
 #include "jobs/bench.h"
-#include "jobs/job.h"
+#include "jobs/load.h"
 
-#include <stdio.h>
-#include <string.h>
 #include <sys/resource.h>
 
 typedef struct step_config {
@@ -21,19 +18,22 @@ typedef struct step_config {
 } step_config;
 
 static const bk_option options[] = {
-    BK_OPTION_CHOICE(step_config, layout, 0, "gpt2", "model to measure, on generated tokens"),
+    BK_OPTION_CHOICE(step_config, layout, 0, "auto|gpt2",
+                     "model to measure, on generated tokens (auto: gpt2 without config)"),
     BK_OPTION_TEXT(step_config, config, NULL, "configuration to measure instead, on its data"),
     BK_OPTION_I64(step_config, batch, 0, 0, 1 << 24,
                   "samples of the global batch; 0 = 4, or as configured"),
     BK_OPTION_I64(step_config, length, 0, 0, 1 << 24,
                   "positions of a sample; 0 = 256, or as configured"),
-    BK_OPTION_I64(step_config, vocabulary, 50257, 2, 1 << 30, "of the layout"),
+    BK_OPTION_I64(step_config, vocabulary, 0, 0, 1 << 30, "of the layout; 0 = 50257"),
     BK_OPTION_CHOICE(step_config, gemm, 0, "auto|onednn|cblas", "library of matrix products"),
     BK_OPTION_I64(step_config, warmup, 2, 0, BK_BENCH_REPEATS, "steps that do not count"),
     BK_OPTION_I64(step_config, repeats, 5, 1, BK_BENCH_REPEATS, "steps; the median counts"),
     BK_OPTION_BOOL(step_config, profile, false, "also the seconds of each op"),
     BK_OPTION_END,
 };
+
+enum { GPT2 = 1 }; /* the choice of layout */
 
 /* ---- configuration ---- */
 
@@ -43,32 +43,34 @@ static const char gpt2[] = "run: {dir: none}\n"
                            "activation: gelu_tanh, positions: learned, tied: true}\n"
                            "schedule: {kind: constant}\n";
 
-static bk_status set_number(bk_arena *arena, bk_value *root, const char *path, int64_t value)
+/* There is room: the key was one of the arguments itself. */
+static void overlay(bk_context *context, const char *path, int64_t value)
 {
-    return value > 0
-               ? bk_value_set(arena, root, path, bk_arena_printf(arena, "%lld", (long long)value))
-               : BK_OK;
+    if (value > 0)
+        context->override[context->overrides++] = (bk_override){
+            .path = path, .text = bk_arena_printf(context->arena, "%lld", (long long)value)};
 }
 
-static bk_status read_tree(bk_context *context, const step_config *c, bk_value **root)
+static bk_status load(bk_context *context, const step_config *c, bk_config **out)
 {
-    bk_arena *arena = context->arena;
-    if (c->config)
-        BK_TRY(bk_yaml_read(arena, c->config, root));
-    else
-        BK_TRY(bk_yaml_parse(arena, "layout=gpt2", gpt2, strlen(gpt2), root));
-    BK_TRY(set_number(arena, *root, "data.batch", c->batch));
-    BK_TRY(set_number(arena, *root, "data.length", c->length));
-    for (int i = 0; i < context->overrides; i++)
-        BK_TRY(bk_value_set(arena, *root, context->override[i].path, context->override[i].text));
-    return BK_OK;
+    char *text = NULL;
+    if (c->config && (c->layout == GPT2 || c->vocabulary > 0))
+        return bk_fail(BK_USAGE, "%s says what to measure, and config=%s too: give one",
+                       c->layout == GPT2 ? "layout" : "vocabulary", c->config);
+    overlay(context, "data.batch", c->batch);
+    overlay(context, "data.length", c->length);
+    if (!c->config)
+        return bk_load_config_text(context, "layout=gpt2", gpt2, out);
+    BK_TRY(bk_read_text_everywhere(context->arena, c->config, &text));
+    return bk_load_config_text(context, c->config, text, out);
 }
 
 /* ---- generated tokens: one document, uniform over the vocabulary without the padding ---- */
 
-static bk_dataset *generate(bk_arena *arena, const bk_config *config, int64_t vocabulary)
+static bk_dataset *generate(bk_arena *arena, const bk_config *config, int64_t symbols)
 {
-    enum { BATCHES = 4 };
+    enum { BATCHES = 4, GPT2_VOCABULARY = 50257 };
+    int64_t vocabulary = symbols > 0 ? symbols : GPT2_VOCABULARY;
     int64_t count = BATCHES * config->data.batch * config->data.length + 1;
     int32_t *tokens = BK_NEW(arena, int32_t, count);
     int64_t *offsets = BK_NEW(arena, int64_t, 2), *index = BK_ZNEW(arena, int64_t, 1);
@@ -210,11 +212,9 @@ static bk_status measure(bk_job *job, const step_config *c, bk_bench_result *out
 static bk_status run(bk_context *context, const void *config, bk_bench_result *out)
 {
     const step_config *c = config;
-    bk_value *root;
     bk_config *full;
     bk_job *job;
-    BK_TRY(read_tree(context, c, &root));
-    BK_TRY(bk_config_read(context->arena, root, &full));
+    BK_TRY(load(context, c, &full));
     bk_dataset *data = c->config ? NULL : generate(context->arena, full, c->vocabulary);
     BK_TRY(bk_job_open(context->arena, full, BK_MEASURE, (bk_given){.data = data}, &job));
     bk_status status =

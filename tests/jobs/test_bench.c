@@ -1,4 +1,4 @@
-/* test: labels=unit,mpi timeout=120 */
+/* test: labels=unit,mpi timeout=300 */
 /* birkhoff bench as a user runs it: what it prints, never how fast it was. */
 #include "tests/support/check.h"
 
@@ -191,6 +191,8 @@ static void wrong_usage(void **state)
         "bench step gemm=mkl",
         "bench step model.layer=2",
         "bench step config=none.yaml",
+        "bench step layout=gpt2 config=none.yaml",
+        "bench step vocabulary=5 config=none.yaml",
         "bench step parallel.lanes=3",
         "bench gemm model.layers=2",
         "bench gemm m=0",
