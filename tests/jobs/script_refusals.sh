@@ -41,7 +41,7 @@ refuses_all 2 'unknown key optim.learning_rate' train run.yaml optim.learning_ra
 refuses_all 2 'did you mean layers?' train run.yaml model.layer=3
 bad_key 2 'did you mean optim?' optm.lr=1
 bad_key 2 'unknown key model.moe.expert ' model.moe.expert=4 model.layers=2
-bad_key 2 'run.steps is 'many'' run.steps=many
+bad_key 2 "run.steps is 'many'" run.steps=many
 bad_key 2 'optim.lr=-1 is out of range' optim.lr=-1
 bad_key 2 'checkpoint.keep=1 is out of range' checkpoint.keep=1
 bad_key 2 "unknown optimizer kind 'adam'" optim.kind=adam
