@@ -106,7 +106,8 @@ static void envelope_is_the_derivative_of_the_entropic_value(void **state)
     const double step = 1e-6;
     (void)state;
     bk_test_batch b = bk_test_batch_new(B, V);
-    bk_test_way w = {.options = "gradient=envelope iterations=2000 reduction=sum", .dtype = BK_F64};
+    bk_test_way w = {.options = "gradient=envelope epsilon=0.5 iterations=100 reduction=sum",
+                     .dtype = BK_F64};
     bk_test_result r = bk_test_loss("sinkd", &b, &w);
     assert_true(bk_test_figure(&r, "row_violation") < 1e-12);
     double differences[B * V];

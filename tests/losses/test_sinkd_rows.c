@@ -7,9 +7,10 @@
 
 #include <string.h>
 
-/* What one rank holds; rank r has `rows` of them. */
+static bk_tape tape; /* one lane a rank */
+
+/* One call on this rank. */
 typedef struct call {
-    bk_tape tape;
     bk_sinkd_config config;
     bk_sinkd sinkd;
 } call;
@@ -17,22 +18,15 @@ typedef struct call {
 static void open_call(call *c, const char *group, int64_t rows, const int32_t *valid,
                       const int32_t *sequence)
 {
-    const bk_comm *comm = bk_test_world()->loss;
-    int size = bk_comm_size(comm);
     memset(c, 0, sizeof *c);
-    c->tape = bk_test_tape(BK_F64, bk_lanes_of_rank(size, size, bk_comm_rank(comm), size));
+    bk_tape_begin(&tape);
     c->config.group = group;
     c->sinkd.config = &c->config;
-    c->sinkd.args = (bk_loss_args){.comm = comm,
+    c->sinkd.args = (bk_loss_args){.comm = bk_test_world()->loss,
                                    .valid = valid,
                                    .sequence = sequence,
-                                   .logits = bk_tape_variable(&c->tape, BK_SHAPE(rows, 2))};
-    bk_sinkd_match_rows(&c->tape, &c->sinkd);
-}
-
-static void close_call(call *c)
-{
-    bk_test_tape_free(&c->tape);
+                                   .logits = bk_tape_variable(&tape, BK_SHAPE(rows, 2))};
+    bk_sinkd_match_rows(&tape, &c->sinkd);
 }
 
 static void check_starts(const bk_sinkd *s, int64_t groups, const int64_t *start)
@@ -58,7 +52,6 @@ static void valid_rows_are_numbered_over_ranks(void **state)
         assert_int_equal(before + c.sinkd.place[i], 2 * (c.sinkd.first + i));
     assert_int_equal(c.sinkd.lane_row[1], c.sinkd.rows);
     assert_int_equal(c.sinkd.shared, size > 1);
-    close_call(&c);
 }
 
 /* n = ceil(B/b) groups, rows floor(gB/n) .. */
@@ -78,7 +71,6 @@ static void sizes_differ_by_one_at_most(void **state)
                 start[g] = g * total / groups;
             open_call(&c, group, rows, NULL, NULL);
             check_starts(&c.sinkd, groups, start);
-            close_call(&c);
         }
 }
 
@@ -96,7 +88,6 @@ static void sequences_may_straddle(void **state)
     assert_int_equal(c.sinkd.shared, size > 1);
     assert_int_equal(c.sinkd.columns, 3 * size);
     assert_int_equal(c.sinkd.column, size > 1 ? 0 : 3 * rank);
-    close_call(&c);
 }
 
 /* Groups that end where ranks end need no messages and no other rank's teacher rows. */
@@ -111,7 +102,6 @@ static void whole_groups_stay_at_home(void **state)
         assert_int_equal(c.sinkd.columns, 4);
         assert_int_equal(c.sinkd.column, 4 * bk_mpi_rank());
         assert_int_equal(c.sinkd.groups, (k == 0 ? 1 : k == 1 ? 4 : 2) * bk_mpi_size());
-        close_call(&c);
     }
 }
 
@@ -125,7 +115,6 @@ static void empty_ranks_share_nothing(void **state)
         assert_false(c.sinkd.shared);
         assert_int_equal(c.sinkd.total, 5);
         assert_int_equal(c.sinkd.columns, bk_mpi_rank() == owner ? 5 : 0);
-        close_call(&c);
     }
 }
 
@@ -139,5 +128,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(empty_ranks_share_nothing),
     };
     bk_test_ranks_start(&argc, &argv);
-    return bk_test_ranks_stop(cmocka_run_group_tests(tests, NULL, NULL));
+    int rank = bk_mpi_rank(), size = bk_mpi_size();
+    tape = bk_test_tape(BK_F64, bk_lanes_of_rank(size, size, rank, size));
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    bk_test_tape_free(&tape);
+    return bk_test_ranks_stop(failed);
 }
