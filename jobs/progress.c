@@ -2,6 +2,7 @@
 
 #include "core/log.h"
 
+#include <poll.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -44,10 +45,19 @@ static void bar(const bk_progress *p, int64_t step, const char *left, const char
     fflush(stderr);
 }
 
+/* A reader that has gone to sleep, such as mpirun while it ends a job, must not hold up the
+ * training. */
+static bool reader_waits(void)
+{
+    struct pollfd p = {.fd = STDERR_FILENO, .events = POLLOUT};
+    return poll(&p, 1, 0) != 0;
+}
+
 void bk_progress_show(bk_progress *p, int64_t step, bool due, const char *text)
 {
     double now = bk_seconds();
-    if (!bk_log_speaks() || (p->terminal ? now - p->shown < 0.1 && step < p->last : !due))
+    if (!bk_log_speaks() || (p->terminal ? now - p->shown < 0.1 && step < p->last : !due) ||
+        !reader_waits())
         return;
     p->shown = now;
     char left[16];

@@ -16,7 +16,7 @@ typedef struct bk_progress {
 bk_progress bk_progress_start(int64_t first, int64_t last);
 
 /* `text` is the state of the run ("loss 0.31  lr 3e-4  812 tokens/s"); due: a plain line is wanted
- * at this step. */
+ * at this step. It is left out where the reader of a pipe does not read. */
 void bk_progress_show(bk_progress *p, int64_t step, bool due, const char *text);
 
 /* Ends the bar, so that other lines can follow. */

@@ -17,7 +17,7 @@ log: {interval: 1}
 Y
 listops_data listops.h5
 has_line() { grep -q "$2" "$1" 2>/dev/null; }
-step_of() { sed -E 's/step-0*([0-9]+)/\1/' "$1/checkpoints/latest"; }
+step_of() { newest "$1" | sed -E 's/step-0*([0-9]+)/\1/'; }
 
 # stopped RUN [STATUS]: the job ended with 75 (or STATUS) after a committed checkpoint, and said so.
 stopped() {
@@ -41,6 +41,10 @@ goes_on() {
 # ---- to mpirun, to one rank, to all; TERM, USR1, INT ----
 for how in 'TERM mpirun' 'USR1 mpirun' 'INT mpirun' 'USR1 one' 'TERM one' 'INT all'; do
     run=stop-${how// /-}
+    case $how in
+    'TERM mpirun' | 'INT mpirun') export OMPI_MCA_odls_base_sigkill_timeout=5 ;; # seconds to save in
+    *) unset OMPI_MCA_odls_base_sigkill_timeout ;;
+    esac
     start 2 train run.yaml run.dir="$run"
     wait_until has_line "$run/metrics.jsonl" '"step": 3'
     # shellcheck disable=SC2046

@@ -62,8 +62,11 @@ says() {
     grep -qF -- "$2" "$1" || fail "no '$2' in $1: $(head -c 600 "$1")"
 }
 
+# newest RUN: its newest committed checkpoint; `latest` is a hint only, and a kill may leave it one behind.
+newest() { find "$1/checkpoints" -name 'step-*' -printf '%f\n' | sort | tail -n 1; }
+
 # payload RUN [STEP]: digest of all parameters and moments of the newest checkpoint (or of a step).
 payload() {
-    local step=${2:-$(cat "$1/checkpoints/latest")}
+    local step=${2:-$(newest "$1")}
     sed -n 's/.*"payload_sha256": *"\([0-9a-f]*\)".*/\1/p' "$1/checkpoints/$step/manifest.json"
 }
