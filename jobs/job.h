@@ -3,6 +3,7 @@
 #ifndef BK_JOBS_JOB_H
 #define BK_JOBS_JOB_H
 
+#include "core/attributes.h"
 #include "dist/shard.h"
 #include "io/checkpoint.h"
 #include "io/dataset.h"
@@ -40,6 +41,7 @@ typedef struct bk_job {
     bk_reduction *reduction;
     bk_shard *shard;
     bk_tape tape;
+    bk_attributes figures[BK_LOSSES_MAX]; /* of the losses, in a step whose line is due */
     bk_arena *teacher_arena;
     const char *teacher_payload; /* digest of the teacher's parameters; NULL without */
     bk_checkpoint *checkpoint;   /* resumed from; NULL: fresh */
@@ -116,6 +118,8 @@ typedef struct bk_step_result {
 /* Collective.  One training step: batch, teacher, forward, losses, backward, reduction, agreement,
  * update. */
 bk_step_result bk_job_step(bk_job *job);
+/* Whether metrics.jsonl gets a line after this step, with the figures of the losses. */
+bool bk_job_line_due(const bk_job *job, int64_t step);
 /* Counts the step that is done, applied or skipped. */
 void bk_job_advance(bk_job *job, int64_t positions);
 

@@ -100,6 +100,19 @@ static bk_status make_model(bk_job *job)
     return BK_OK;
 }
 
+/* What only the model and its data can tell about the configuration. */
+static bk_status check_model(const bk_job *job)
+{
+    const bk_config *c = job->config;
+    if (c->parallel.expert > 1 && bk_model_moe_layers(job->model) == 0)
+        bk_warn("parallel.expert=%lld has no effect: the model has no experts",
+                (long long)c->parallel.expert);
+    for (int i = 0; i < c->losses; i++)
+        if (c->loss[i].kind->fits)
+            BK_TRY(c->loss[i].kind->fits(c->loss[i].config, job->data.classes == 0));
+    return BK_OK;
+}
+
 /* ---- the whole ---- */
 
 static void write_model(const void *model, int indent, void *file)
@@ -258,6 +271,7 @@ static bk_status open_inputs(bk_job *job)
     BK_TRY(bk_agree(ctl, open_lanes(job)));
     BK_TRY(bk_agree(ctl, bk_job_open_samplers(job)));
     BK_TRY(bk_agree(ctl, make_model(job)));
+    BK_TRY(bk_agree(ctl, check_model(job)));
     return bk_job_open_teacher(job);
 }
 

@@ -7,6 +7,11 @@
 #include <math.h>
 #include <string.h>
 
+bool bk_job_line_due(const bk_job *job, int64_t step)
+{
+    return step % job->config->log.interval == 0 || step == job->config->run.steps;
+}
+
 static void add_losses(bk_job *job, const bk_bundle *bundle)
 {
     const bk_config *c = job->config;
@@ -26,6 +31,8 @@ static void add_losses(bk_job *job, const bk_bundle *bundle)
         valid[i] = a.labels[i] >= 0;
     a.valid = valid;
     for (int i = 0; i < c->losses; i++) {
+        job->figures[i].entries = 0;
+        a.attributes = bk_job_line_due(job, job->state.step + 1) ? &job->figures[i] : NULL;
         a.config = c->loss[i].config;
         bk_tape_add_term(&job->tape, c->loss[i].name, -1, c->loss[i].kind->apply(&job->tape, &a),
                          c->loss[i].weight);

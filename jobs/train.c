@@ -74,11 +74,27 @@ static void write_moe(loop *l)
     bk_metrics_close_list(l->metrics);
 }
 
+/* "row_violation" of "sinkd", "row_violation.2" of "sinkd.2". */
+static void write_figures(const loop *l, const bk_config_loss *loss, const bk_attributes *figures)
+{
+    const char *place = loss->name + strlen(loss->kind->name);
+    for (int i = 0; i < figures->entries; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "%s%s", figures->entry[i].name, place);
+        if (figures->entry[i].integer)
+            bk_metrics_integer(l->metrics, name, (int64_t)figures->entry[i].value);
+        else
+            bk_metrics_number(l->metrics, name, figures->entry[i].value);
+    }
+}
+
 static void write_terms(const loop *l, const bk_step_result *r)
 {
     const bk_job *job = l->job;
-    for (int i = 0; i < job->config->losses; i++)
+    for (int i = 0; i < job->config->losses; i++) {
         bk_metrics_number(l->metrics, job->config->loss[i].name, r->term[i]);
+        write_figures(l, &job->config->loss[i], &job->figures[i]);
+    }
     if (bk_model_moe_layers(job->model) > 0) {
         bk_metrics_number(l->metrics, "moe_aux", r->aux);
         bk_metrics_number(l->metrics, "moe_z", r->z);
@@ -124,8 +140,7 @@ static void write_line(loop *l, const bk_step_result *r, double tokens_per_secon
 static void report(loop *l, const bk_step_result *r)
 {
     bk_job *job = l->job;
-    bool due = job->state.step % job->config->log.interval == 0 ||
-               job->state.step == job->config->run.steps;
+    bool due = bk_job_line_due(job, job->state.step);
     double tokens_per_second, utilization;
     rates(l, &tokens_per_second, &utilization);
     char text[160];

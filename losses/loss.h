@@ -43,6 +43,8 @@ typedef struct bk_loss_kind {
     int flags; /* BK_LOSS_* */
     /* Checks what the table cannot (combinations); BK_USAGE.  May be NULL. */
     bk_status (*check)(const void *config);
+    /* The same against the model (sequences: a sample has many rows); BK_USAGE.  May be NULL. */
+    bk_status (*fits)(const void *config, bool sequences);
     /* Collective when BK_LOSS_COLLECTIVE.  Returns value[m] (BK_F64) on the step arena. */
     bk_tensor *(*apply)(bk_tape *t, const bk_loss_args *args);
 } bk_loss_kind;

@@ -43,6 +43,16 @@ static bk_status check(const void *config)
                    c->group);
 }
 
+static bk_status fits(const void *config, bool sequences)
+{
+    const bk_sinkd_config *c = config;
+    if (sequences || strcmp(c->group, "sequence") != 0)
+        return BK_OK;
+    return bk_fail(BK_USAGE,
+                   "group=sequence of sinkd matches the rows of one sample, and this model "
+                   "has one row a sample: use global, lane or a number of rows");
+}
+
 /* ---- what a call returns ---- */
 
 /* value[m]: sum_ij P_ij C_ij over the rows of each own lane, in row order. */
@@ -165,5 +175,6 @@ const bk_loss_kind bk_loss_sinkd = {
     .config_size = sizeof(bk_sinkd_config),
     .flags = BK_LOSS_TEACHER | BK_LOSS_COLLECTIVE | BK_LOSS_GROUPS,
     .check = check,
+    .fits = fits,
     .apply = apply,
 };

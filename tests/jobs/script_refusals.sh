@@ -84,6 +84,8 @@ expect 0 1 train run.yaml run.dir=words.run data.train=words.h5 data.batch=4
 bad_teacher words.run 'the teacher has classes 2, the data set 10'
 expect 0 1 data listops deep.h5 preset=small train=30 validation=20 test=5
 refuses_all 3 'the teacher cannot be used here' train student.yaml data.train=deep.h5
+sed 's/kind: kl/kind: sinkd, group: sequence/' student.yaml >sequence.yaml
+refuses_all 2 'group=sequence of sinkd matches the rows of one sample' train sequence.yaml
 
 # ---- ranks, experts, lanes ----
 refuses_all 2 'parallel.lanes=3 is not a power of two' train run.yaml parallel.lanes=3

@@ -80,6 +80,7 @@ expect 0 2 train student.yaml
 says err 'warning: sinkd is the only loss'
 says err 'teacher of 3642 parameters'
 says student/metrics.jsonl '"sinkd.1": '
+says student/metrics.jsonl '"row_violation.1": '
 for key in load_max_over_mean load_cv token_entropy dead router_iterations ot_steps; do
     says student/metrics.jsonl "\"$key\": "
 done
