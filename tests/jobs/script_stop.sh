@@ -61,6 +61,15 @@ for how in 'TERM mpirun' 'USR1 mpirun' 'INT mpirun' 'USR1 one' 'TERM one' 'INT a
 done
 goes_on stop-USR1-one
 
+# ---- a reader that does not read: progress lines are left out, and the run ends ----
+mkfifo silent
+sleep 300 <silent &
+reader=$!
+timeout 120 "$BIRKHOFF" train run.yaml run.dir=unread run.steps=2000 >out 2>silent </dev/null ||
+    fail "a reader that does not read held up the training: status $?"
+kill "$reader"
+[ "$(step_of unread)" -eq 2000 ] || fail "not trained to the end: step $(step_of unread)"
+
 # ---- a request that comes before the program can hear it is lost, and harmless ----
 start 2 train run.yaml run.dir=early
 # shellcheck disable=SC2046
