@@ -53,7 +53,7 @@ for left in 5:00=300 1:00:00=3600 0:09=9 UNLIMITED=0 INVALID=0 2-00:00:00=172800
     says arguments "run.time_limit=${left#*=}"
 done
 LAUNCHER=mpirun job 0 0 c.yaml
-says launched 'mpirun --mca odls_base_sigkill_timeout 60'
+says launched 'mpirun --mca odls_base_sigkill_timeout 10'
 LAUNCHER=ssh job 2 0 c.yaml
 
 # ---- statuses ----
