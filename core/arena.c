@@ -34,10 +34,22 @@ typedef struct block {
     char *data;
 } block;
 
+/* A piece that was given back.  Neighbours are joined. */
+typedef struct piece {
+    char *data;
+    size_t bytes;
+} piece;
+
+/* Below LEAST bytes a piece is not worth the search; when all PIECES are taken, more are forgotten
+ * until the reset. */
+enum { PIECES = 1024, LEAST = 4096 };
+
 struct bk_arena {
     const char *name;
     block *first, *current;
-    size_t peak;
+    size_t peak, given; /* bytes */
+    piece piece[PIECES];
+    int pieces;
 };
 
 static size_t round_up(size_t bytes)
@@ -71,7 +83,8 @@ bk_arena *bk_arena_new(const char *name)
     bk_arena *arena = malloc(sizeof *arena);
     if (!arena)
         bk_fatal("out of memory: arena %s", name);
-    *arena = (bk_arena){.name = name};
+    memset(arena, 0, sizeof *arena);
+    arena->name = name;
     return arena;
 }
 
@@ -108,10 +121,67 @@ static block *next_block(bk_arena *arena, size_t bytes)
     return fresh;
 }
 
-void *bk_arena_alloc(bk_arena *arena, size_t bytes)
+/* ---- pieces ---- */
+
+static void remove_piece(bk_arena *arena, int i)
 {
-    BK_ASSERT(bytes <= PTRDIFF_MAX / 2, "arena %s: a negative or absurd size", arena->name);
-    size_t need = round_up(bytes ? bytes : 1) + REDZONE;
+    arena->given -= arena->piece[i].bytes;
+    arena->piece[i] = arena->piece[--arena->pieces];
+}
+
+/* Grows `p` by the piece that touches it, if there is one. */
+static bool join_neighbour(bk_arena *arena, piece *p)
+{
+    for (int i = 0; i < arena->pieces; i++) {
+        piece other = arena->piece[i];
+        bool before = other.data + other.bytes == p->data;
+        if (!before && p->data + p->bytes != other.data)
+            continue;
+        *p = (piece){before ? other.data : p->data, p->bytes + other.bytes};
+        remove_piece(arena, i);
+        return true;
+    }
+    return false;
+}
+
+static void add_piece(bk_arena *arena, piece p)
+{
+    while (join_neighbour(arena, &p))
+        ;
+    if (p.bytes < LEAST || arena->pieces == PIECES)
+        return;
+    arena->piece[arena->pieces++] = p;
+    arena->given += p.bytes;
+}
+
+/* `need` bytes from the smallest piece that holds them; NULL: none does. */
+static char *take_piece(bk_arena *arena, size_t need)
+{
+    int best = -1;
+    for (int i = 0; need >= LEAST && i < arena->pieces; i++)
+        if (arena->piece[i].bytes >= need &&
+            (best < 0 || arena->piece[i].bytes < arena->piece[best].bytes))
+            best = i;
+    if (best < 0)
+        return NULL;
+    piece p = arena->piece[best];
+    remove_piece(arena, best);
+    if (p.bytes > need)
+        add_piece(arena, (piece){p.data + need, p.bytes - need});
+    return p.data;
+}
+
+void bk_arena_give(bk_arena *arena, void *data, size_t bytes)
+{
+    size_t whole = round_up(bytes ? bytes : 1) + REDZONE;
+    ASAN_POISON_MEMORY_REGION(data, whole);
+    add_piece(arena, (piece){data, whole});
+}
+
+/* ---- requests ---- */
+
+static char *take_from_blocks(bk_arena *arena, size_t need)
+{
     block *b = arena->current;
     if (!b || b->size - b->used < need) {
         size_t before = b ? b->before + b->used : 0;
@@ -124,6 +194,16 @@ void *bk_arena_alloc(bk_arena *arena, size_t bytes)
     b->used += need;
     if (b->before + b->used > arena->peak)
         arena->peak = b->before + b->used;
+    return data;
+}
+
+void *bk_arena_alloc(bk_arena *arena, size_t bytes)
+{
+    BK_ASSERT(bytes <= PTRDIFF_MAX / 2, "arena %s: a negative or absurd size", arena->name);
+    size_t need = round_up(bytes ? bytes : 1) + REDZONE;
+    char *data = take_piece(arena, need);
+    if (!data)
+        data = take_from_blocks(arena, need);
     ASAN_UNPOISON_MEMORY_REGION(data, need - REDZONE);
     return data;
 }
@@ -155,6 +235,7 @@ char *bk_arena_printf(bk_arena *arena, const char *format, ...)
 
 bk_arena_mark bk_arena_get_mark(bk_arena *arena)
 {
+    BK_ASSERT(arena->pieces == 0, "arena %s: a mark among pieces given back", arena->name);
     block *b = arena->current;
     return (bk_arena_mark){b, b ? b->used : 0};
 }
@@ -173,12 +254,14 @@ void bk_arena_release(bk_arena *arena, bk_arena_mark mark)
 
 void bk_arena_reset(bk_arena *arena)
 {
+    arena->pieces = 0;
+    arena->given = 0;
     bk_arena_release(arena, (bk_arena_mark){0});
 }
 
 size_t bk_arena_used(const bk_arena *arena)
 {
-    return arena->current ? arena->current->before + arena->current->used : 0;
+    return arena->current ? arena->current->before + arena->current->used - arena->given : 0;
 }
 
 size_t bk_arena_peak(const bk_arena *arena)

@@ -28,10 +28,14 @@ char *bk_arena_printf(bk_arena *arena, const char *format, ...) BK_PRINTF(2, 3);
 bk_arena_mark bk_arena_get_mark(bk_arena *arena);
 void bk_arena_release(bk_arena *arena, bk_arena_mark mark);
 
+/* Gives back one piece of `bytes` that bk_arena_alloc handed out; a later request may get it, or
+ * parts of it.  For an arena without marks: activations and their gradients die in any order. */
+void bk_arena_give(bk_arena *arena, void *data, size_t bytes);
+
 /* Gives everything back; the blocks stay. */
 void bk_arena_reset(bk_arena *arena);
 
-/* Bytes in use now, and the most that were ever in use. */
+/* Bytes in use now, and the most that ever stood in blocks, pieces given back included. */
 size_t bk_arena_used(const bk_arena *arena);
 size_t bk_arena_peak(const bk_arena *arena);
 

@@ -15,8 +15,8 @@ extern char *openblas_get_config(void) __attribute__((weak));
 extern char *openblas_get_corename(void) __attribute__((weak));
 extern int openblas_get_parallel(void) __attribute__((weak));
 
-/* Least rows and columns of an output tile. */
-enum { TILE_ROWS = 256, TILE_COLS = 768 };
+/* Least rows and columns of an output tile for CBLAS. */
+static const bk_tile small_tile = {256, 768};
 
 static int threads = 1;
 static bool use_onednn;
@@ -130,6 +130,8 @@ static void run_tile(bk_dtype dtype, const bk_onednn_matmul *matmul, const bk_ge
         scale_only(dtype, g);
     else if (matmul)
         bk_onednn_run(matmul, g);
+    else if (use_onednn && dtype == BK_F32 && bk_onednn_sgemm(g))
+        return;
     else
         run_cblas(dtype, g);
 }
@@ -150,9 +152,9 @@ static int64_t step_of(int64_t n, int64_t least)
     return count == 1 ? n : (step + VECTOR - 1) / VECTOR * VECTOR;
 }
 
-static grid grid_of(const bk_gemm *g, int64_t rows)
+static grid grid_of(const bk_gemm *g, bk_tile least)
 {
-    grid x = {.height = step_of(g->m, rows), .width = step_of(g->n, TILE_COLS)};
+    grid x = {.height = step_of(g->m, least.rows), .width = step_of(g->n, least.cols)};
     x.rows = (g->m + x.height - 1) / x.height;
     x.cols = (g->n + x.width - 1) / x.width;
     return x;
@@ -189,17 +191,17 @@ static void find_matmuls(bk_dtype dtype, const bk_gemm *g, plan *p)
         }
 }
 
-/* oneDNN may want taller tiles than CBLAS; a product that would be one such tile is left to CBLAS,
- * which shares it out. */
+/* oneDNN wants tiles of its own; a product that would be one such tile is cut as for CBLAS, so that
+ * it is shared out. */
 static plan plan_of(bk_dtype dtype, const bk_gemm *g)
 {
-    plan p = {.grid = grid_of(g, TILE_ROWS)};
-    int64_t rows = use_onednn ? bk_onednn_tile_rows(TILE_ROWS) : TILE_ROWS;
-    grid tall = grid_of(g, rows);
-    if (rows == TILE_ROWS || tall.rows * tall.cols > 1) {
-        p.grid = tall;
-        find_matmuls(dtype, g, &p);
-    }
+    plan p = {.grid = grid_of(g, small_tile)};
+    if (!use_onednn)
+        return p;
+    grid own = grid_of(g, bk_onednn_tile());
+    if (own.rows * own.cols > 1)
+        p.grid = own;
+    find_matmuls(dtype, g, &p);
     return p;
 }
 
@@ -228,7 +230,7 @@ void bk_gemm_batch(bk_dtype dtype, int64_t count, const bk_gemm *g)
         uniform = g[i].m == g[0].m && g[i].n == g[0].n && g[i].k == g[0].k && g[i].ta == g[0].ta &&
                   g[i].tb == g[0].tb && g[i].lda == g[0].lda && g[i].ldb == g[0].ldb &&
                   g[i].ldc == g[0].ldc && g[i].beta == g[0].beta && g[i].alpha == g[0].alpha;
-    if (!uniform || g[0].m >= 2 * TILE_ROWS || g[0].n >= 2 * TILE_COLS) {
+    if (!uniform || g[0].m >= 2 * small_tile.rows || g[0].n >= 2 * small_tile.cols) {
         for (int64_t i = 0; i < count; i++)
             bk_gemm_run(dtype, &g[i]);
         return;

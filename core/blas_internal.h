@@ -8,8 +8,15 @@ typedef struct bk_onednn_matmul bk_onednn_matmul;
 
 /* Whether oneDNN runs this shape well (fp32, alpha 1, beta 0 or 1). */
 bool bk_onednn_takes(const bk_gemm *g);
-/* Least rows of its tiles, where CBLAS likes `rows`. */
-int64_t bk_onednn_tile_rows(int64_t rows);
+/* Least rows and columns of an output tile. */
+typedef struct bk_tile {
+    int64_t rows, cols;
+} bk_tile;
+
+bk_tile bk_onednn_tile(void);
+/* C = alpha op(A) op(B) + beta C in fp32 without a primitive, for shapes that do not come back.
+ * Any thread.  False: CBLAS is the better one on this machine. */
+bool bk_onednn_sgemm(const bk_gemm *g);
 /* The primitive for a shape, made once and kept.  Main thread only. */
 const bk_onednn_matmul *bk_onednn_find(const bk_gemm *g);
 /* Runs it on other data of the same shape.  Any thread. */

@@ -15,9 +15,15 @@ bool bk_onednn_takes(const bk_gemm *g)
     return false;
 }
 
-int64_t bk_onednn_tile_rows(int64_t rows)
+bk_tile bk_onednn_tile(void)
 {
-    return rows;
+    return (bk_tile){1, 1};
+}
+
+bool bk_onednn_sgemm(const bk_gemm *g)
+{
+    (void)g;
+    return false;
 }
 
 const bk_onednn_matmul *bk_onednn_find(const bk_gemm *g)
@@ -81,9 +87,20 @@ bool bk_onednn_takes(const bk_gemm *g)
     return g->alpha == 1.0 && (g->beta == 0.0 || g->beta == 1.0) && packs(g);
 }
 
-int64_t bk_onednn_tile_rows(int64_t rows)
+/* It packs a tile's part of B for each tile: tall tiles pack less.  Narrow ones leave something to
+ * share out. */
+bk_tile bk_onednn_tile(void)
 {
-    return has_avx512() ? rows : 2 * rows;
+    return has_avx512() ? (bk_tile){512, 384} : (bk_tile){512, 768};
+}
+
+bool bk_onednn_sgemm(const bk_gemm *g)
+{
+    if (!has_avx512())
+        return false;
+    CHECK(dnnl_sgemm(g->ta == BK_T ? 'T' : 'N', g->tb == BK_T ? 'T' : 'N', g->m, g->n, g->k,
+                     (float)g->alpha, g->a, g->lda, g->b, g->ldb, (float)g->beta, g->c, g->ldc));
+    return true;
 }
 
 static shape shape_of(const bk_gemm *g)

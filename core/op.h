@@ -31,6 +31,7 @@ struct bk_op {
      * there for every real output (zeros where nothing flowed in).  NULL when nondifferentiable. */
     void (*backward)(bk_tape *t, bk_node *n);
     bool nondifferentiable;
+    bool forgets_output; /* backward reads no out[i]->data */
     bool collective; /* backward runs on every rank, whether or not a gradient reached the outputs
                         here */
     /* Runs the op on sample inputs and returns the output to differentiate.  NULL only when

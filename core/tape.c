@@ -77,12 +77,18 @@ static bk_node *node_new(bk_tape *t, const bk_op *op, int inputs, bk_tensor *con
     return n;
 }
 
+static size_t bytes_of(const bk_tensor *x)
+{
+    return (size_t)bk_count(x) * bk_dtype_size(x->dtype);
+}
+
 static void allocate_outputs(bk_tape *t, bk_node *n)
 {
     for (int i = 0; i < n->outputs; i++)
-        if (!n->out[i]->data)
-            n->out[i]->data = bk_arena_alloc(t->arena, (size_t)bk_count(n->out[i]) *
-                                                           bk_dtype_size(n->out[i]->dtype));
+        if (!n->out[i]->data) {
+            n->out[i]->data = bk_arena_alloc(t->arena, bytes_of(n->out[i]));
+            n->out[i]->owned = true;
+        }
 }
 
 static bool is_real(const bk_tensor *x)
@@ -136,6 +142,7 @@ void bk_tape_add_term(bk_tape *t, const char *name, int layer, bk_tensor *value,
 {
     BK_ASSERT(t->terms < BK_MAX_TERMS, "too many terms of the loss");
     BK_ASSERT(value->dtype == BK_F64, "term %s is not f64", name);
+    value->kept = true;
     t->term[t->terms++] = (bk_term){.name = name, .layer = layer, .value = value, .weight = weight};
 }
 
@@ -145,7 +152,7 @@ void *bk_grad_slot(bk_tape *t, bk_tensor *x, double *beta)
 {
     BK_ASSERT(x->needs_grad, "gradient of a constant");
     if (!x->grad) {
-        x->grad = bk_arena_alloc(t->arena, (size_t)bk_count(x) * bk_dtype_size(x->dtype));
+        x->grad = bk_arena_alloc(t->arena, bytes_of(x));
         x->grad_fresh = true;
     }
     *beta = x->grad_fresh ? 0.0 : 1.0;
@@ -158,8 +165,27 @@ void *bk_grad(bk_tape *t, bk_tensor *x)
     double beta;
     void *grad = bk_grad_slot(t, x, &beta);
     if (beta == 0.0)
-        memset(grad, 0, (size_t)bk_count(x) * bk_dtype_size(x->dtype));
+        memset(grad, 0, bytes_of(x));
     return grad;
+}
+
+void *bk_grad_in_place(bk_tape *t, bk_tensor *x, double *beta)
+{
+    bool last = x->consumers == 1 && x->producer && x->producer->op->forgets_output;
+    if (x->grad || !last || !x->owned || x->kept)
+        return bk_grad_slot(t, x, beta);
+    x->owned = false; /* the gradient owns it now */
+    *beta = 0.0;
+    return x->grad = x->data;
+}
+
+bool bk_grad_move(bk_tensor *out, bk_tensor *x)
+{
+    if (x->grad || out->kept)
+        return false;
+    x->grad = out->grad;
+    out->grad = NULL;
+    return true;
 }
 
 static void leaf_ready(bk_tape *t, bk_leaf *leaf)
@@ -197,6 +223,20 @@ static bool any_output_has_grad(const bk_node *n)
     return false;
 }
 
+static void release_outputs(bk_tape *t, bk_node *n)
+{
+    for (int i = 0; i < n->outputs; i++) {
+        bk_tensor *x = n->out[i];
+        if (x->kept)
+            continue;
+        if (x->grad)
+            bk_arena_give(t->arena, x->grad, bytes_of(x));
+        if (x->owned)
+            bk_arena_give(t->arena, x->data, bytes_of(x));
+        x->grad = x->data = NULL;
+    }
+}
+
 static void node_backward(bk_tape *t, bk_node *n)
 {
     if (any_output_has_grad(n) || n->op->collective) {
@@ -205,11 +245,21 @@ static void node_backward(bk_tape *t, bk_node *n)
                 bk_grad(t, n->out[i]);
         run(t, n, true);
     }
+    release_outputs(t, n);
     release_inputs(t, n);
+}
+
+/* Whoever put a gradient in place may want to read what that node made. */
+static void keep_seeded(bk_tape *t)
+{
+    for (bk_node *n = t->last; n; n = n->previous)
+        for (int i = 0; any_output_has_grad(n) && i < n->outputs; i++)
+            n->out[i]->kept = true;
 }
 
 void bk_tape_backward_seeded(bk_tape *t)
 {
+    keep_seeded(t);
     for (bk_node *n = t->last; n; n = n->previous) {
         node_backward(t, n);
         if (!n->previous || n->previous->segment != n->segment)

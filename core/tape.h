@@ -82,7 +82,8 @@ void bk_tape_segment(bk_tape *t, const char *name);
 void bk_tape_add_term(bk_tape *t, const char *name, int layer, bk_tensor *value, double weight);
 
 /* Backward through everything recorded, seeded by the terms.  Parameters whose leaf got no gradient
- * get zeros. Polls (core/hooks.h) at segment ends. */
+ * get zeros. Polls (core/hooks.h) at segment ends.  Behind the backward of a node its outputs are
+ * dead: data and gradients go back to the arena, but for terms and for what was seeded. */
 void bk_tape_backward(bk_tape *t);
 /* The same, seeded by gradients that the caller already put in place with bk_grad (tests, `birkhoff
  * op`). */
@@ -93,5 +94,12 @@ void *bk_grad(bk_tape *t, bk_tensor *x);
 /* The same for code that can also overwrite: *beta is 0 at the first use (content undefined),
  * else 1. */
 void *bk_grad_slot(bk_tape *t, bk_tensor *x, double *beta);
+/* The same for a backward that reads each element of x before it writes that of the gradient:
+ * where nobody needs x any more, the gradient takes the place of x (then it is x->data, *beta 0).
+ */
+void *bk_grad_in_place(bk_tape *t, bk_tensor *x, double *beta);
+/* Makes the gradient of `out`, an output of the node that runs backward, that of x, which has none
+ * yet.  False: it cannot be had, add it. */
+bool bk_grad_move(bk_tensor *out, bk_tensor *x);
 
 #endif

@@ -18,8 +18,11 @@ typedef struct bk_tensor {
     int64_t shape[BK_MAX_DIMS];
     int dims;
     bk_dtype dtype;
-    bool needs_grad;                /* some trainable input lies upstream */
-    bool grad_fresh;                /* grad is allocated but nothing was written to it yet */
+    bool needs_grad; /* some trainable input lies upstream */
+    bool grad_fresh; /* grad is allocated but nothing was written to it yet */
+    bool
+        owned; /* data is a piece of the step arena that goes back behind the producer's backward */
+    bool kept; /* data and grad stay until the end of the step */
     int consumers;                  /* nodes that read it and have not run backward yet */
     struct bk_node *producer;       /* NULL for leaves */
     struct bk_parameter *parameter; /* leaf of a parameter, else NULL */

@@ -1,6 +1,6 @@
 /* losses/cross_entropy.c - -sum y log softmax(x), y = (1-e) onehot(label) + e/V.  No temperature.
- * Backward forms softmax - y from the saved log-sum-exp, straight into the gradient of the logits.
- */
+ * Backward forms softmax - y from the saved log-sum-exp, straight into the gradient of the logits,
+ * which takes the place of the logits where no other loss needs them. */
 #include "core/blas.h"
 #include "losses/row.h"
 
@@ -76,7 +76,7 @@ static void backward(bk_tape *t, bk_node *n)
     bk_tensor *x = n->in[0];
     const double *seed = n->out[0]->grad, *lse = n->saved;
     double beta;
-    char *grad = bk_grad_slot(t, x, &beta);
+    char *grad = bk_grad_in_place(t, x, &beta);
     for (int64_t l = 0; l < t->lanes.count; l++) {
         int64_t last = bk_lane_row(&t->lanes, bk_rows(x), l + 1);
 #pragma omp parallel for schedule(static) num_threads(bk_blas_threads()) if (bk_count(x) > 65536)

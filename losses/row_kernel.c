@@ -77,6 +77,7 @@ static void cross_entropy_back(int64_t n, const void *x_, double lse_, int32_t l
         for (int64_t i = 0; i < n; i++)
             dx[i] += weight * (bk_exp(x[i] - lse) - flat);
     else
+#pragma omp simd /* dx may be x */
         for (int64_t i = 0; i < n; i++)
             dx[i] = weight * (bk_exp(x[i] - lse) - flat);
     dx[label] -= weight * (real)(1.0 - smoothing);

@@ -168,6 +168,7 @@ const bk_op bk_op_linear = {.name = "linear",
                             .shape = linear_shape,
                             .forward = linear_forward,
                             .backward = linear_backward,
+                            .forgets_output = true,
                             .sample = linear_sample};
 
 bk_tensor *bk_linear(bk_tape *t, bk_tensor *x, bk_tensor *w, bk_tensor *b)

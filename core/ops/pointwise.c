@@ -67,9 +67,11 @@ static void pass_on(bk_tape *t, bk_tensor *x, const void *from)
 
 static void add_backward(bk_tape *t, bk_node *n)
 {
-    for (int i = 0; i < 2; i++)
-        if (n->in[i]->needs_grad)
-            pass_on(t, n->in[i], n->out[0]->grad);
+    bk_tensor *a = n->in[0], *b = n->in[1], *y = n->out[0];
+    if (b->needs_grad)
+        pass_on(t, b, y->grad);
+    if (a->needs_grad && !bk_grad_move(y, a))
+        pass_on(t, a, y->grad);
 }
 
 static bk_tensor *add_sample(bk_tape *t, bk_sample *s)

@@ -243,7 +243,8 @@ static void reshape_forward(bk_tape *t, bk_node *n)
 static void reshape_backward(bk_tape *t, bk_node *n)
 {
     bk_tensor *x = n->in[0];
-    bk_vector(x->dtype)->add(bk_count(x), n->out[0]->grad, bk_grad(t, x));
+    if (!bk_grad_move(n->out[0], x))
+        bk_vector(x->dtype)->add(bk_count(x), n->out[0]->grad, bk_grad(t, x));
 }
 
 static bk_tensor *reshape_sample(bk_tape *t, bk_sample *s)

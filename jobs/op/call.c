@@ -88,6 +88,7 @@ void bk_operator_output(bk_operator_call *c, const char *name, bk_tensor *x)
 {
     int i = bk_operator_find(c->op.output, name);
     BK_ASSERT(i >= 0, "%s has no output %s", c->op.name, name);
+    x->kept = true;
     c->output[i] = x;
 }
 

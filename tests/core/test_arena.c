@@ -138,6 +138,45 @@ static void a_negative_count_is_a_fault(void **state)
     bk_test_dies(ask_for_too_much, *state, "arena test");
 }
 
+static void a_piece_given_back_serves_again(void **state)
+{
+    bk_arena *arena = *state;
+    char *x = bk_arena_alloc(arena, 64 << 10), *y = bk_arena_alloc(arena, 32 << 10),
+         *z = bk_arena_alloc(arena, 8 << 10);
+    size_t used = bk_arena_used(arena), peak = bk_arena_peak(arena);
+    bk_arena_give(arena, x, 64 << 10);
+    bk_arena_give(arena, z, 8 << 10);
+    assert_true(bk_arena_used(arena) < used - (71 << 10));
+    assert_ptr_equal(bk_arena_alloc(arena, 8 << 10), z); /* the smallest that holds it */
+    assert_ptr_equal(bk_arena_alloc(arena, 16 << 10), x);
+    bk_arena_give(arena, x, 16 << 10);
+    bk_arena_give(arena, y, 32 << 10);
+    assert_ptr_equal(bk_arena_alloc(arena, 96 << 10), x); /* neighbours are one piece again */
+    assert_int_equal(bk_arena_peak(arena), peak);
+    bk_arena_give(arena, x, 96 << 10);
+    bk_arena_reset(arena);
+    assert_int_equal(bk_arena_used(arena), 0);
+    char *again = bk_arena_alloc(arena, 64 << 10);
+    assert_true(bk_arena_alloc(arena, 64 << 10) != again); /* the reset forgot the pieces */
+}
+
+static void many_pieces_come_and_go(void **state)
+{
+    enum { PIECES = 3000, BYTES = 4096 };
+    static unsigned char *piece[PIECES];
+    bk_arena *arena = *state;
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < PIECES; i++)
+            memset(piece[i] = bk_arena_alloc(arena, BYTES), i % 251, BYTES);
+        for (int i = 0; i < PIECES; i++)
+            assert_true(piece[i][0] == i % 251 && piece[i][BYTES - 1] == i % 251);
+        for (int i = 0; i < PIECES; i += 2)
+            bk_arena_give(arena, piece[i], BYTES);
+        for (int i = 1; i < PIECES; i += 2)
+            bk_arena_give(arena, piece[i], BYTES);
+    }
+}
+
 static void free_takes_null(void **state)
 {
     (void)state;
@@ -187,6 +226,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(reset_keeps_the_blocks, make, unmake),
         cmocka_unit_test_setup_teardown(a_small_block_waits_behind_a_large_request, make, unmake),
         cmocka_unit_test_setup_teardown(the_peak_stays, make, unmake),
+        cmocka_unit_test_setup_teardown(a_piece_given_back_serves_again, make, unmake),
+        cmocka_unit_test_setup_teardown(many_pieces_come_and_go, make, unmake),
         cmocka_unit_test_setup_teardown(a_negative_count_is_a_fault, make, unmake),
         cmocka_unit_test(free_takes_null),
 #ifdef ASAN

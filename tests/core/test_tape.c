@@ -371,6 +371,113 @@ static void terms_are_seeded_by_their_weight(void **state)
     assert_int_equal(w.tape.terms, 0);
 }
 
+/* ---- memory ---- */
+
+enum { BIG = 1 << 16 };
+
+/* x scaled `links` times, each a node of its own. */
+static bk_tensor *chain(bk_tensor *x, int links)
+{
+    for (int i = 0; i < links; i++)
+        x = bk_scale(&w.tape, x, 1.0);
+    return x;
+}
+
+/* Gradients live as long as the walk needs them: the seed and two more, whatever the depth. */
+static void dead_gradients_make_room(void **state)
+{
+    (void)state;
+    enum { LINKS = 20 };
+    bk_tape_begin(&w.tape);
+    bk_tensor *x = bk_tape_variable(&w.tape, BK_SHAPE(BIG));
+    memset(x->data, 0, BIG * sizeof(float));
+    bk_tensor *y = chain(x, LINKS);
+    size_t forward = bk_arena_peak(w.tape.arena);
+    seed(y, 2.0f);
+    bk_tape_backward_seeded(&w.tape);
+    assert_true(bk_arena_peak(w.tape.arena) < forward + 4 * BIG * sizeof(float));
+    assert_true(bk_arena_used(w.tape.arena) < 6 * BIG * sizeof(float));
+    assert_true(bk_test_grad(x, 0) == 2.0 && bk_test_grad(x, BIG - 1) == 2.0);
+}
+
+static void what_was_seeded_or_kept_stays(void **state)
+{
+    (void)state;
+    bk_tape_begin(&w.tape);
+    bk_tensor *x = bk_tape_variable(&w.tape, BK_SHAPE(BIG));
+    memset(x->data, 0, BIG * sizeof(float));
+    bk_tensor *kept = chain(x, 1), *dead = chain(kept, 1), *y = chain(dead, 1);
+    kept->kept = true;
+    seed(y, 3.0f);
+    bk_tape_backward_seeded(&w.tape);
+    assert_null(dead->data);
+    assert_null(dead->grad);
+    assert_true(bk_test_grad(y, 5) == 3.0 && bk_test_value(y, 5) == 0.0);
+    assert_true(bk_test_grad(kept, 5) == 3.0 && bk_test_value(kept, 5) == 0.0);
+}
+
+/* An op that writes its gradient where its input stood. */
+static bool in_place;
+
+static void like_input(bk_tape *t, bk_node *n)
+{
+    (void)t;
+    n->out[0]->dtype = n->in[0]->dtype;
+    n->out[0]->dims = 1;
+    n->out[0]->shape[0] = bk_count(n->in[0]);
+}
+
+static void square(bk_tape *t, bk_node *n)
+{
+    (void)t;
+    for (int64_t i = 0; i < bk_count(n->in[0]); i++)
+        ((float *)n->out[0]->data)[i] = bk_f32(n->in[0])[i] * bk_f32(n->in[0])[i];
+}
+
+static void square_back(bk_tape *t, bk_node *n)
+{
+    double beta;
+    const float *x = bk_f32(n->in[0]), *dy = n->out[0]->grad;
+    float *dx = bk_grad_in_place(t, n->in[0], &beta);
+    in_place = dx == x;
+    for (int64_t i = 0; i < bk_count(n->in[0]); i++)
+        dx[i] = (beta == 0.0 ? 0.0f : dx[i]) + 2.0f * x[i] * dy[i];
+}
+
+static const bk_op op_square = {
+    .name = "square", .shape = like_input, .forward = square, .backward = square_back};
+
+static bk_tensor *squared(bk_tensor *x)
+{
+    return bk_apply(&w.tape, &op_square, 1, &x, 1, NULL, 0)->out[0];
+}
+
+/* In place only behind a product, whose backward does not look at its output, and only at the last
+ * reader. */
+static void a_gradient_takes_the_place_of_its_tensor(void **state)
+{
+    (void)state;
+    for (int readers = 1; readers <= 2; readers++) {
+        bk_tape_begin(&w.tape);
+        bk_tensor *x = bk_test_fill(&w.tape, BK_SHAPE(1, 2), 1, 1, 2),
+                  *eye = bk_test_fill(&w.tape, BK_SHAPE(2, 2), 2, 0, 0);
+        ((float *)eye->data)[0] = ((float *)eye->data)[3] = 1.0f;
+        bk_tensor *h = bk_linear(&w.tape, x, eye, NULL), *y = squared(h);
+        if (readers == 2)
+            y = bk_add(&w.tape, y, squared(h));
+        seed(y, 1.0f);
+        bk_tape_backward_seeded(&w.tape);
+        assert_true(in_place == (readers == 1));
+        for (int i = 0; i < 2; i++)
+            assert_true(bk_test_grad(x, i) == 2.0 * readers * bk_test_value(x, i));
+    }
+    bk_tape_begin(&w.tape);
+    bk_tensor *x = bk_test_fill(&w.tape, BK_SHAPE(2), 1, 1, 2), *y = squared(x);
+    seed(y, 1.0f);
+    bk_tape_backward_seeded(&w.tape);
+    assert_false(in_place);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -388,6 +495,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(nothing_flows_through_a_nondifferentiable_op, make, unmake),
         cmocka_unit_test_setup_teardown(a_poll_at_the_end_of_each_segment, make, unmake),
         cmocka_unit_test_setup_teardown(terms_are_seeded_by_their_weight, make, unmake),
+        cmocka_unit_test_setup_teardown(dead_gradients_make_room, make, unmake),
+        cmocka_unit_test_setup_teardown(what_was_seeded_or_kept_stays, make, unmake),
+        cmocka_unit_test_setup_teardown(a_gradient_takes_the_place_of_its_tensor, make, unmake),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
