@@ -1,6 +1,8 @@
 #include "core/blas_internal.h"
 
 #include "core/hooks.h"
+#include "core/parallel.h"
+#include "core/vector.h"
 
 #include <cblas.h>
 #include <lapacke.h>
@@ -119,9 +121,8 @@ static void run_cblas(bk_dtype dtype, const bk_gemm *g)
  * parallel regions. */
 static const bk_onednn_matmul *matmul_for(bk_dtype dtype, const bk_gemm *g)
 {
-    return use_onednn && dtype == BK_F32 && g->k > 0 && !g->varying && bk_onednn_takes(g)
-               ? bk_onednn_find(g)
-               : NULL;
+    bool wanted = dtype == BK_BF16 || (dtype == BK_F32 && !g->varying && bk_onednn_takes(g));
+    return use_onednn && wanted && g->k > 0 ? bk_onednn_find(dtype, g) : NULL;
 }
 
 static void run_tile(bk_dtype dtype, const bk_onednn_matmul *matmul, const bk_gemm *g)
@@ -163,14 +164,14 @@ static grid grid_of(const bk_gemm *g, bk_tile least)
 /* Tile (i, j) of the output as a product of its own. */
 static bk_gemm tile_of(bk_dtype dtype, const bk_gemm *g, const grid *x, int64_t i, int64_t j)
 {
-    size_t size = bk_dtype_size(dtype);
+    size_t size = bk_dtype_size(dtype), sums = bk_dtype_size(dtype == BK_BF16 ? BK_F32 : dtype);
     int64_t row = i * x->height, col = j * x->width;
     bk_gemm t = *g;
     t.m = i == x->rows - 1 ? g->m - row : x->height;
     t.n = j == x->cols - 1 ? g->n - col : x->width;
     t.a = (const char *)g->a + (size_t)(g->ta == BK_N ? row * g->lda : row) * size;
     t.b = (const char *)g->b + (size_t)(g->tb == BK_N ? col : col * g->ldb) * size;
-    t.c = (char *)g->c + (size_t)(row * g->ldc + col) * size;
+    t.c = (char *)g->c + (size_t)(row * g->ldc + col) * sums;
     return t;
 }
 
@@ -207,6 +208,7 @@ static plan plan_of(bk_dtype dtype, const bk_gemm *g)
 
 void bk_gemm_run(bk_dtype dtype, const bk_gemm *g)
 {
+    BK_ASSERT(dtype != BK_BF16 || bk_blas_bf16() == BK_BF16, "no products in bf16");
     if (g->m == 0 || g->n == 0)
         return;
     plan p = plan_of(dtype, g);
@@ -242,6 +244,34 @@ void bk_gemm_batch(bk_dtype dtype, int64_t count, const bk_gemm *g)
     for (int64_t i = 0; i < count; i++)
         run_tile(dtype, same, &g[i]);
     bk_poll();
+}
+
+/* ---- bf16 ---- */
+
+bk_dtype bk_blas_bf16(void)
+{
+    return use_onednn && bk_onednn_has_bf16() ? BK_BF16 : BK_F32;
+}
+
+typedef struct rounding {
+    const float *x;
+    char *y;
+    bk_dtype dtype;
+} rounding;
+
+static void round_piece(void *context, int64_t first, int64_t last)
+{
+    const rounding *r = context;
+    void *y = r->y + (size_t)first * bk_dtype_size(r->dtype);
+    if (r->dtype == BK_BF16)
+        bk_vector(BK_F32)->pack_bf16(last - first, r->x + first, y);
+    else
+        bk_vector(BK_F32)->round_bf16(last - first, r->x + first, y);
+}
+
+void bk_blas_round(int64_t n, const float *x, void *y)
+{
+    bk_parallel(n, BK_PARALLEL_VECTOR, 1, round_piece, &(rounding){x, y, bk_blas_bf16()});
 }
 
 bk_status bk_solve_spd(int64_t n, double *a, double *b)

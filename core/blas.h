@@ -26,12 +26,19 @@ typedef struct bk_gemm {
     bool varying; /* the shape changes from step to step: nothing is prepared and kept for it */
 } bk_gemm;
 
-/* One product in dtype BK_F32 or BK_F64.  Empty shapes are fine (k = 0 scales C by beta).  Polls
- * between tiles. */
+/* One product in dtype BK_F32, BK_F64, or BK_BF16: A and B in bf16, sums and C in fp32 (alpha 1,
+ * beta 0 or 1; where bk_blas_bf16 offers it).  Empty shapes are fine (k = 0 scales C by beta).
+ * Polls between tiles. */
 void bk_gemm_run(bk_dtype dtype, const bk_gemm *g);
 
 /* `count` independent products, shared out over the threads: attention heads, experts. */
 void bk_gemm_batch(bk_dtype dtype, int64_t count, const bk_gemm *g);
+
+/* The type of operands that are rounded to bf16 (run.precision): BK_BF16 where oneDNN multiplies
+ * them, else BK_F32: the same values multiplied in fp32, without the gain in speed. */
+bk_dtype bk_blas_bf16(void);
+/* y[n] = x[n] rounded to bf16, to nearest, ties to even, as bk_blas_bf16() says. */
+void bk_blas_round(int64_t n, const float *x, void *y);
 
 typedef enum bk_gemm_library { BK_GEMM_AUTO, BK_GEMM_ONEDNN, BK_GEMM_CBLAS } bk_gemm_library;
 

@@ -1,4 +1,5 @@
-/* oneDNN behind core/blas: fp32 matmul primitives, one for each shape, kept in a hash table. */
+/* oneDNN behind core/blas: matmul primitives with operands in fp32 or bf16, one for each shape,
+ * kept in a hash table. */
 #include "core/blas_internal.h"
 
 #include "core/rng.h"
@@ -26,8 +27,14 @@ bool bk_onednn_sgemm(const bk_gemm *g)
     return false;
 }
 
-const bk_onednn_matmul *bk_onednn_find(const bk_gemm *g)
+bool bk_onednn_has_bf16(void)
 {
+    return false;
+}
+
+const bk_onednn_matmul *bk_onednn_find(bk_dtype operands, const bk_gemm *g)
+{
+    (void)operands;
     (void)g;
     return NULL;
 }
@@ -49,7 +56,7 @@ const char *bk_onednn_description(void)
 
 typedef struct shape {
     int64_t m, n, k, lda, ldb, ldc;
-    int32_t ta, tb, accumulate, unused;
+    int32_t ta, tb, accumulate, operands;
 } shape;
 
 struct bk_onednn_matmul {
@@ -73,6 +80,12 @@ static void check(dnnl_status_t status, const char *what)
 static bool has_avx512(void)
 {
     return dnnl_get_effective_cpu_isa() > dnnl_cpu_isa_avx2;
+}
+
+bool bk_onednn_has_bf16(void)
+{
+    return (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core_bf16) ==
+           dnnl_cpu_isa_avx512_core_bf16;
 }
 
 /* Below AVX-512, oneDNN does not pack the operands of a product with a short side; it then reads
@@ -103,7 +116,7 @@ bool bk_onednn_sgemm(const bk_gemm *g)
     return true;
 }
 
-static shape shape_of(const bk_gemm *g)
+static shape shape_of(bk_dtype operands, const bk_gemm *g)
 {
     return (shape){.m = g->m,
                    .n = g->n,
@@ -113,15 +126,21 @@ static shape shape_of(const bk_gemm *g)
                    .ldc = g->ldc,
                    .ta = (int32_t)g->ta,
                    .tb = (int32_t)g->tb,
-                   .accumulate = g->beta == 1.0};
+                   .accumulate = g->beta == 1.0,
+                   .operands = (int32_t)operands};
 }
 
-static dnnl_memory_desc_t describe(int64_t rows, int64_t cols, int64_t row_stride,
-                                   int64_t col_stride)
+/* op(X)[rows,cols], stored with ld elements between rows. */
+static dnnl_memory_desc_t describe(dnnl_data_type_t type, bk_transpose transpose,
+                                   const int64_t extent[2], int64_t ld)
 {
     dnnl_memory_desc_t d;
-    dnnl_dims_t size = {rows, cols}, stride = {row_stride, col_stride};
-    CHECK(dnnl_memory_desc_init_by_strides(&d, 2, size, dnnl_f32, stride));
+    dnnl_dims_t size = {extent[0], extent[1]}, stride = {ld, 1};
+    if (transpose == BK_T) {
+        stride[0] = 1;
+        stride[1] = ld;
+    }
+    CHECK(dnnl_memory_desc_init_by_strides(&d, 2, size, type, stride));
     return d;
 }
 
@@ -158,16 +177,17 @@ static bk_onednn_matmul *make(const shape *s)
     if (!x)
         bk_fatal("out of memory: oneDNN primitive");
     x->key = *s;
-    x->a = s->ta == BK_N ? describe(s->m, s->k, s->lda, 1) : describe(s->m, s->k, 1, s->lda);
-    x->b = s->tb == BK_N ? describe(s->k, s->n, s->ldb, 1) : describe(s->k, s->n, 1, s->ldb);
-    x->c = describe(s->m, s->n, s->ldc, 1);
+    dnnl_data_type_t type = s->operands == BK_BF16 ? dnnl_bf16 : dnnl_f32;
+    x->a = describe(type, (bk_transpose)s->ta, (int64_t[]){s->m, s->k}, s->lda);
+    x->b = describe(type, (bk_transpose)s->tb, (int64_t[]){s->k, s->n}, s->ldb);
+    x->c = describe(dnnl_f32, BK_N, (int64_t[]){s->m, s->n}, s->ldc);
     x->primitive = make_primitive(x);
     return x;
 }
 
-const bk_onednn_matmul *bk_onednn_find(const bk_gemm *g)
+const bk_onednn_matmul *bk_onednn_find(bk_dtype operands, const bk_gemm *g)
 {
-    shape s = shape_of(g);
+    shape s = shape_of(operands, g);
     bk_onednn_matmul **slot = &table[bk_hash_bytes(&s, sizeof s) % SLOTS];
     for (bk_onednn_matmul *x = *slot; x; x = x->next)
         if (memcmp(&x->key, &s, sizeof s) == 0)
@@ -222,8 +242,9 @@ const char *bk_onednn_description(void)
     const dnnl_version_t *v = dnnl_version();
     dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
     const char *name = isa == dnnl_cpu_isa_avx2  ? "avx2"
-                       : isa > dnnl_cpu_isa_avx2 ? "avx512"
-                                                 : "sse";
+                       : isa < dnnl_cpu_isa_avx2 ? "sse"
+                       : bk_onednn_has_bf16()    ? "avx512, bf16"
+                                                 : "avx512";
     snprintf(text, sizeof text, "oneDNN %d.%d.%d (%s)", v->major, v->minor, v->patch, name);
     return text;
 }

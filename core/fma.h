@@ -13,5 +13,7 @@ BK_KERNEL_TABLES(bk_fma_kernels);
 
 /* fp32, in the widest instruction set in use. */
 double bk_fma_run(int64_t rounds);
+/* bf16 with sums in fp32 (AMX or AVX-512); 0 FLOPs where the machine multiplies none. */
+double bk_fma_bf16_run(int64_t rounds);
 
 #endif

@@ -37,6 +37,7 @@ struct bk_tape {
     bk_arena *arena;   /* step arena: nodes, activations, gradients of activations */
     bk_arena *scratch; /* inside one op; ops take a mark and release it */
     bk_dtype dtype; /* of real tensors: BK_F32, or BK_F64 in checks and `birkhoff op dtype=f64` */
+    bool bf16;      /* the operands of linear maps are rounded to bf16 (run.precision) */
     bk_lanes lanes;
     bool training;  /* dropout, router noise and draws act */
     bool recording; /* false: no nodes are kept (evaluation, teacher) */

@@ -5,8 +5,9 @@
 static const struct {
     const char *name;
     size_t size;
-} dtypes[] = {[BK_F32] = {"f32", 4}, [BK_F64] = {"f64", 8}, [BK_I32] = {"i32", 4},
-              [BK_I64] = {"i64", 8}, [BK_U8] = {"u8", 1},   [BK_U16] = {"u16", 2}};
+} dtypes[] = {
+    [BK_F32] = {"f32", 4}, [BK_F64] = {"f64", 8}, [BK_I32] = {"i32", 4},  [BK_I64] = {"i64", 8},
+    [BK_U8] = {"u8", 1},   [BK_U16] = {"u16", 2}, [BK_BF16] = {"bf16", 2}};
 
 size_t bk_dtype_size(bk_dtype dtype)
 {

@@ -5,7 +5,7 @@
 
 #include "core/arena.h"
 
-typedef enum bk_dtype { BK_F32, BK_F64, BK_I32, BK_I64, BK_U8, BK_U16 } bk_dtype;
+typedef enum bk_dtype { BK_F32, BK_F64, BK_I32, BK_I64, BK_U8, BK_U16, BK_BF16 } bk_dtype;
 
 enum { BK_MAX_DIMS = 4 };
 
@@ -29,7 +29,7 @@ typedef struct bk_tensor {
 } bk_tensor;
 
 size_t bk_dtype_size(bk_dtype dtype);
-const char *bk_dtype_name(bk_dtype dtype); /* "f32", "f64", "i32", "i64", "u8", "u16" */
+const char *bk_dtype_name(bk_dtype dtype); /* "f32", "f64", "i32", ..., "bf16" */
 
 /* Number of elements; of elements behind the first axis; of rows when the last axis is the row. */
 int64_t bk_count(const bk_tensor *x);

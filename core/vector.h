@@ -17,6 +17,9 @@ typedef struct bk_vector_kernels {
     double (*dot)(int64_t n, const void *x, const void *y);    /* in double */
     double (*exp_sum)(int64_t n, const void *x, double shift,
                       void *y); /* y = exp(x - shift); returns the sum of y */
+    void (*pack_bf16)(int64_t n, const void *x,
+                      uint16_t *y);                        /* to nearest, ties to even; NaN stays */
+    void (*round_bf16)(int64_t n, const void *x, void *y); /* the same values as real */
 } bk_vector_kernels;
 
 BK_KERNEL_TABLES(bk_vector_kernels);

@@ -93,6 +93,37 @@ static double exp_sum(int64_t n, const void *x_, double shift_, void *y_)
     return sum(n, y);
 }
 
+/* The bits of x as bf16 in the upper half: to nearest, ties to even; a NaN stays one. */
+static inline uint32_t bf16_bits(float x)
+{
+    union {
+        float value;
+        uint32_t bits;
+    } u = {.value = x};
+    uint32_t rounded = u.bits + 0x7FFFu + ((u.bits >> 16) & 1u), quiet = u.bits | 0x400000u;
+    return (x == x ? rounded : quiet) & 0xFFFF0000u;
+}
+
+static void pack_bf16(int64_t n, const void *x_, uint16_t *y)
+{
+    const real *x = x_;
+    for (int64_t i = 0; i < n; i++)
+        y[i] = (uint16_t)(bf16_bits((float)x[i]) >> 16);
+}
+
+static void round_bf16(int64_t n, const void *x_, void *y_)
+{
+    const real *x = x_;
+    real *y = y_;
+    for (int64_t i = 0; i < n; i++) {
+        union {
+            uint32_t bits;
+            float value;
+        } u = {.bits = bf16_bits((float)x[i])};
+        y[i] = (real)u.value;
+    }
+}
+
 const bk_vector_kernels BK_KERNEL(bk_vector_kernels) = {
     .exp = vexp,
     .log = vlog,
@@ -103,4 +134,6 @@ const bk_vector_kernels BK_KERNEL(bk_vector_kernels) = {
     .sum = sum,
     .dot = dot,
     .exp_sum = exp_sum,
+    .pack_bf16 = pack_bf16,
+    .round_bf16 = round_bf16,
 };

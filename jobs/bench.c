@@ -53,12 +53,22 @@ bk_status bk_bench_time(const bk_comm *comm, int64_t warmup, int64_t repeats,
     return BK_OK;
 }
 
-double bk_bench_peak(const bk_comm *comm)
+static double peak(const bk_comm *comm, bool bf16)
 {
     bk_barrier(comm);
-    int64_t flops = (int64_t)bk_measure_peak();
+    int64_t flops = (int64_t)bk_measure_peak(bf16);
     bk_sum_i64(comm, 1, &flops);
     return (double)flops;
+}
+
+double bk_bench_peak(const bk_comm *comm)
+{
+    return peak(comm, false);
+}
+
+double bk_bench_peak_bf16(const bk_comm *comm)
+{
+    return peak(comm, true);
 }
 
 /* ---- printing ---- */

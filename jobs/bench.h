@@ -49,7 +49,8 @@ BK_CHECKED bk_status bk_bench_time(const bk_comm *comm, int64_t warmup, int64_t 
                                    bk_status (*work)(void *context), void *context,
                                    double *seconds);
 
-/* Collective.  FLOP/s of fused multiply-adds on all ranks together (jobs/peak.h). */
+/* Collective.  FLOP/s of multiply-adds on all ranks together (jobs/peak.h), in fp32 and in bf16. */
 double bk_bench_peak(const bk_comm *comm);
+double bk_bench_peak_bf16(const bk_comm *comm);
 
 #endif

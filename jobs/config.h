@@ -13,7 +13,7 @@
 typedef struct bk_config_run {
     const char *dir;
     int64_t seed, steps;
-    int precision, resume;
+    int precision, resume; /* BK_PRECISION_*; BK_RESUME_* */
     double time_limit, stop_margin;
 } bk_config_run;
 
@@ -68,6 +68,7 @@ typedef struct bk_config_log {
 } bk_config_log;
 
 enum { BK_RESUME_AUTO, BK_RESUME_FRESH };
+enum { BK_PRECISION_FP32, BK_PRECISION_BF16 };
 enum { BK_LOSSES_MAX = 16 };
 
 typedef struct bk_config {

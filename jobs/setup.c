@@ -67,6 +67,14 @@ static void note_rounding(const bk_job *job)
                 job->world->size, (long long)job->lanes.total);
 }
 
+static void note_precision(const bk_job *job)
+{
+    if (job->tape.bf16 && bk_blas_bf16() != BK_BF16)
+        bk_note("run.precision=bf16: nothing here multiplies bf16 (%s), so operands are rounded to "
+                "it and multiplied in fp32, which gains no speed",
+                bk_blas_description());
+}
+
 /* ---- model ---- */
 
 static int64_t slab_alignment(const bk_job *job)
@@ -146,6 +154,7 @@ static void make_tape(bk_job *job)
     job->tape = (bk_tape){.arena = bk_arena_new("step"),
                           .scratch = bk_arena_new("scratch"),
                           .dtype = BK_F32,
+                          .bf16 = job->config->run.precision == BK_PRECISION_BF16,
                           .lanes = job->lanes,
                           .seed = (uint64_t)job->config->run.seed};
 }
@@ -285,6 +294,7 @@ static bk_status open_all(bk_job *job)
     if (job->purpose != BK_EVALUATE)
         open_optimizer(job);
     note_rounding(job);
+    note_precision(job);
     return BK_OK;
 }
 

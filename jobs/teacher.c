@@ -55,6 +55,7 @@ void bk_job_teach(bk_job *job, bk_bundle *bundle)
     bk_tape tape = {.arena = job->teacher_arena,
                     .scratch = job->tape.scratch,
                     .dtype = BK_F32,
+                    .bf16 = job->tape.bf16,
                     .lanes = job->tape.lanes,
                     .seed = job->tape.seed,
                     .step = job->tape.step};

@@ -382,7 +382,7 @@ static bk_status train(bk_job *job, const bk_best *best)
     BK_TRY(bk_job_claim_directory(job));
     BK_TRY(bk_job_resume(job));
     loop l = {.job = job, .best = *best, .saved_step = job->checkpoint ? job->state.step : -1};
-    l.peak = bk_measure_peak();
+    l.peak = bk_measure_peak(job->tape.bf16);
     BK_TRY(open_metrics(&l));
     begin_notes(job);
     bk_machine_warn(job->world, bk_blas_threads());

@@ -7,9 +7,36 @@
 
 #include <string.h>
 
-static const void *row_of(const void *data, const bk_tensor *x, int64_t row)
+static void *at(const void *data, bk_dtype dtype, int64_t element)
 {
-    return (const char *)data + (size_t)(row * bk_cols(x)) * bk_dtype_size(x->dtype);
+    return (char *)(uintptr_t)data + (size_t)element * bk_dtype_size(dtype);
+}
+
+/* ---- operands: an array as it is, or rounded to bf16 ---- */
+
+static bool rounds(const bk_tape *t, bk_dtype dtype)
+{
+    return t->bf16 && dtype == BK_F32;
+}
+
+static bk_dtype operand_dtype(const bk_tape *t, bk_dtype dtype)
+{
+    return rounds(t, dtype) ? bk_blas_bf16() : dtype;
+}
+
+static size_t operand_bytes(const bk_tape *t, const bk_tensor *x)
+{
+    return (size_t)bk_count(x) * bk_dtype_size(operand_dtype(t, x->dtype));
+}
+
+/* `data` (x's, or its gradient) as products read it; a rounded copy lies on `arena`. */
+static const void *operand(const bk_tape *t, const bk_tensor *x, const void *data, bk_arena *arena)
+{
+    if (!rounds(t, x->dtype))
+        return data;
+    void *rounded = bk_arena_alloc(arena, operand_bytes(t, x));
+    bk_blas_round(bk_count(x), data, rounded);
+    return rounded;
 }
 
 /* ---- linear: y[R,O] = x[R,I] w[O,I]^T + b[O] ---- */
@@ -34,51 +61,59 @@ static void add_bias(void *context, int64_t first, int64_t last)
     const bk_node *n = context;
     const bk_tensor *b = n->in[2], *y = n->out[0];
     for (int64_t i = first; i < last; i++)
-        bk_vector(y->dtype)->add(bk_cols(y), b->data, (void *)(uintptr_t)row_of(y->data, y, i));
+        bk_vector(y->dtype)->add(bk_cols(y), b->data, at(y->data, y->dtype, i * bk_cols(y)));
 }
 
+/* The weights as they were rounded stay for backward. */
 static void linear_forward(bk_tape *t, bk_node *n)
 {
-    const bk_tensor *x = n->in[0], *w = n->in[1], *b = n->in[2];
-    bk_tensor *y = n->out[0];
+    const bk_tensor *x = n->in[0], *w = n->in[1], *b = n->in[2], *y = n->out[0];
+    bk_dtype dtype = operand_dtype(t, x->dtype);
     int64_t rows = bk_rows(x), in = w->shape[1], out = w->shape[0];
+    bk_arena_mark mark = bk_arena_get_mark(t->scratch);
+    const void *from = operand(t, x, x->data, t->scratch),
+               *weight = operand(t, w, w->data, t->recording ? t->arena : t->scratch);
     for (int64_t l = 0; l < t->lanes.count; l++) {
         int64_t first = bk_lane_row(&t->lanes, rows, l), last = bk_lane_row(&t->lanes, rows, l + 1);
-        bk_gemm_run(x->dtype, &(bk_gemm){.tb = BK_T,
-                                         .m = last - first,
-                                         .n = out,
-                                         .k = in,
-                                         .alpha = 1.0,
-                                         .a = row_of(x->data, x, first),
-                                         .lda = in,
-                                         .b = w->data,
-                                         .ldb = in,
-                                         .c = (void *)(uintptr_t)row_of(y->data, y, first),
-                                         .ldc = out});
+        bk_gemm_run(dtype, &(bk_gemm){.tb = BK_T,
+                                      .m = last - first,
+                                      .n = out,
+                                      .k = in,
+                                      .alpha = 1.0,
+                                      .a = at(from, dtype, first * in),
+                                      .lda = in,
+                                      .b = weight,
+                                      .ldb = in,
+                                      .c = at(y->data, y->dtype, first * out),
+                                      .ldc = out});
     }
     if (b)
         bk_parallel(rows, 1, out, add_bias, n);
+    n->saved = (void *)(uintptr_t)weight;
+    bk_arena_release(t->scratch, mark);
 }
 
 typedef struct linear_lane {
     bk_tape *tape;
     const bk_node *node;
+    bk_dtype dtype;
+    const void *x, *dy; /* operands */
 } linear_lane;
 
 /* dw of one lane: dy^T x. */
 static void weight_of_lane(void *context, int64_t l, void *dw)
 {
     const linear_lane *c = context;
-    const bk_tensor *x = c->node->in[0], *w = c->node->in[1], *y = c->node->out[0];
-    int64_t rows = bk_rows(x), first = bk_lane_row(&c->tape->lanes, rows, l);
-    bk_gemm_run(x->dtype, &(bk_gemm){.ta = BK_T,
+    const bk_tensor *w = c->node->in[1];
+    int64_t rows = bk_rows(c->node->in[0]), first = bk_lane_row(&c->tape->lanes, rows, l);
+    bk_gemm_run(c->dtype, &(bk_gemm){.ta = BK_T,
                                      .m = w->shape[0],
                                      .n = w->shape[1],
                                      .k = bk_lane_row(&c->tape->lanes, rows, l + 1) - first,
                                      .alpha = 1.0,
-                                     .a = row_of(y->grad, y, first),
+                                     .a = at(c->dy, c->dtype, first * w->shape[0]),
                                      .lda = w->shape[0],
-                                     .b = row_of(x->data, x, first),
+                                     .b = at(c->x, c->dtype, first * w->shape[1]),
                                      .ldb = w->shape[1],
                                      .c = dw,
                                      .ldc = w->shape[1]});
@@ -87,17 +122,17 @@ static void weight_of_lane(void *context, int64_t l, void *dw)
 typedef struct column_sums {
     const bk_tensor *y;
     int64_t first, last; /* rows */
-    char *out;
+    void *out;
 } column_sums;
 
 static void sum_columns(void *context, int64_t first, int64_t last)
 {
     const column_sums *c = context;
-    size_t size = bk_dtype_size(c->y->dtype), at = (size_t)first * size;
-    memset(c->out + at, 0, (size_t)(last - first) * size);
+    bk_dtype dtype = c->y->dtype;
+    void *out = at(c->out, dtype, first);
+    memset(out, 0, (size_t)(last - first) * bk_dtype_size(dtype));
     for (int64_t i = c->first; i < c->last; i++)
-        bk_vector(c->y->dtype)
-            ->add(last - first, (const char *)row_of(c->y->grad, c->y, i) + at, c->out + at);
+        bk_vector(dtype)->add(last - first, at(c->y->grad, dtype, i * bk_cols(c->y) + first), out);
 }
 
 void bk_column_sums(const bk_tape *t, const bk_tensor *y, int64_t l, void *out)
@@ -129,32 +164,47 @@ void bk_lane_gradient(bk_tape *t, const bk_lanes *lanes, bk_tensor *x, bk_lane_p
     bk_arena_release(t->scratch, mark);
 }
 
+/* dx of one lane: dy w. */
+static void input_of_lane(const linear_lane *c, int64_t l, double beta)
+{
+    const bk_tensor *x = c->node->in[0], *w = c->node->in[1];
+    int64_t rows = bk_rows(x), first = bk_lane_row(&c->tape->lanes, rows, l);
+    bk_gemm_run(c->dtype, &(bk_gemm){.m = bk_lane_row(&c->tape->lanes, rows, l + 1) - first,
+                                     .n = w->shape[1],
+                                     .k = w->shape[0],
+                                     .alpha = 1.0,
+                                     .a = at(c->dy, c->dtype, first * w->shape[0]),
+                                     .lda = w->shape[0],
+                                     .b = c->node->saved,
+                                     .ldb = w->shape[1],
+                                     .beta = beta,
+                                     .c = at(x->grad, x->dtype, first * w->shape[1]),
+                                     .ldc = w->shape[1]});
+}
+
 static void linear_backward(bk_tape *t, bk_node *n)
 {
     bk_tensor *x = n->in[0], *w = n->in[1], *b = n->in[2], *y = n->out[0];
-    int64_t rows = bk_rows(x);
     double beta;
-    linear_lane context = {t, n};
-    for (int64_t l = 0; x->needs_grad && l < t->lanes.count; l++) {
-        if (l == 0)
-            bk_grad_slot(t, x, &beta);
-        int64_t first = bk_lane_row(&t->lanes, rows, l);
-        bk_gemm_run(x->dtype, &(bk_gemm){.m = bk_lane_row(&t->lanes, rows, l + 1) - first,
-                                         .n = w->shape[1],
-                                         .k = w->shape[0],
-                                         .alpha = 1.0,
-                                         .a = row_of(y->grad, y, first),
-                                         .lda = w->shape[0],
-                                         .b = w->data,
-                                         .ldb = w->shape[1],
-                                         .beta = beta,
-                                         .c = (void *)(uintptr_t)row_of(x->grad, x, first),
-                                         .ldc = w->shape[1]});
+    bk_arena_mark mark = bk_arena_get_mark(t->scratch);
+    linear_lane context = {.tape = t,
+                           .node = n,
+                           .dtype = operand_dtype(t, x->dtype),
+                           .dy = operand(t, y, y->grad, t->scratch)};
+    if (x->needs_grad) {
+        bk_grad_slot(t, x, &beta);
+        for (int64_t l = 0; l < t->lanes.count; l++)
+            input_of_lane(&context, l, beta);
     }
-    if (w->needs_grad)
+    if (rounds(t, w->dtype))
+        bk_arena_give(t->arena, n->saved, operand_bytes(t, w));
+    if (w->needs_grad) {
+        context.x = operand(t, x, x->data, t->scratch);
         bk_lane_gradient(t, &t->lanes, w, weight_of_lane, &context);
+    }
     if (b && b->needs_grad)
         bk_lane_gradient(t, &t->lanes, b, bias_of_lane, &context);
+    bk_arena_release(t->scratch, mark);
 }
 
 static bk_tensor *linear_sample(bk_tape *t, bk_sample *s)

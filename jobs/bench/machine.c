@@ -63,6 +63,7 @@ static bk_status measure(const bk_comm *comm, const machine_config *c, work *w,
     BK_TRY(bk_bench_time(comm, 1, c->repeats, stream, w, &streaming));
     out->rate = w->flops * size / out->seconds;
     out->limit = bk_bench_peak(comm);
+    bk_bench_add(out, NULL, "bf16_limit", bk_bench_peak_bf16(comm));
     bk_bench_add(out, NULL, "bytes_per_second",
                  3.0 * sizeof(float) * (double)w->floats * size / streaming);
     return BK_OK;

@@ -198,7 +198,8 @@ static bk_status measure(bk_job *job, const step_config *c, bk_bench_result *out
     int64_t cpu = cpu_microseconds() - w.cpu;
     bk_sum_i64(job->world->ctl, 1, &cpu);
     out->rate = flops_of(job) / out->seconds;
-    out->limit = bk_bench_peak(job->world->ctl);
+    out->limit =
+        job->tape.bf16 ? bk_bench_peak_bf16(job->world->ctl) : bk_bench_peak(job->world->ctl);
     bk_bench_add(out, NULL, "tokens_per_second", (double)w.positions / out->seconds);
     bk_bench_add(out, NULL, "cpu_seconds", 1e-6 * (double)cpu / (double)c->repeats);
     bk_bench_add(out, NULL, "peak_bytes", (double)peak_bytes(job->world->ctl));

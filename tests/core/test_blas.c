@@ -12,19 +12,22 @@
 
 enum { PAD = 3 }; /* elements between rows beyond the row itself */
 
-static size_t size_of(bk_dtype dtype)
+/* C of a product in bf16 is fp32. */
+static bk_dtype sums_of(bk_dtype dtype)
 {
-    return bk_dtype_size(dtype);
+    return dtype == BK_BF16 ? BK_F32 : dtype;
 }
 
 static void *filled(bk_dtype dtype, int64_t count, uint64_t tag)
 {
-    char *x = malloc((size_t)(count + 1) * size_of(dtype));
+    char *x = malloc((size_t)(count + 1) * bk_dtype_size(dtype));
     assert_non_null(x);
     for (int64_t i = 0; i < count; i++) {
         double value = bk_fill((uint64_t)i, tag, -1.0, 1.0);
         if (dtype == BK_F64)
             ((double *)(void *)x)[i] = value;
+        else if (dtype == BK_BF16)
+            bk_blas_round(1, &(float){(float)value}, x + 2 * i);
         else
             ((float *)(void *)x)[i] = (float)value;
     }
@@ -33,6 +36,12 @@ static void *filled(bk_dtype dtype, int64_t count, uint64_t tag)
 
 static double element(bk_dtype dtype, const void *x, int64_t i)
 {
+    if (dtype == BK_BF16) {
+        uint32_t bits = (uint32_t)((const uint16_t *)x)[i] << 16;
+        float value;
+        memcpy(&value, &bits, sizeof value);
+        return (double)value;
+    }
     return dtype == BK_F64 ? ((const double *)x)[i] : (double)((const float *)x)[i];
 }
 
@@ -55,8 +64,8 @@ static product make(bk_dtype dtype, bk_gemm g)
     p.count = g.m * p.g.ldc;
     p.g.a = p.a = filled(dtype, a_rows * p.g.lda, 1);
     p.g.b = p.b = filled(dtype, b_rows * p.g.ldb, 2);
-    p.g.c = p.c = filled(dtype, p.count, 3);
-    p.before = filled(dtype, p.count, 3);
+    p.g.c = p.c = filled(sums_of(dtype), p.count, 3);
+    p.before = filled(sums_of(dtype), p.count, 3);
     return p;
 }
 
@@ -77,7 +86,7 @@ static double expected(const product *p, int64_t i, int64_t j)
         int64_t bt = g->tb == BK_T ? j * g->ldb + l : l * g->ldb + j;
         sum += element(p->dtype, p->a, at) * element(p->dtype, p->b, bt);
     }
-    double old = g->beta == 0.0 ? 0.0 : element(p->dtype, p->before, i * g->ldc + j);
+    double old = g->beta == 0.0 ? 0.0 : element(sums_of(p->dtype), p->before, i * g->ldc + j);
     return g->alpha * sum + g->beta * old;
 }
 
@@ -87,9 +96,9 @@ static double error_of(const product *p)
     double most = 1e-30, worst = 0.0;
     for (int64_t i = 0; i < p->g.m; i++)
         for (int64_t j = 0; j < p->g.ldc; j++) {
-            double value = element(p->dtype, p->c, i * p->g.ldc + j);
+            double value = element(sums_of(p->dtype), p->c, i * p->g.ldc + j);
             if (j >= p->g.n) {
-                assert_true(value == element(p->dtype, p->before, i * p->g.ldc + j));
+                assert_true(value == element(sums_of(p->dtype), p->before, i * p->g.ldc + j));
                 continue;
             }
             double reference = expected(p, i, j), difference = fabs(value - reference);
@@ -144,6 +153,8 @@ static void both_libraries_multiply(void **state)
                     g.varying = f == 0 && form == 0;
                     check_product(BK_F32, g);
                     check_product(BK_F64, g);
+                    if (bk_blas_bf16() == BK_BF16 && g.alpha == 1.0)
+                        check_product(BK_BF16, g);
                 }
     }
 }
@@ -249,7 +260,7 @@ static void check_batch(const bk_gemm shape[BATCH], bk_dtype dtype)
         bk_gemm_run(dtype, &alone.g);
         bk_check_error(error_of(&together[i]), dtype == BK_F64 ? 1e-13 : 2e-6, "batch, entry %d",
                        i);
-        assert_memory_equal(together[i].c, alone.c, (size_t)alone.count * size_of(dtype));
+        assert_memory_equal(together[i].c, alone.c, (size_t)alone.count * bk_dtype_size(dtype));
         drop(&alone);
         drop(&together[i]);
     }

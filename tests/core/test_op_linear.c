@@ -2,6 +2,7 @@
 #include "core/blas.h"
 #include "core/ops.h"
 #include "core/rng.h"
+#include "core/vector.h"
 #include "tests/support/check.h"
 #include "tests/support/child.h"
 
@@ -34,9 +35,12 @@ typedef struct layer {
     int64_t rows, in, out;
 } layer;
 
+static bool bf16;
+
 static void run_layer(layer *l, bk_dtype dtype, int64_t lanes, bool bias)
 {
     l->tape = bk_test_tape(dtype, (bk_lanes){.total = lanes, .count = lanes, .batch = lanes});
+    l->tape.bf16 = bf16;
     l->x = bk_test_fill(&l->tape, BK_SHAPE(l->rows, l->in), 1, -1, 1);
     l->w = bk_test_fill(&l->tape, BK_SHAPE(l->out, l->in), 2, -1, 1);
     l->b = bias ? bk_test_fill(&l->tape, BK_SHAPE(l->out), 3, -1, 1) : NULL;
@@ -123,6 +127,39 @@ static void a_weight_gradient_is_the_tree_over_lanes(void **state)
                 part[l][j] += part[l + half][j];
     assert_memory_equal(all.w->grad, part[0], sizeof part[0]);
     bk_test_tape_free(&all.tape);
+}
+
+/* With operands in bf16 the results are those of the rounded arrays; the bias is not an operand. */
+static void operands_are_rounded(void **state)
+{
+    const bk_gemm_library library[] = {BK_GEMM_CBLAS, BK_GEMM_AUTO};
+    (void)state;
+    bf16 = true;
+    for (int i = 0; i < 2; i++) {
+        layer l = {.rows = 24, .in = 40, .out = 33};
+        assert_int_equal(bk_blas_setup(2, library[i]), BK_OK);
+        run_layer(&l, BK_F32, 4, false);
+        bk_tensor *const operand[] = {l.x, l.w};
+        for (int j = 0; j < 2; j++)
+            bk_vector(BK_F32)->round_bf16(bk_count(operand[j]), operand[j]->data, operand[j]->data);
+        bk_vector(BK_F32)->round_bf16(bk_count(l.y), l.y->grad, l.y->grad);
+        check_forward(&l);
+        check_backward(&l);
+        bk_test_tape_free(&l.tape);
+    }
+    bf16 = false;
+}
+
+static void double_precision_is_never_rounded(void **state)
+{
+    layer l = {.rows = 4, .in = 5, .out = 3};
+    (void)state;
+    bf16 = true;
+    run_layer(&l, BK_F64, 1, true);
+    check_forward(&l);
+    check_backward(&l);
+    bk_test_tape_free(&l.tape);
+    bf16 = false;
 }
 
 /* The second reader of a weight adds to what the first one left. */
@@ -249,6 +286,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(linear_is_the_plain_loop),
         cmocka_unit_test(a_weight_gradient_is_the_tree_over_lanes),
+        cmocka_unit_test(operands_are_rounded),
+        cmocka_unit_test(double_precision_is_never_rounded),
         cmocka_unit_test(a_weight_read_twice_sums),
         cmocka_unit_test(matmul_is_the_plain_loop),
         cmocka_unit_test(empty_products),

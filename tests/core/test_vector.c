@@ -317,6 +317,47 @@ static void a_maximum_shows_what_is_no_number(void **state)
         }
 }
 
+/* ---- bf16 ---- */
+
+/* Eight bits of mantissa: 1 + 1/256 lies half way between 1 and 1 + 1/128. */
+static const struct {
+    double x, rounded;
+} halves[] = {{1.0, 1.0},
+              {1.0 + 1.0 / 256, 1.0},
+              {1.0 + 3.0 / 256, 1.0 + 1.0 / 64},
+              {1.0 + 1.0 / 256 + 1e-6, 1.0 + 1.0 / 128},
+              {-1.0 - 3.0 / 256, -1.0 - 1.0 / 64},
+              {3.1415927, 3.140625},
+              {-0.0, -0.0},
+              {3.4e38, INFINITY},
+              {-INFINITY, -INFINITY}};
+
+static void rounding_to_bf16(void **state)
+{
+    enum { COUNT = sizeof halves / sizeof *halves };
+    static numbers x, y;
+    uint16_t packed[COUNT + 1];
+    (void)state;
+    for (const instance *at = instances(); at->name; at++) {
+        for (int i = 0; i < COUNT; i++)
+            put(at, &x, i, halves[i].x);
+        put(at, &x, COUNT, NAN);
+        if (!at->runs)
+            continue;
+        at->k->round_bf16(COUNT + 1, &x, &y);
+        at->k->pack_bf16(COUNT + 1, &x, packed);
+        for (int i = 0; i < COUNT; i++) {
+            float value = (float)halves[i].rounded;
+            uint32_t bits;
+            memcpy(&bits, &value, sizeof bits);
+            assert_true(get(at, &y, i) == halves[i].rounded);
+            assert_int_equal(packed[i], bits >> 16);
+        }
+        assert_true(isnan(get(at, &y, COUNT)));
+        assert_true((packed[COUNT] & 0x7F80) == 0x7F80 && (packed[COUNT] & 0x7F) != 0);
+    }
+}
+
 /* ---- doubles for callers that are no kernels ---- */
 
 static void doubles(void **state)
@@ -355,6 +396,7 @@ int main(void)
         cmocka_unit_test(bits_do_not_depend_on_the_place),
         cmocka_unit_test(reductions_are_their_plain_twins),
         cmocka_unit_test(a_maximum_shows_what_is_no_number),
+        cmocka_unit_test(rounding_to_bf16),
         cmocka_unit_test(doubles),
         cmocka_unit_test(log_sum_exp),
     };

@@ -16,6 +16,7 @@ enum { LANES = 4, BATCH = 8, LENGTH = 16 };
 
 static bk_world *worlds[5];
 static int ranks;
+static bool bf16; /* operands of linear maps */
 
 static int64_t ragged(int64_t sample)
 {
@@ -42,6 +43,7 @@ static bk_test_model *open_part(const char *section, const bk_model_data *data, 
 {
     bk_test_model *m = bk_test_model_open(section, data, w, lanes);
     bk_test_model_batch(m, LENGTH, ragged, 0);
+    m->tape.bf16 = bf16;
     return m;
 }
 
@@ -173,12 +175,24 @@ static void transport_with_its_gradient(void **state)
                 &data);
 }
 
+static void operands_in_bf16(void **state)
+{
+    const bk_model_data classes = bk_test_classes(LENGTH), language = bk_test_language(LENGTH);
+    (void)state;
+    bf16 = true;
+    check_model("{kind: encoder, layers: 2, width: 16, heads: 2, moe: {experts: 6, hidden: 8}}",
+                &classes);
+    check_model("{kind: decoder, layers: 2, width: 16, heads: 2}", &language);
+    bf16 = false;
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_kind_of_model),
         cmocka_unit_test(every_attention),
         cmocka_unit_test(transport_with_its_gradient),
+        cmocka_unit_test(operands_in_bf16),
     };
     bk_arena *arena = bk_arena_new("run");
     if (bk_blas_setup(1, BK_GEMM_AUTO) != BK_OK || bk_mpi_start(&argc, &argv) != BK_OK)

@@ -2,7 +2,8 @@
 
 Prints one JSON object: seconds (median of the repeats), cpu_seconds (mean), tokens_per_second, peak_bytes, ...
 Same shapes, pre-norm blocks, tanh form of GELU, biases, tied output, cross-entropy on all positions,
-gradients clipped by their global norm, AdamW with decay on matrices only, fp32, zero_grad in the step.
+gradients clipped by their global norm, AdamW with decay on matrices only, zero_grad in the step; fp32, or bf16 by
+autocast as PyTorch advises (forward and loss inside it, parameters and optimizer in fp32).
 """
 import argparse
 import json
@@ -60,10 +61,11 @@ class Decoder(nn.Module):
         return F.linear(self.norm(x), self.tokens.weight)
 
 
-def step(model, optimizer, tokens, labels, clip):
+def step(model, optimizer, tokens, labels, clip, bf16):
     optimizer.zero_grad()
-    logits = model(tokens)
-    loss = F.cross_entropy(logits.view(-1, logits.shape[-1]), labels.reshape(-1))
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        logits = model(tokens)
+        loss = F.cross_entropy(logits.view(-1, logits.shape[-1]), labels.reshape(-1))
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), clip)
     optimizer.step()
@@ -75,6 +77,7 @@ def main():
     for name, preset in [("layers", 12), ("width", 768), ("heads", 12), ("vocabulary", 50257), ("batch", 4),
                          ("length", 256), ("threads", 2), ("warmup", 2), ("repeats", 1)]:
         p.add_argument("--" + name, type=int, default=preset)
+    p.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     a = p.parse_args()
     torch.manual_seed(1)
     torch.set_num_threads(a.threads)
@@ -90,13 +93,13 @@ def main():
         if i == a.warmup:
             cpu = time.process_time()
         start = time.perf_counter()
-        loss = step(model, optimizer, tokens, labels, 1.0)
+        loss = step(model, optimizer, tokens, labels, 1.0, a.precision == "bf16")
         seconds.append(time.perf_counter() - start)
     median = statistics.median(seconds[a.warmup:])
     print(json.dumps({"seconds": median, "cpu_seconds": (time.process_time() - cpu) / a.repeats,
                       "tokens_per_second": a.batch * a.length / median, "loss": loss,
                       "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-                      "threads": torch.get_num_threads(), "version": torch.__version__,
+                      "threads": torch.get_num_threads(), "precision": a.precision, "version": torch.__version__,
                       "parameters": sum(x.numel() for x in model.parameters())}))
 
 
