@@ -13,13 +13,18 @@ typedef struct bk_leaf {
     struct bk_leaf *next;
 } bk_leaf;
 
-void bk_tape_begin(bk_tape *t)
+void bk_tape_forget_uses(bk_tape *t)
 {
     for (bk_leaf *leaf = t->leaves; leaf; leaf = leaf->next)
-        leaf->tensor->parameter->uses_seen = 0;
+        leaf->tensor->parameter->uses_seen--;
+    t->leaves = NULL;
+}
+
+void bk_tape_begin(bk_tape *t)
+{
+    bk_tape_forget_uses(t);
     bk_arena_reset(t->arena);
     bk_arena_reset(t->scratch);
-    t->leaves = NULL;
     t->last = NULL;
     t->terms = 0;
     t->segments = 0;

@@ -36,6 +36,7 @@ enum { BK_MAX_TERMS = 256, BK_MAX_SEGMENTS = 1024 };
 struct bk_tape {
     bk_arena *arena;   /* step arena: nodes, activations, gradients of activations */
     bk_arena *scratch; /* inside one op; ops take a mark and release it */
+    bk_arena *inner;   /* of core/recompute.h; NULL: everything is kept */
     bk_dtype dtype; /* of real tensors: BK_F32, or BK_F64 in checks and `birkhoff op dtype=f64` */
     bool bf16;      /* the operands of linear maps are rounded to bf16 (run.precision) */
     bk_lanes lanes;
@@ -64,6 +65,9 @@ void bk_tape_begin(bk_tape *t);
  * gradient slab (slot of that use).  needs_grad when the tape records and the parameter is
  * trainable. */
 bk_tensor *bk_tape_parameter(bk_tape *t, struct bk_parameter *parameter);
+
+/* The uses of parameters that this tape has seen count no more. */
+void bk_tape_forget_uses(bk_tape *t);
 
 /* A constant leaf of the tape's dtype or any other, uninitialised. */
 bk_tensor *bk_tape_constant(bk_tape *t, bk_dtype dtype, int dims, const int64_t *shape);

@@ -153,6 +153,7 @@ static void make_tape(bk_job *job)
 {
     job->tape = (bk_tape){.arena = bk_arena_new("step"),
                           .scratch = bk_arena_new("scratch"),
+                          .inner = bk_arena_new("block"),
                           .dtype = BK_F32,
                           .bf16 = job->config->run.precision == BK_PRECISION_BF16,
                           .lanes = job->lanes,
@@ -322,6 +323,7 @@ void bk_job_close(bk_job *job)
 {
     bk_arena_free(job->tape.arena);
     bk_arena_free(job->tape.scratch);
+    bk_arena_free(job->tape.inner);
     bk_arena_free(job->teacher_arena);
     bk_world_close(job->world);
 }

@@ -54,6 +54,7 @@ void bk_job_teach(bk_job *job, bk_bundle *bundle)
     bk_arena_reset(job->teacher_arena);
     bk_tape tape = {.arena = job->teacher_arena,
                     .scratch = job->tape.scratch,
+                    .inner = job->tape.inner,
                     .dtype = BK_F32,
                     .bf16 = job->tape.bf16,
                     .lanes = job->tape.lanes,

@@ -1,3 +1,4 @@
+#include "core/recompute.h"
 #include "models/internal.h"
 
 #include <math.h>
@@ -80,15 +81,49 @@ static bk_tensor *attention(bk_model *model, bk_tape *t, int layer, bk_tensor *x
     return bk_part_linear(t, &part->o, bk_merge_heads(t, config->kind->apply(t, &a)));
 }
 
+/* What the stretches of a block work on. */
+typedef struct pass {
+    bk_model *model;
+    int layer;
+    bk_tensor *mask;
+    int64_t positions;
+} pass;
+
+static bk_tensor *attention_half(void *context, bk_tape *t, bk_tensor *x)
+{
+    const pass *p = context;
+    const bk_block *block = &p->model->block[p->layer];
+    bk_tensor *a =
+        attention(p->model, t, p->layer, bk_part_norm(p->model, t, &block->norm1, x), p->mask);
+    return bk_add(
+        t, x, bk_dropout(t, a, p->model->config.dropout, p->layer, BK_USE_DROPOUT_ATTENTION_OUT));
+}
+
+static bk_tensor *feedforward_half(void *context, bk_tape *t, bk_tensor *x)
+{
+    const pass *p = context;
+    const bk_block *block = &p->model->block[p->layer];
+    bk_tensor *f = bk_feedforward(
+        p->model, t, p->layer, bk_part_norm(p->model, t, &block->norm2, x), p->mask, p->positions);
+    return bk_add(t, x,
+                  bk_dropout(t, f, p->model->config.dropout, p->layer, BK_USE_DROPOUT_FFN_OUT));
+}
+
+static bk_tensor *both_halves(void *context, bk_tape *t, bk_tensor *x)
+{
+    return feedforward_half(context, t, attention_half(context, t, x));
+}
+
 bk_tensor *bk_block_forward(bk_model *model, bk_tape *t, int layer, bk_tensor *x, bk_tensor *mask,
                             int64_t positions)
 {
     const bk_block *block = &model->block[layer];
-    double p = model->config.dropout;
+    pass *p = BK_NEW(t->arena, pass, 1);
+    *p = (pass){model, layer, mask, positions};
     bk_tape_segment(t, block->segment);
-    bk_tensor *a = attention(model, t, layer, bk_part_norm(model, t, &block->norm1, x), mask);
-    x = bk_add(t, x, bk_dropout(t, a, p, layer, BK_USE_DROPOUT_ATTENTION_OUT));
-    bk_tensor *f =
-        bk_feedforward(model, t, layer, bk_part_norm(model, t, &block->norm2, x), mask, positions);
-    return bk_add(t, x, bk_dropout(t, f, p, layer, BK_USE_DROPOUT_FFN_OUT));
+    if (t->recording && model->config.recompute == BK_RECOMPUTE_NONE)
+        return both_halves(p, t, x);
+    if (!block->moe)
+        return bk_recompute(t, both_halves, p, x);
+    return feedforward_half(p, t, bk_recompute(t, attention_half, p, x)); /* routers have state */
 }

@@ -24,6 +24,10 @@ static const bk_option model_options[] = {
                   "on the embedding and behind attention and feed-forward"),
     BK_OPTION_F64_ABOVE(bk_model_config, norm_epsilon, 1e-5, 0.0, 1.0,
                         "added to the variance in LayerNorm"),
+    BK_OPTION_CHOICE(
+        bk_model_config, recompute, 0, "none|block",
+        "block: keep the inputs of blocks, make the rest again in backward (same bits; "
+        "of a block with experts the attention half)"),
     BK_OPTION_END,
 };
 

@@ -13,12 +13,14 @@ typedef struct bk_model_config {
     int64_t layers, width, heads, ffn, qkv_width, max_length;
     int activation; /* bk_activation */
     int positions;  /* BK_POSITIONS_* */
+    int recompute;  /* BK_RECOMPUTE_* */
     double dropout, norm_epsilon;
     int pool;  /* encoder: BK_POOL_* */
     bool tied; /* decoder */
 } bk_model_config;
 
 enum { BK_POOL_CLS, BK_POOL_MEAN, BK_POOL_FIRST };
+enum { BK_RECOMPUTE_NONE, BK_RECOMPUTE_BLOCK };
 enum { BK_POSITIONS_LEARNED, BK_POSITIONS_SINUSOID, BK_POSITIONS_NONE };
 
 typedef struct bk_attention_config {

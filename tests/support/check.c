@@ -10,6 +10,7 @@ bk_tape bk_test_tape(bk_dtype dtype, bk_lanes lanes)
 {
     return (bk_tape){.arena = bk_arena_new("step"),
                      .scratch = bk_arena_new("scratch"),
+                     .inner = bk_arena_new("block"),
                      .dtype = dtype,
                      .lanes = lanes,
                      .recording = true,
@@ -20,6 +21,7 @@ void bk_test_tape_free(bk_tape *t)
 {
     bk_arena_free(t->arena);
     bk_arena_free(t->scratch);
+    bk_arena_free(t->inner);
 }
 
 static void set(bk_dtype dtype, void *data, int64_t i, double value)
