@@ -3,6 +3,7 @@
 #include "dist/collective.h"
 #include "io/files.h"
 #include "io/yaml.h"
+#include "jobs/memory.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -67,11 +68,22 @@ const char *bk_ladder_text(const bk_split *split, double accuracy, char text[128
 
 /* ---- dry run ---- */
 
-/* What one step allocates and sends, by doing one. */
+/* What one step takes and sends, by doing one. */
 typedef struct step_costs {
-    double bytes; /* of memory */
+    double activations; /* bytes of the arenas of a step */
+    double resident;    /* peak bytes of this rank, all included */
     bk_traffic sent;
 } step_costs;
+
+static double arena_bytes(const bk_job *job)
+{
+    bk_arena *const arenas[] = {job->tape.arena, job->tape.scratch, job->tape.inner,
+                                job->teacher_arena};
+    double bytes = 0.0;
+    for (size_t i = 0; i < sizeof arenas / sizeof *arenas; i++)
+        bytes += arenas[i] ? (double)bk_arena_peak(arenas[i]) : 0.0;
+    return bytes;
+}
 
 static step_costs measure_step(bk_job *job)
 {
@@ -79,9 +91,8 @@ static step_costs measure_step(bk_job *job)
     bk_traffic before = bk_traffic_now();
     bk_job_step(job);
     bk_traffic after = bk_traffic_now();
-    size_t teacher = job->teacher_arena ? bk_arena_peak(job->teacher_arena) : 0;
-    return (step_costs){.bytes = (double)(bk_arena_peak(job->tape.arena) +
-                                          bk_arena_peak(job->tape.scratch) + teacher),
+    return (step_costs){.activations = arena_bytes(job),
+                        .resident = (double)bk_peak_bytes(),
                         .sent = {.bytes = after.bytes - before.bytes,
                                  .messages = after.messages - before.messages}};
 }
@@ -98,15 +109,16 @@ static double reduction_bytes(const bk_job *job)
     return bytes;
 }
 
-static void print_memory(const bk_job *job, double step)
+static void print_memory(const bk_job *job, const step_costs *step)
 {
     double slab = 4.0 * (double)(job->slab->values + job->slab->grads);
     double moments = 4.0 * job->config->optim.kind->moments * (double)job->shard->moment_floats;
     double teacher = job->teacher ? 4.0 * (double)bk_model_slab(job->teacher)->values : 0.0;
+    double rest = fmax(0.0, step->resident - slab - moments - teacher - step->activations);
     printf("memory of rank 0      %.3f MB: parameters and gradients %.3f, moments %.3f, teacher "
-           "%.3f, activations and scratch %.3f\n",
-           (slab + moments + teacher + step) / 1e6, slab / 1e6, moments / 1e6, teacher / 1e6,
-           step / 1e6);
+           "%.3f, activations and scratch %.3f, data, libraries and program %.3f\n",
+           step->resident / 1e6, slab / 1e6, moments / 1e6, teacher / 1e6, step->activations / 1e6,
+           rest / 1e6);
 }
 
 bk_status bk_dry_run(bk_job *job)
@@ -120,7 +132,7 @@ bk_status bk_dry_run(bk_job *job)
     printf("parameters            %lld\n", (long long)f.parameters);
     printf("active parameters     %lld\n", (long long)f.active_parameters);
     printf("flops a step          %.4g\n", 3.0 * f.flops_per_sample * (double)job->lanes.batch);
-    print_memory(job, step.bytes);
+    print_memory(job, &step);
     printf("sent a step by rank 0 %lld bytes in %lld messages, %.0f of them gradients and "
            "parameters: n (P-1)/P each way\n",
            (long long)step.sent.bytes, (long long)step.sent.messages, reduction_bytes(job));

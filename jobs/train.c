@@ -8,6 +8,7 @@
 #include "jobs/command.h"
 #include "jobs/load.h"
 #include "jobs/machine.h"
+#include "jobs/memory.h"
 #include "jobs/peak.h"
 #include "jobs/progress.h"
 
@@ -108,9 +109,15 @@ static void restart_clock(loop *l)
     l->logged_at = bk_seconds();
 }
 
+/* What a line says about the machine. */
+typedef struct machine_figures {
+    double tokens_per_second, utilization;
+    int64_t peak_bytes;
+} machine_figures;
+
 /* Positions a second since the last line, and the share of the machine's peak that the model's
  * FLOPs make. */
-static void rates(const loop *l, double *tokens_per_second, double *utilization)
+static void rates(const loop *l, machine_figures *out)
 {
     const bk_job *job = l->job;
     double seconds = bk_seconds() - l->logged_at;
@@ -118,21 +125,21 @@ static void rates(const loop *l, double *tokens_per_second, double *utilization)
     double flops = 3.0 * bk_model_measure(job->model).flops_per_sample;
     if (job->teacher)
         flops += bk_model_measure(job->teacher).flops_per_sample;
-    *tokens_per_second = (double)(job->state.tokens_seen - l->logged_positions) / seconds;
-    *utilization = flops * samples / seconds / (l->peak * job->world->size);
+    out->tokens_per_second = (double)(job->state.tokens_seen - l->logged_positions) / seconds;
+    out->utilization = flops * samples / seconds / (l->peak * job->world->size);
 }
 
-static void write_line(loop *l, const bk_step_result *r, double tokens_per_second,
-                       double utilization)
+static void write_line(loop *l, const bk_step_result *r, const machine_figures *f)
 {
     bk_metrics_begin(l->metrics, l->job->state.step, "train");
     bk_metrics_number(l->metrics, "loss", r->loss);
     write_terms(l, r);
     bk_metrics_number(l->metrics, "lr", r->lr);
     bk_metrics_number(l->metrics, "grad_norm", r->grad_norm);
-    bk_metrics_number(l->metrics, "tokens_per_second", tokens_per_second);
+    bk_metrics_number(l->metrics, "tokens_per_second", f->tokens_per_second);
     bk_metrics_number(l->metrics, "seconds", bk_seconds() - l->job->started);
-    bk_metrics_number(l->metrics, "model_flops_utilization", utilization);
+    bk_metrics_number(l->metrics, "model_flops_utilization", f->utilization);
+    bk_metrics_integer(l->metrics, "peak_bytes", f->peak_bytes);
     write_moe(l);
     bk_metrics_end(l->metrics);
 }
@@ -141,15 +148,16 @@ static void report(loop *l, const bk_step_result *r)
 {
     bk_job *job = l->job;
     bool due = bk_job_line_due(job, job->state.step);
-    double tokens_per_second, utilization;
-    rates(l, &tokens_per_second, &utilization);
+    machine_figures f = {0};
+    rates(l, &f);
+    f.peak_bytes = due ? bk_peak_bytes_of_ranks(job->world->ctl) : bk_peak_bytes();
     char text[160];
-    snprintf(text, sizeof text, "loss %.4f  lr %.3g  %.0f tokens/s", r->loss, r->lr,
-             tokens_per_second);
+    snprintf(text, sizeof text, "loss %.4f  lr %.3g  %.0f tokens/s  %.2f GB", r->loss, r->lr,
+             f.tokens_per_second, 1e-9 * (double)f.peak_bytes);
     bk_progress_show(&l->progress, job->state.step, due, text);
     if (!due)
         return;
-    write_line(l, r, tokens_per_second, utilization);
+    write_line(l, r, &f);
     restart_clock(l);
 }
 

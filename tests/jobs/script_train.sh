@@ -61,7 +61,7 @@ ls again/tb/* >/dev/null 2>&1 || fail 'no TensorBoard events'
 [ "$(cut -d, -f1,2 runs/plain/metrics.jsonl | tr -d ' {"' | tr '\n' ' ')" = \
     'step:2,split:train step:3,split:validation step:4,split:train step:6,split:train step:6,split:validation ' ] ||
     fail "lines: $(cut -d, -f1,2 runs/plain/metrics.jsonl)"
-for key in loss cross_entropy lr grad_norm tokens_per_second seconds model_flops_utilization; do
+for key in loss cross_entropy lr grad_norm tokens_per_second seconds model_flops_utilization peak_bytes; do
     [ "$(grep -c "train.*\"$key\": [0-9]" runs/plain/metrics.jsonl)" -eq 3 ] || fail "no $key on training lines"
 done
 says runs/plain/metrics.jsonl '"rows": 16'
