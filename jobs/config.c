@@ -81,6 +81,8 @@ static const bk_option parallel_options[] = {
     BK_OPTION_F64(bk_config_parallel, bucket_mb, 4.0, 0.25, 256.0,
                   "MiB of gradients reduced as one chain of messages"),
     BK_OPTION_BOOL(bk_config_parallel, overlap, true, "start buckets during backward"),
+    BK_OPTION_BOOL(bk_config_parallel, walk, false,
+                   "a rank works on its lanes one by one: the same bits in less memory, slower"),
     BK_OPTION_END,
 };
 

@@ -53,7 +53,7 @@ typedef struct bk_config_schedule {
 typedef struct bk_config_parallel {
     int64_t expert, lanes, threads, zero;
     double bucket_mb;
-    bool overlap;
+    bool overlap, walk;
 } bk_config_parallel;
 
 typedef struct bk_config_checkpoint {

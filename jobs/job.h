@@ -41,6 +41,8 @@ typedef struct bk_job {
     bk_reduction *reduction;
     bk_shard *shard;
     bk_tape tape;
+    double *records; /* [m,terms] of the last step, one row for each own lane */
+    bk_arena *walk;  /* gradients of lanes that wait for others (parallel.walk) */
     bk_attributes figures[BK_LOSSES_MAX]; /* of the losses, in a step whose line is due */
     bk_arena *teacher_arena;
     const char *teacher_payload; /* digest of the teacher's parameters; NULL without */

@@ -77,7 +77,7 @@ typedef struct step_costs {
 
 static double arena_bytes(const bk_job *job)
 {
-    bk_arena *const arenas[] = {job->tape.arena, job->tape.scratch, job->tape.inner,
+    bk_arena *const arenas[] = {job->tape.arena, job->tape.scratch, job->tape.inner, job->walk,
                                 job->teacher_arena};
     double bytes = 0.0;
     for (size_t i = 0; i < sizeof arenas / sizeof *arenas; i++)

@@ -108,6 +108,23 @@ static bk_status make_model(bk_job *job)
     return BK_OK;
 }
 
+/* A walk sees one lane at a time. */
+static bk_status check_walk(const bk_job *job)
+{
+    const bk_config *c = job->config;
+    if (c->parallel.walk && bk_model_moe_layers(job->model) > 0)
+        return bk_fail(BK_USAGE, "parallel.walk=true does not go with model.moe: its routers see "
+                                 "the tokens of all lanes at once; use model.recompute=block to "
+                                 "save memory");
+    for (int i = 0; c->parallel.walk && i < c->losses; i++)
+        if (c->loss[i].kind->flags & BK_LOSS_COLLECTIVE)
+            return bk_fail(BK_USAGE,
+                           "parallel.walk=true does not go with the loss %s: it sees the rows of "
+                           "all lanes at once; use model.recompute=block to save memory",
+                           c->loss[i].kind->name);
+    return BK_OK;
+}
+
 /* What only the model and its data can tell about the configuration. */
 static bk_status check_model(const bk_job *job)
 {
@@ -118,7 +135,7 @@ static bk_status check_model(const bk_job *job)
     for (int i = 0; i < c->losses; i++)
         if (c->loss[i].kind->fits)
             BK_TRY(c->loss[i].kind->fits(c->loss[i].config, job->data.classes == 0));
-    return BK_OK;
+    return check_walk(job);
 }
 
 /* ---- the whole ---- */
@@ -158,6 +175,13 @@ static void make_tape(bk_job *job)
                           .bf16 = job->config->run.precision == BK_PRECISION_BF16,
                           .lanes = job->lanes,
                           .seed = (uint64_t)job->config->run.seed};
+}
+
+static void make_step_room(bk_job *job)
+{
+    make_tape(job);
+    job->walk = bk_arena_new("walk");
+    job->records = BK_NEW(job->arena, double, job->lanes.count *BK_MAX_TERMS);
 }
 
 static const char *machine_text(const bk_job *job)
@@ -291,7 +315,7 @@ static bk_status open_all(bk_job *job)
     BK_TRY(open_inputs(job));
     job->resolved = resolved_text(job);
     job->machine = machine_text(job);
-    make_tape(job);
+    make_step_room(job);
     if (job->purpose != BK_EVALUATE)
         open_optimizer(job);
     note_rounding(job);
@@ -324,6 +348,7 @@ void bk_job_close(bk_job *job)
     bk_arena_free(job->tape.arena);
     bk_arena_free(job->tape.scratch);
     bk_arena_free(job->tape.inner);
+    bk_arena_free(job->walk);
     bk_arena_free(job->teacher_arena);
     bk_world_close(job->world);
 }

@@ -39,22 +39,20 @@ static void add_losses(bk_job *job, const bk_bundle *bundle)
     }
 }
 
-/* Records of all terms, one row for each own lane. */
-static double *term_records(const bk_tape *t)
+/* The terms of the lanes that the tape ran over, own lane `first` and on. */
+static void keep_records(bk_job *job, int64_t first)
 {
-    int64_t lanes = t->lanes.count;
-    double *records = BK_NEW(t->arena, double, lanes * t->terms);
+    const bk_tape *t = &job->tape;
     for (int i = 0; i < t->terms; i++)
-        for (int64_t l = 0; l < lanes; l++)
-            records[l * t->terms + i] = bk_f64(t->term[i].value)[l];
-    return records;
+        for (int64_t l = 0; l < t->lanes.count; l++)
+            job->records[(first + l) * t->terms + i] = bk_f64(t->term[i].value)[l];
 }
 
-static int64_t nonfinite_records(const bk_tape *t, const double *records)
+static int64_t nonfinite_records(const bk_job *job)
 {
     int64_t count = 0;
-    for (int64_t i = 0; i < t->lanes.count * t->terms; i++)
-        count += !isfinite(records[i]);
+    for (int64_t i = 0; i < job->lanes.count * job->tape.terms; i++)
+        count += !isfinite(job->records[i]);
     return count;
 }
 
@@ -83,16 +81,15 @@ static double agree(bk_job *job, bk_step_result *out)
 {
     bk_tape *t = &job->tape;
     int64_t blocks = bk_reduction_norm_records(job->reduction);
-    double *records = term_records(t);
     double *block = BK_NEW(t->arena, double, blocks);
     int64_t nonfinite = 0;
     bk_reduction_squares(job->reduction, block, &nonfinite);
-    bk_step_message m = {.flag = {[BK_STEP_NONFINITE] = nonfinite + nonfinite_records(t, records),
+    bk_step_message m = {.flag = {[BK_STEP_NONFINITE] = nonfinite + nonfinite_records(job),
                                   [BK_STEP_TERM] = bk_signals_term(),
                                   [BK_STEP_USR1] = bk_signals_usr1(),
                                   [BK_STEP_TIME] = bk_seconds() >= job->stop_at},
                          .terms = t->terms,
-                         .record = records,
+                         .record = job->records,
                          .sum = BK_NEW(t->arena, double, t->terms),
                          .blocks = blocks,
                          .block = block,
@@ -124,18 +121,71 @@ static void update(bk_job *job, bk_step_result *out)
         bk_reduction_allgather(job->reduction, job->slab->value);
 }
 
-static void forward_backward(bk_job *job, bk_bundle *bundle)
+/* Forward and backward over the rows of t->lanes. */
+static void pass(bk_job *job, bk_bundle *bundle)
 {
     bk_tape *t = &job->tape;
     bk_tape_begin(t);
-    t->training = t->recording = true;
-    t->step = job->state.step;
-    bk_sampler_batch(job->train_sampler, job->state.step, &job->lanes, t->arena, bundle);
+    bk_sampler_batch(job->train_sampler, job->state.step, &t->lanes, t->arena, bundle);
     bk_job_teach(job, bundle);
-    bk_reduction_begin(job->reduction, t);
     bk_model_forward(job->model, t, bundle);
     add_losses(job, bundle);
     bk_tape_backward(t);
+    keep_records(job, t->lanes.first - job->lanes.first);
+}
+
+/* ---- lane by lane (parallel.walk): the tree over lanes stands outside the pass ---- */
+
+typedef struct walk {
+    bk_job *job;
+    bk_bundle *bundle;
+} walk;
+
+/* The gradients of one lane, in the place of the slab's. */
+static void gradients_of_lane(void *context, int64_t l, void *out)
+{
+    const walk *w = context;
+    bk_slab *slab = w->job->slab;
+    float *whole = slab->grad;
+    memset(out, 0, (size_t)slab->grads * sizeof *whole);
+    slab->grad = out;
+    w->job->tape.lanes.first = w->job->lanes.first + l;
+    *w->bundle = (bk_bundle){0};
+    pass(w->job, w->bundle);
+    slab->grad = whole;
+}
+
+static void all_ready(const bk_job *job)
+{
+    const bk_tape *t = &job->tape;
+    for (int i = 0; i < job->slab->parameters; i++)
+        for (int use = 0; use < job->slab->parameter[i]->uses; use++)
+            t->grad_ready(t->grad_ready_context, job->slab->parameter[i], use);
+}
+
+static void walk_lanes(bk_job *job, bk_bundle *bundle)
+{
+    bk_tape *t = &job->tape;
+    t->grad_ready = NULL;
+    t->lanes.count = 1;
+    bk_lane_tree(&job->lanes, BK_F32, job->slab->grads, job->slab->grad, gradients_of_lane,
+                 &(walk){job, bundle}, job->walk);
+    t->lanes = job->lanes;
+    bk_reduction_begin(job->reduction, t);
+    all_ready(job);
+}
+
+static void forward_backward(bk_job *job, bk_bundle *bundle)
+{
+    bk_tape *t = &job->tape;
+    t->training = t->recording = true;
+    t->step = job->state.step;
+    if (job->config->parallel.walk && job->lanes.count > 1) {
+        walk_lanes(job, bundle);
+    } else {
+        bk_reduction_begin(job->reduction, t);
+        pass(job, bundle);
+    }
     bk_reduction_finish(job->reduction);
 }
 
