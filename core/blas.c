@@ -87,6 +87,14 @@ const char *bk_blas_cblas_description(void)
     return text;
 }
 
+const char *bk_blas_coretype_advice(void)
+{
+    if (use_onednn || !openblas_get_corename || !__builtin_cpu_supports("avx2") ||
+        strcmp(openblas_get_corename(), "Prescott") != 0)
+        return NULL;
+    return bk_cpu_avx512() ? "SkylakeX" : "Haswell";
+}
+
 /* ---- one tile ---- */
 
 static void scale_only(bk_dtype dtype, const bk_gemm *g)

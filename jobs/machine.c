@@ -1,5 +1,6 @@
 #include "jobs/machine.h"
 
+#include "core/blas.h"
 #include "core/log.h"
 #include "dist/collective.h"
 #include "jobs/slurm.h"
@@ -199,8 +200,21 @@ static const char *check_interfaces(bk_arena *arena, const bk_machine *m)
                            m->interface_count, m->interfaces);
 }
 
-static check *const checks[] = {check_launcher, check_binding, check_idle, check_oversubscribed,
-                                check_threads,  check_shared,  check_copy, check_interfaces};
+static const char *check_products(bk_arena *arena, const bk_machine *m)
+{
+    const char *coretype = bk_blas_coretype_advice();
+    (void)m;
+    if (!coretype)
+        return NULL;
+    return bk_arena_printf(arena,
+                           "OpenBLAS does not know this processor and runs at a tenth of its "
+                           "speed: set OPENBLAS_CORETYPE=%s",
+                           coretype);
+}
+
+static check *const checks[] = {check_launcher,       check_binding,  check_idle,
+                                check_oversubscribed, check_threads,  check_shared,
+                                check_copy,           check_products, check_interfaces};
 
 void bk_machine_add(bk_machine *m, const char *problem)
 {

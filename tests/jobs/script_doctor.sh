@@ -30,6 +30,13 @@ says out 'the launcher started 4 processes, but MPI sees 1'
 SLURM_STEP_NUM_TASKS=4 expect 0 1 doctor
 says out 'srun --mpi=pmix'
 
+if grep -qw avx2 /proc/cpuinfo; then
+    OPENBLAS_CORETYPE=Prescott BIRKHOFF_GEMM=cblas expect 0 1 doctor
+    says out 'runs at a tenth of its speed: set OPENBLAS_CORETYPE='
+    OPENBLAS_CORETYPE=Haswell BIRKHOFF_GEMM=cblas expect 0 1 doctor
+    grep -q 'OPENBLAS_CORETYPE' out && fail "Haswell kernels are no trouble: $(cat out)"
+fi
+
 ranks=$((cores + 1))
 if [ "$ranks" -le 5 ]; then
     OMPI_MCA_mpi_yield_when_idle=0 expect 0 "$ranks" doctor
