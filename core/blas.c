@@ -133,16 +133,29 @@ static const bk_onednn_matmul *matmul_for(bk_dtype dtype, const bk_gemm *g)
     return use_onednn && wanted && g->k > 0 ? bk_onednn_find(dtype, g) : NULL;
 }
 
+static bk_dtype sums_of(bk_dtype dtype)
+{
+    return dtype == BK_BF16 ? BK_F32 : dtype;
+}
+
+static void add_bias(bk_dtype dtype, const bk_gemm *g)
+{
+    size_t size = bk_dtype_size(dtype);
+    for (int64_t i = 0; g->bias && i < g->m; i++)
+        bk_vector(dtype)->add(g->n, g->bias, (char *)g->c + (size_t)(i * g->ldc) * size);
+}
+
 static void run_tile(bk_dtype dtype, const bk_onednn_matmul *matmul, const bk_gemm *g)
 {
-    if (g->k == 0)
-        scale_only(dtype, g);
-    else if (matmul)
+    if (matmul) {
         bk_onednn_run(matmul, g);
-    else if (use_onednn && dtype == BK_F32 && bk_onednn_sgemm(g))
         return;
-    else
+    }
+    if (g->k == 0)
+        scale_only(sums_of(dtype), g);
+    else if (!use_onednn || dtype != BK_F32 || !bk_onednn_sgemm(g))
         run_cblas(dtype, g);
+    add_bias(sums_of(dtype), g);
 }
 
 /* ---- one product ---- */
@@ -172,7 +185,7 @@ static grid grid_of(const bk_gemm *g, bk_tile least)
 /* Tile (i, j) of the output as a product of its own. */
 static bk_gemm tile_of(bk_dtype dtype, const bk_gemm *g, const grid *x, int64_t i, int64_t j)
 {
-    size_t size = bk_dtype_size(dtype), sums = bk_dtype_size(dtype == BK_BF16 ? BK_F32 : dtype);
+    size_t size = bk_dtype_size(dtype), sums = bk_dtype_size(sums_of(dtype));
     int64_t row = i * x->height, col = j * x->width;
     bk_gemm t = *g;
     t.m = i == x->rows - 1 ? g->m - row : x->height;
@@ -180,6 +193,7 @@ static bk_gemm tile_of(bk_dtype dtype, const bk_gemm *g, const grid *x, int64_t 
     t.a = (const char *)g->a + (size_t)(g->ta == BK_N ? row * g->lda : row) * size;
     t.b = (const char *)g->b + (size_t)(g->tb == BK_N ? col : col * g->ldb) * size;
     t.c = (char *)g->c + (size_t)(row * g->ldc + col) * sums;
+    t.bias = g->bias ? (const char *)g->bias + (size_t)col * sums : NULL;
     return t;
 }
 
@@ -239,7 +253,8 @@ void bk_gemm_batch(bk_dtype dtype, int64_t count, const bk_gemm *g)
     for (int64_t i = 1; i < count && uniform; i++)
         uniform = g[i].m == g[0].m && g[i].n == g[0].n && g[i].k == g[0].k && g[i].ta == g[0].ta &&
                   g[i].tb == g[0].tb && g[i].lda == g[0].lda && g[i].ldb == g[0].ldb &&
-                  g[i].ldc == g[0].ldc && g[i].beta == g[0].beta && g[i].alpha == g[0].alpha;
+                  g[i].ldc == g[0].ldc && g[i].beta == g[0].beta && g[i].alpha == g[0].alpha &&
+                  !g[i].bias == !g[0].bias;
     if (!uniform || g[0].m >= 2 * small_tile.rows || g[0].n >= 2 * small_tile.cols) {
         for (int64_t i = 0; i < count; i++)
             bk_gemm_run(dtype, &g[i]);

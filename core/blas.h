@@ -10,8 +10,8 @@
 
 typedef enum bk_transpose { BK_N, BK_T } bk_transpose;
 
-/* C[M,N] = alpha op(A)[M,K] op(B)[K,N] + beta C.  lda, ldb, ldc: elements between rows as stored.
- */
+/* C[M,N] = alpha op(A)[M,K] op(B)[K,N] + bias[N] + beta C.  lda, ldb, ldc: elements between rows as
+ * stored. */
 typedef struct bk_gemm {
     bk_transpose ta, tb;
     int64_t m, n, k;
@@ -23,7 +23,8 @@ typedef struct bk_gemm {
     double beta;
     void *c;
     int64_t ldc;
-    bool varying; /* the shape changes from step to step: nothing is prepared and kept for it */
+    const void *bias; /* of C's type, added to each row; NULL: none */
+    bool varying;     /* the shape changes from step to step: nothing is prepared and kept for it */
 } bk_gemm;
 
 /* One product in dtype BK_F32, BK_F64, or BK_BF16: A and B in bf16, sums and C in fp32 (alpha 1,

@@ -56,13 +56,13 @@ const char *bk_onednn_description(void)
 
 typedef struct shape {
     int64_t m, n, k, lda, ldb, ldc;
-    int32_t ta, tb, accumulate, operands;
+    int32_t ta, tb, accumulate, operands, bias, unused;
 } shape;
 
 struct bk_onednn_matmul {
     shape key;
     dnnl_primitive_t primitive;
-    dnnl_memory_desc_t a, b, c, scratchpad;
+    dnnl_memory_desc_t a, b, c, bias, scratchpad;
     bk_onednn_matmul *next;
 };
 
@@ -127,7 +127,8 @@ static shape shape_of(bk_dtype operands, const bk_gemm *g)
                    .ta = (int32_t)g->ta,
                    .tb = (int32_t)g->tb,
                    .accumulate = g->beta == 1.0,
-                   .operands = (int32_t)operands};
+                   .operands = (int32_t)operands,
+                   .bias = g->bias != NULL};
 }
 
 /* op(X)[rows,cols], stored with ld elements between rows. */
@@ -153,7 +154,7 @@ static dnnl_primitive_t make_primitive(bk_onednn_matmul *x)
     dnnl_post_ops_t after;
     dnnl_primitive_desc_t description;
     dnnl_primitive_t primitive;
-    CHECK(dnnl_matmul_desc_init(&matmul, &x->a, &x->b, NULL, &x->c));
+    CHECK(dnnl_matmul_desc_init(&matmul, &x->a, &x->b, x->key.bias ? &x->bias : NULL, &x->c));
     CHECK(dnnl_primitive_attr_create(&attributes));
     CHECK(dnnl_primitive_attr_set_scratchpad_mode(attributes, dnnl_scratchpad_mode_user));
     CHECK(dnnl_post_ops_create(&after));
@@ -181,6 +182,7 @@ static bk_onednn_matmul *make(const shape *s)
     x->a = describe(type, (bk_transpose)s->ta, (int64_t[]){s->m, s->k}, s->lda);
     x->b = describe(type, (bk_transpose)s->tb, (int64_t[]){s->k, s->n}, s->ldb);
     x->c = describe(dnnl_f32, BK_N, (int64_t[]){s->m, s->n}, s->ldc);
+    x->bias = describe(dnnl_f32, BK_N, (int64_t[]){1, s->n}, s->n);
     x->primitive = make_primitive(x);
     return x;
 }
@@ -218,22 +220,29 @@ static void *own_scratchpad(size_t bytes)
 
 void bk_onednn_run(const bk_onednn_matmul *x, const bk_gemm *g)
 {
-    enum { ARGUMENTS = 4 };
-    dnnl_memory_t memory[ARGUMENTS];
+    enum { ARGUMENTS = 5 };
+    dnnl_exec_arg_t argument[ARGUMENTS];
     if (!own.stream)
         CHECK(dnnl_stream_create(&own.stream, engine, dnnl_stream_default_flags));
-    void *scratchpad = own_scratchpad(dnnl_memory_desc_get_size(&x->scratchpad));
-    CHECK(dnnl_memory_create(&memory[0], &x->a, engine, (void *)(uintptr_t)g->a));
-    CHECK(dnnl_memory_create(&memory[1], &x->b, engine, (void *)(uintptr_t)g->b));
-    CHECK(dnnl_memory_create(&memory[2], &x->c, engine, g->c));
-    CHECK(dnnl_memory_create(&memory[3], &x->scratchpad, engine, scratchpad));
-    dnnl_exec_arg_t arguments[ARGUMENTS] = {{DNNL_ARG_SRC, memory[0]},
-                                            {DNNL_ARG_WEIGHTS, memory[1]},
-                                            {DNNL_ARG_DST, memory[2]},
-                                            {DNNL_ARG_SCRATCHPAD, memory[3]}};
-    CHECK(dnnl_primitive_execute(x->primitive, own.stream, ARGUMENTS, arguments));
-    for (int i = 0; i < ARGUMENTS; i++)
-        CHECK(dnnl_memory_destroy(memory[i]));
+    const struct {
+        int name;
+        const dnnl_memory_desc_t *shape;
+        const void *data;
+    } list[ARGUMENTS] = {{DNNL_ARG_SRC, &x->a, g->a},
+                         {DNNL_ARG_WEIGHTS, &x->b, g->b},
+                         {DNNL_ARG_DST, &x->c, g->c},
+                         {DNNL_ARG_SCRATCHPAD, &x->scratchpad,
+                          own_scratchpad(dnnl_memory_desc_get_size(&x->scratchpad))},
+                         {DNNL_ARG_BIAS, &x->bias, g->bias}};
+    int count = x->key.bias ? ARGUMENTS : ARGUMENTS - 1;
+    for (int i = 0; i < count; i++) {
+        argument[i].arg = list[i].name;
+        CHECK(dnnl_memory_create(&argument[i].memory, list[i].shape, engine,
+                                 (void *)(uintptr_t)list[i].data));
+    }
+    CHECK(dnnl_primitive_execute(x->primitive, own.stream, count, argument));
+    for (int i = 0; i < count; i++)
+        CHECK(dnnl_memory_destroy(argument[i].memory));
 }
 
 const char *bk_onednn_description(void)

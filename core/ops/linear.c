@@ -56,14 +56,6 @@ static void linear_shape(bk_tape *t, bk_node *n)
     y->shape[y->dims - 1] = w->shape[0];
 }
 
-static void add_bias(void *context, int64_t first, int64_t last)
-{
-    const bk_node *n = context;
-    const bk_tensor *b = n->in[2], *y = n->out[0];
-    for (int64_t i = first; i < last; i++)
-        bk_vector(y->dtype)->add(bk_cols(y), b->data, at(y->data, y->dtype, i * bk_cols(y)));
-}
-
 /* The weights as they were rounded stay for backward. */
 static void linear_forward(bk_tape *t, bk_node *n)
 {
@@ -85,10 +77,9 @@ static void linear_forward(bk_tape *t, bk_node *n)
                                       .b = weight,
                                       .ldb = in,
                                       .c = at(y->data, y->dtype, first * out),
-                                      .ldc = out});
+                                      .ldc = out,
+                                      .bias = b ? b->data : NULL});
     }
-    if (b)
-        bk_parallel(rows, 1, out, add_bias, n);
     n->saved = (void *)(uintptr_t)weight;
     bk_arena_release(t->scratch, mark);
 }

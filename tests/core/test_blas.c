@@ -49,9 +49,11 @@ static double element(bk_dtype dtype, const void *x, int64_t i)
 typedef struct product {
     bk_dtype dtype;
     bk_gemm g;
-    void *a, *b, *c, *before;
+    void *a, *b, *c, *before, *bias;
     int64_t count; /* elements of c */
 } product;
+
+static bool with_bias;
 
 static product make(bk_dtype dtype, bk_gemm g)
 {
@@ -66,6 +68,8 @@ static product make(bk_dtype dtype, bk_gemm g)
     p.g.b = p.b = filled(dtype, b_rows * p.g.ldb, 2);
     p.g.c = p.c = filled(sums_of(dtype), p.count, 3);
     p.before = filled(sums_of(dtype), p.count, 3);
+    p.bias = filled(sums_of(dtype), g.n, 4);
+    p.g.bias = with_bias ? p.bias : NULL;
     return p;
 }
 
@@ -75,6 +79,7 @@ static void drop(product *p)
     free(p->b);
     free(p->c);
     free(p->before);
+    free(p->bias);
 }
 
 static double expected(const product *p, int64_t i, int64_t j)
@@ -87,7 +92,8 @@ static double expected(const product *p, int64_t i, int64_t j)
         sum += element(p->dtype, p->a, at) * element(p->dtype, p->b, bt);
     }
     double old = g->beta == 0.0 ? 0.0 : element(sums_of(p->dtype), p->before, i * g->ldc + j);
-    return g->alpha * sum + g->beta * old;
+    double bias = g->bias ? element(sums_of(p->dtype), g->bias, j) : 0.0;
+    return g->alpha * sum + bias + g->beta * old;
 }
 
 /* Largest error over the whole of c; what lies between the rows must not have changed. */
@@ -151,12 +157,14 @@ static void both_libraries_multiply(void **state)
                     g.alpha = factors[f][0];
                     g.beta = factors[f][1];
                     g.varying = f == 0 && form == 0;
+                    with_bias = f != 1;
                     check_product(BK_F32, g);
                     check_product(BK_F64, g);
                     if (bk_blas_bf16() == BK_BF16 && g.alpha == 1.0)
                         check_product(BK_BF16, g);
                 }
     }
+    with_bias = false;
 }
 
 static void beta_zero_overwrites(void **state)
