@@ -246,27 +246,79 @@ void bk_gemm_run(bk_dtype dtype, const bk_gemm *g)
     }
 }
 
-void bk_gemm_batch(bk_dtype dtype, int64_t count, const bk_gemm *g)
+static bool same_shape(const bk_gemm *a, const bk_gemm *b)
 {
-    const bk_onednn_matmul *same = NULL;
-    bool uniform = count > 0;
-    for (int64_t i = 1; i < count && uniform; i++)
-        uniform = g[i].m == g[0].m && g[i].n == g[0].n && g[i].k == g[0].k && g[i].ta == g[0].ta &&
-                  g[i].tb == g[0].tb && g[i].lda == g[0].lda && g[i].ldb == g[0].ldb &&
-                  g[i].ldc == g[0].ldc && g[i].beta == g[0].beta && g[i].alpha == g[0].alpha &&
-                  !g[i].bias == !g[0].bias;
-    if (!uniform || g[0].m >= 2 * small_tile.rows || g[0].n >= 2 * small_tile.cols) {
-        for (int64_t i = 0; i < count; i++)
-            bk_gemm_run(dtype, &g[i]);
-        return;
-    }
-    if (g[0].m == 0 || g[0].n == 0)
-        return;
-    same = matmul_for(dtype, &g[0]);
+    return a->m == b->m && a->n == b->n && a->k == b->k && a->ta == b->ta && a->tb == b->tb &&
+           a->lda == b->lda && a->ldb == b->ldb && a->ldc == b->ldc && a->alpha == b->alpha &&
+           a->beta == b->beta && !a->bias == !b->bias;
+}
+
+/* Small products of one shape: each is one tile. */
+static void run_uniform(bk_dtype dtype, int64_t count, const bk_gemm *g)
+{
+    const bk_onednn_matmul *same = matmul_for(dtype, &g[0]);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (int64_t i = 0; i < count; i++)
         run_tile(dtype, same, &g[i]);
     bk_poll();
+}
+
+/* A tile of one of several products. */
+typedef struct share {
+    const bk_gemm *product;
+    const plan *plan;
+    int64_t row, col;
+} share;
+
+static void run_share(bk_dtype dtype, const share *s)
+{
+    const plan *p = s->plan;
+    bk_gemm tile = tile_of(dtype, s->product, &p->grid, s->row, s->col);
+    run_tile(dtype, p->matmul[s->row == p->grid.rows - 1][s->col == p->grid.cols - 1], &tile);
+}
+
+static void *room(int64_t count, size_t size)
+{
+    void *data = malloc((size_t)(count + 1) * size);
+    if (!data)
+        bk_fatal("out of memory: %lld products", (long long)count);
+    return data;
+}
+
+/* Products of differing shapes: the tiles of all of them are shared out together. */
+static void run_mixed(bk_dtype dtype, int64_t count, const bk_gemm *g)
+{
+    plan *plans = room(count, sizeof *plans);
+    int64_t shares = 0;
+    for (int64_t i = 0; i < count; i++)
+        if (g[i].m > 0 && g[i].n > 0) {
+            plans[i] = plan_of(dtype, &g[i]);
+            shares += plans[i].grid.rows * plans[i].grid.cols;
+        }
+    share *list = room(shares, sizeof *list), *next = list;
+    for (int64_t i = 0; i < count; i++)
+        for (int64_t j = 0; g[i].m > 0 && g[i].n > 0 && j < plans[i].grid.rows * plans[i].grid.cols;
+             j++)
+            *next++ = (share){&g[i], &plans[i], j / plans[i].grid.cols, j % plans[i].grid.cols};
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)
+    for (int64_t i = 0; i < shares; i++) {
+        run_share(dtype, &list[i]);
+        if (omp_get_thread_num() == 0)
+            bk_poll();
+    }
+    free(list);
+    free(plans);
+}
+
+void bk_gemm_batch(bk_dtype dtype, int64_t count, const bk_gemm *g)
+{
+    bool uniform = count > 0 && g[0].m < 2 * small_tile.rows && g[0].n < 2 * small_tile.cols;
+    for (int64_t i = 1; i < count && uniform; i++)
+        uniform = same_shape(&g[i], &g[0]);
+    if (uniform && g[0].m > 0 && g[0].n > 0)
+        run_uniform(dtype, count, g);
+    else
+        run_mixed(dtype, count, g);
 }
 
 /* ---- bf16 ---- */
