@@ -253,7 +253,7 @@ static bool same_shape(const bk_gemm *a, const bk_gemm *b)
            a->beta == b->beta && !a->bias == !b->bias;
 }
 
-/* Small products of one shape: each is one tile. */
+/* Products of one shape, each of them one tile. */
 static void run_uniform(bk_dtype dtype, int64_t count, const bk_gemm *g)
 {
     const bk_onednn_matmul *same = matmul_for(dtype, &g[0]);
@@ -310,12 +310,17 @@ static void run_mixed(bk_dtype dtype, int64_t count, const bk_gemm *g)
     free(plans);
 }
 
+/* A product has the tiles that it has alone, whatever stands beside it. */
 void bk_gemm_batch(bk_dtype dtype, int64_t count, const bk_gemm *g)
 {
-    bool uniform = count > 0 && g[0].m < 2 * small_tile.rows && g[0].n < 2 * small_tile.cols;
+    bool uniform = count > 0 && g[0].m > 0 && g[0].n > 0;
     for (int64_t i = 1; i < count && uniform; i++)
         uniform = same_shape(&g[i], &g[0]);
-    if (uniform && g[0].m > 0 && g[0].n > 0)
+    if (uniform) {
+        plan p = plan_of(dtype, &g[0]);
+        uniform = p.grid.rows * p.grid.cols == 1;
+    }
+    if (uniform)
         run_uniform(dtype, count, g);
     else
         run_mixed(dtype, count, g);
