@@ -52,4 +52,9 @@ BK_CHECKED bk_status bk_bench_time(const bk_comm *comm, int64_t warmup, int64_t 
 /* Collective.  FLOP/s of fused multiply-adds on all ranks together (jobs/peak.h). */
 double bk_bench_peak(const bk_comm *comm);
 
+/* User and system seconds of all threads of this process so far. */
+double bk_bench_cpu_seconds(void);
+/* Collective.  Those since `start`, summed over the ranks: what other programs disturb less. */
+double bk_bench_cpu_since(const bk_comm *comm, double start);
+
 #endif

@@ -73,9 +73,12 @@ static void outer(int64_t experts, int64_t channels, int64_t stride, const doubl
                   const void *x_, double *sum)
 {
     const real *x = x_;
-    for (int64_t e = 0; e < experts; e++)
-        for (int64_t c = 0; g[e] != 0.0 && c < channels; c++)
+    for (int64_t e = 0; e < experts; e++) {
+        if (g[e] == 0.0)
+            continue;
+        for (int64_t c = 0; c < channels; c++)
             sum[e * stride + c] += g[e] * (double)x[c];
+    }
 }
 
 static void input_back(int64_t experts, int64_t channels, const double *g, const void *gate_,
@@ -85,7 +88,9 @@ static void input_back(int64_t experts, int64_t channels, const double *g, const
     real *dx = dx_;
     for (int64_t e = 0; e < experts; e++) {
         real factor = (real)g[e];
-        for (int64_t c = 0; g[e] != 0.0 && c < channels; c++)
+        if (g[e] == 0.0)
+            continue;
+        for (int64_t c = 0; c < channels; c++)
             dx[c] += factor * gate[e * channels + c];
     }
 }

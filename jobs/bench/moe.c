@@ -82,6 +82,7 @@ typedef struct layer {
     float *x, *dy; /* [T,C] of this rank */
     int64_t rows, width;
     int64_t warmup, done;
+    double cpu;                    /* seconds of this process when the warm-up was over */
     double seconds[BK_MOE_PHASES]; /* of the runs that count, summed */
 } layer;
 
@@ -176,6 +177,8 @@ static bk_tensor **leaves(layer *y, int which)
 static bk_status forward_backward(void *context)
 {
     layer *y = context;
+    if (y->done == y->warmup)
+        y->cpu = bk_bench_cpu_seconds();
     bk_tape_begin(&y->tape);
     y->tape.step = y->done;
     bk_moe_args a = y->args;
@@ -277,11 +280,13 @@ static bk_status measure(layer *y, const moe_config *c, const bk_world *world, b
                          bk_bench_result *out)
 {
     BK_TRY(bk_bench_time(world->ctl, c->warmup, c->repeats, forward_backward, y, &out->seconds));
+    double cpu = bk_bench_cpu_since(world->ctl, y->cpu);
     double products = 2.0 * (double)(c->k * y->args.hidden) + (double)c->experts;
     out->rate = 6.0 * (double)(c->tokens * c->width) * products / out->seconds;
     out->limit = bk_bench_peak(world->ctl);
     out->library = bk_blas_description();
     bk_bench_add(out, NULL, "tokens_per_second", (double)c->tokens / out->seconds);
+    bk_bench_add(out, NULL, "cpu_seconds", cpu / (double)c->repeats);
     bk_bench_add(out, NULL, "expert_parallel", world->expert);
     add_phases(y, c, world, out);
     return measure_transport(y, c, world, arena, out);
