@@ -8,6 +8,7 @@
 #include "core/vector.h"
 #include "dist/collective.h"
 #include "models/moe_experts.h"
+#include "models/moe_gate.h"
 #include "models/moe_kernel.h"
 
 #include <string.h>
@@ -53,12 +54,6 @@ static size_t row_bytes(const saved *s)
     return (size_t)s->width * bk_dtype_size(s->experts.dtype);
 }
 
-/* Padding is passed over, whatever stands there. */
-static bool is_real(const saved *s, int64_t token)
-{
-    return !s->args.mask || s->args.mask[token] != 0;
-}
-
 /* Books the time since the last call. */
 static void lap(saved *s, bk_moe_phase phase)
 {
@@ -92,42 +87,16 @@ static void note_costs(const saved *s, bool training)
 
 /* ---- forward ---- */
 
-typedef struct gating {
-    const saved *saved;
-    const bk_tensor *x;
-    const double *panel;
-    double *h; /* [T,E] */
-} gating;
-
-static void logits_of(void *context, int64_t first, int64_t last)
+static bk_gate gate_of(const bk_node *n, const saved *s)
 {
-    const gating *c = context;
-    int64_t experts = c->saved->args.experts, width = c->saved->width;
-    bk_moe_of(c->x->dtype)
-        ->logits(last - first, width, experts, row(c->x->data, c->x, first, width), c->panel,
-                 c->h + first * experts);
-    for (int64_t i = first; i < last; i++)
-        if (!is_real(c->saved, i))
-            memset(c->h + i * experts, 0, (size_t)experts * sizeof *c->h);
-}
-
-static double *make_logits(bk_tape *t, const bk_node *n, const saved *s)
-{
-    const bk_tensor *x = n->in[X];
-    int64_t tokens = bk_rows(x), experts = s->args.experts;
-    double *h = BK_NEW(t->arena, double, tokens *experts);
-    bk_arena_mark mark = bk_arena_get_mark(t->scratch);
-    double *panel = BK_NEW(t->scratch, double, BK_MOE_PANEL(experts) * s->width);
-    bk_moe_of(x->dtype)->panels(experts, s->width, n->in[GATE]->data, panel);
-    bk_parallel(tokens, 1, experts * s->width, logits_of, &(gating){s, x, panel, h});
-    bk_arena_release(t->scratch, mark);
-    return h;
+    return (bk_gate){.x = n->in[X], .weight = n->in[GATE], .mask = s->args.mask};
 }
 
 static void route(bk_tape *t, const bk_node *n, saved *s)
 {
     const bk_moe_args *a = &s->args;
-    s->route_args = (bk_route_args){.logits = make_logits(t, n, s),
+    bk_gate gate = gate_of(n, s);
+    s->route_args = (bk_route_args){.logits = bk_gate_logits(t, &gate),
                                     .mask = a->mask,
                                     .tokens = bk_rows(n->in[X]),
                                     .experts = a->experts,
@@ -289,48 +258,6 @@ static void weigh_gradients(void *context, int64_t first, int64_t last)
     }
 }
 
-typedef struct gate_lane {
-    bk_tape *tape;
-    const bk_node *node;
-    const saved *saved;
-    const double *gh;
-    int64_t first, last; /* tokens of the lane */
-    double *sum;         /* [E,C] */
-    void *out;
-} gate_lane;
-
-static void gate_channels(void *context, int64_t first, int64_t last)
-{
-    const gate_lane *c = context;
-    const saved *s = c->saved;
-    const bk_tensor *x = c->node->in[X];
-    const bk_moe_kernels *kernels = bk_moe_of(x->dtype);
-    int64_t experts = s->args.experts, n = last - first;
-    size_t at = (size_t)first * bk_dtype_size(x->dtype);
-    for (int64_t e = 0; e < experts; e++)
-        memset(c->sum + e * s->width + first, 0, (size_t)n * sizeof *c->sum);
-    for (int64_t i = c->first; i < c->last; i++)
-        if (is_real(s, i))
-            kernels->outer(experts, n, s->width, c->gh + i * experts,
-                           row(x->data, x, i, s->width) + at, c->sum + first);
-    for (int64_t e = 0; e < experts; e++)
-        kernels->round(n, c->sum + e * s->width + first, row(c->out, x, e, s->width) + at);
-}
-
-/* dgate of one lane: gH^T X, added in double. */
-static void gate_of_lane(void *context, int64_t l, void *out)
-{
-    gate_lane *c = context;
-    const saved *s = c->saved;
-    bk_arena_mark mark = bk_arena_get_mark(c->tape->scratch);
-    c->first = bk_lane_row(&c->tape->lanes, s->route_args.tokens, l);
-    c->last = bk_lane_row(&c->tape->lanes, s->route_args.tokens, l + 1);
-    c->sum = BK_NEW(c->tape->scratch, double, s->args.experts * s->width);
-    c->out = out;
-    bk_parallel(s->width, BK_PARALLEL_VECTOR, (c->last - c->first) * s->args.k, gate_channels, c);
-    bk_arena_release(c->tape->scratch, mark);
-}
-
 /* dX_t = sum_s rows (slot order) + gH gate. */
 static void input_tokens(void *context, int64_t first, int64_t last)
 {
@@ -346,9 +273,8 @@ static void input_tokens(void *context, int64_t first, int64_t last)
             if (s->dispatch.place[i] >= 0)
                 bk_vector(x->dtype)->add(s->width,
                                          row(c->packed, x, s->dispatch.place[i], s->width), dx);
-        if (is_real(s, t))
-            bk_moe_of(x->dtype)->input_back(experts, s->width, c->gh + t * experts,
-                                            c->node->in[GATE]->data, dx);
+        bk_moe_of(x->dtype)->input_back(experts, s->width, c->gh + t * experts,
+                                        c->node->in[GATE]->data, dx);
     }
 }
 
@@ -359,9 +285,9 @@ static const double *router_back(bk_tape *t, bk_node *n, const saved *s, const d
     bk_route_gradient(s->args.router, &s->route_args, &s->route, gw,
                       s->args.aux != BK_AUX_NONE ? n->out[AUX]->grad : NULL,
                       s->args.z ? n->out[Z]->grad : NULL, gh);
-    if (n->in[GATE]->needs_grad)
-        bk_lane_gradient(t, &t->lanes, n->in[GATE], gate_of_lane,
-                         &(gate_lane){.tape = t, .node = n, .saved = s, .gh = gh});
+    bk_gate gate = gate_of(n, s);
+    if (gate.weight->needs_grad)
+        bk_gate_gradient(t, &gate, gh);
     return gh;
 }
 

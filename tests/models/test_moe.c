@@ -320,6 +320,37 @@ static void nothing_here_and_there_changes_no_bit(void **state)
     check_scene((scene){.name = "every expert for every token", .experts = 4, .k = 4});
 }
 
+/* Large enough for every loop of the layer to be shared out. */
+static void threads_change_no_bit(void **state)
+{
+    const scene s = filled((scene){.name = "threads",
+                                   .tokens = 256,
+                                   .experts = 64,
+                                   .width = 48,
+                                   .hidden = 96,
+                                   .aux = true,
+                                   .mask = some_padding});
+    (void)state;
+    layer *one = open_layer(&s, NULL);
+    run_layer(one);
+    for (int threads = 2; threads <= 3; threads++) {
+        assert_int_equal(bk_blas_setup(threads, BK_GEMM_AUTO), BK_OK);
+        layer *more = open_layer(&s, NULL);
+        run_layer(more);
+        const bk_tensor *a[] = {one->args.x,     one->args.gate,  one->args.w1[5],
+                                one->args.b1[5], one->args.w2[5], one->args.b2[5]};
+        const bk_tensor *b[] = {more->args.x,     more->args.gate,  more->args.w1[5],
+                                more->args.b1[5], more->args.w2[5], more->args.b2[5]};
+        for (int i = 0; i < 6; i++)
+            assert_memory_equal(a[i]->grad, b[i]->grad, (size_t)bk_count(a[i]) * sizeof(float));
+        assert_memory_equal(one->result.y->data, more->result.y->data,
+                            (size_t)bk_count(a[0]) * sizeof(float));
+        close_layer(more);
+    }
+    close_layer(one);
+    assert_int_equal(bk_blas_setup(1, BK_GEMM_AUTO), BK_OK);
+}
+
 /* ---- identities ---- */
 
 static void check_identity(const char *what, int64_t wanted)
@@ -560,6 +591,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(identity_experts_change_nothing),
     };
     const struct CMUnitTest alone[] = {
+        cmocka_unit_test(threads_change_no_bit),
         cmocka_unit_test(equal_logits_weigh_equally),
         cmocka_unit_test(golden_layer),
         cmocka_unit_test(gradients_are_differences),
