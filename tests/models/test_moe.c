@@ -310,8 +310,8 @@ static void ranks_and_degrees_change_no_bit(void **state)
                         .threads = 3,
                         .tokens = 256,
                         .experts = 64,
-                        .width = 48,
-                        .hidden = 96,
+                        .width = 256,
+                        .hidden = 32,
                         .aux = true});
 }
 
