@@ -1,5 +1,7 @@
 #include "core/lanes.h"
 
+#include "core/parallel.h"
+
 #include <string.h>
 
 static int64_t cut(int64_t total, int64_t i, int64_t parts)
@@ -53,19 +55,31 @@ typedef struct counter {
     bk_dtype dtype;
 } counter;
 
-static void add_into(bk_dtype dtype, int64_t n, void *into, const void *other)
+typedef struct addition {
+    bk_dtype dtype;
+    void *into;
+    const void *other;
+} addition;
+
+static void add_piece(void *context, int64_t first, int64_t last)
 {
-    if (dtype == BK_F64) {
-        double *a = into;
-        const double *b = other;
-        for (int64_t i = 0; i < n; i++)
+    const addition *c = context;
+    if (c->dtype == BK_F64) {
+        double *a = c->into;
+        const double *b = c->other;
+        for (int64_t i = first; i < last; i++)
             a[i] += b[i];
     } else {
-        float *a = into;
-        const float *b = other;
-        for (int64_t i = 0; i < n; i++)
+        float *a = c->into;
+        const float *b = c->other;
+        for (int64_t i = first; i < last; i++)
             a[i] += b[i];
     }
+}
+
+static void add_into(bk_dtype dtype, int64_t n, void *into, const void *other)
+{
+    bk_parallel(n, BK_PARALLEL_VECTOR, 1, add_piece, &(addition){dtype, into, other});
 }
 
 /* After lane number `done - 1` was pushed: fold the two on top while done is even, then its half,

@@ -10,6 +10,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #define BENCH(kind) extern const bk_bench bk_bench_##kind;
 #include "jobs/bench/kinds.def"
@@ -69,6 +70,25 @@ double bk_bench_peak(const bk_comm *comm)
 double bk_bench_peak_bf16(const bk_comm *comm)
 {
     return peak(comm, true);
+}
+
+static int64_t microseconds(struct timeval t)
+{
+    return (int64_t)t.tv_sec * 1000000 + t.tv_usec;
+}
+
+double bk_bench_cpu_seconds(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return 1e-6 * (double)(microseconds(usage.ru_utime) + microseconds(usage.ru_stime));
+}
+
+double bk_bench_cpu_since(const bk_comm *comm, double start)
+{
+    int64_t taken = (int64_t)(1e6 * (bk_bench_cpu_seconds() - start));
+    bk_sum_i64(comm, 1, &taken);
+    return 1e-6 * (double)taken;
 }
 
 /* ---- printing ---- */

@@ -53,4 +53,9 @@ BK_CHECKED bk_status bk_bench_time(const bk_comm *comm, int64_t warmup, int64_t 
 double bk_bench_peak(const bk_comm *comm);
 double bk_bench_peak_bf16(const bk_comm *comm);
 
+/* User and system seconds of all threads of this process so far. */
+double bk_bench_cpu_seconds(void);
+/* Collective.  Those since `start`, summed over the ranks: what other programs disturb less. */
+double bk_bench_cpu_since(const bk_comm *comm, double start);
+
 #endif

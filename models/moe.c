@@ -3,11 +3,12 @@
  * never recomputed. */
 #include "models/moe.h"
 
-#include "core/blas.h"
 #include "core/log.h"
+#include "core/parallel.h"
 #include "core/vector.h"
 #include "dist/collective.h"
 #include "models/moe_experts.h"
+#include "models/moe_gate.h"
 #include "models/moe_kernel.h"
 
 #include <string.h>
@@ -53,12 +54,6 @@ static size_t row_bytes(const saved *s)
     return (size_t)s->width * bk_dtype_size(s->experts.dtype);
 }
 
-/* Padding is passed over, whatever stands there. */
-static bool is_real(const saved *s, int64_t token)
-{
-    return !s->args.mask || s->args.mask[token] != 0;
-}
-
 /* Books the time since the last call. */
 static void lap(saved *s, bk_moe_phase phase)
 {
@@ -67,9 +62,11 @@ static void lap(saved *s, bk_moe_phase phase)
     s->clock = now;
 }
 
-/* Rows to their experts, or (back) from them. */
+/* Rows to their experts, or (back) from them; on one rank they are there. */
 static void exchange(saved *s, bool back, const void *rows, void *received)
 {
+    if (rows == received)
+        return;
     int64_t before = bk_traffic_now().bytes;
     if (back)
         bk_dispatch_return(&s->dispatch, row_bytes(s), rows, received);
@@ -90,28 +87,16 @@ static void note_costs(const saved *s, bool training)
 
 /* ---- forward ---- */
 
-static double *make_logits(bk_tape *t, const bk_node *n, const saved *s)
+static bk_gate gate_of(const bk_node *n, const saved *s)
 {
-    const bk_tensor *x = n->in[X], *gate = n->in[GATE];
-    int64_t tokens = bk_rows(x), experts = s->args.experts, width = s->width;
-    double *h = BK_ZNEW(t->arena, double, tokens *experts);
-    bk_arena_mark mark = bk_arena_get_mark(t->scratch);
-    double *gate_t = BK_NEW(t->scratch, double, experts *width);
-    bk_moe_of(x->dtype)->transpose(experts, width, gate->data, gate_t);
-#pragma omp parallel for schedule(static) \
-    num_threads(bk_blas_threads()) if (tokens * experts * width > 65536)
-    for (int64_t i = 0; i < tokens; i++)
-        if (is_real(s, i))
-            bk_moe_of(x->dtype)->logits(width, experts, row(x->data, x, i, width), gate_t,
-                                        h + i * experts);
-    bk_arena_release(t->scratch, mark);
-    return h;
+    return (bk_gate){.x = n->in[X], .weight = n->in[GATE], .mask = s->args.mask};
 }
 
 static void route(bk_tape *t, const bk_node *n, saved *s)
 {
     const bk_moe_args *a = &s->args;
-    s->route_args = (bk_route_args){.logits = make_logits(t, n, s),
+    bk_gate gate = gate_of(n, s);
+    s->route_args = (bk_route_args){.logits = bk_gate_logits(t, &gate),
                                     .mask = a->mask,
                                     .tokens = bk_rows(n->in[X]),
                                     .experts = a->experts,
@@ -145,27 +130,54 @@ static void measure(const bk_node *n, saved *s)
     bk_moe_state_count(s->args.state, &s->route_args, &s->route, losses.aux, losses.z);
 }
 
-/* Rows of the tokens in the order of dispatch. */
-static char *pack_rows(bk_tape *t, const saved *s, const bk_tensor *x)
+/* Rows between the tokens and the order of dispatch. */
+typedef struct moving {
+    const bk_node *node;
+    const saved *saved;
+    char *packed;     /* [n,C] */
+    double *gw;       /* [T,k] */
+    const double *gh; /* [T,E] */
+    double beta;      /* 0: the gradient of x is written, 1: added to */
+} moving;
+
+static void copy_rows(void *context, int64_t first, int64_t last)
 {
-    char *packed = bk_arena_alloc(t->scratch, (size_t)s->dispatch.sent * row_bytes(s));
-    for (int64_t i = 0; i < s->dispatch.sent; i++)
-        memcpy(packed + (size_t)i * row_bytes(s),
+    const moving *c = context;
+    const saved *s = c->saved;
+    const bk_tensor *x = c->node->in[X];
+    for (int64_t i = first; i < last; i++)
+        memcpy(row(c->packed, x, i, s->width),
                row(x->data, x, s->dispatch.slot[i] / s->args.k, s->width), row_bytes(s));
-    return packed;
+}
+
+/* Room for the rows at their experts: one rank keeps the packed rows themselves. */
+static char *room_at_experts(const saved *s, bk_arena *arena, char *packed)
+{
+    return bk_comm_size(s->args.ep) == 1
+               ? packed
+               : bk_arena_alloc(arena, (size_t)s->dispatch.received * row_bytes(s));
 }
 
 /* y_t = sum_s w_ts ret_ts, in slot order. */
-static void combine(const bk_node *n, const saved *s)
+static void combine_tokens(void *context, int64_t first, int64_t last)
 {
-    const bk_tensor *y = n->out[Y];
-    int64_t k = s->args.k;
-    memset(y->data, 0, (size_t)bk_count(y) * bk_dtype_size(y->dtype));
-    for (int64_t i = 0; i < s->route_args.tokens * k; i++)
-        if (s->dispatch.place[i] >= 0)
-            bk_vector(y->dtype)->axpy(s->width, s->route.weight[i],
-                                      row(s->returned, y, s->dispatch.place[i], s->width),
-                                      row(y->data, y, i / k, s->width));
+    const moving *c = context;
+    const saved *s = c->saved;
+    const bk_tensor *y = c->node->out[Y];
+    for (int64_t t = first; t < last; t++) {
+        char *to = row(y->data, y, t, s->width);
+        bool written = false;
+        for (int64_t i = t * s->args.k; i < (t + 1) * s->args.k; i++) {
+            if (s->dispatch.place[i] < 0)
+                continue;
+            (written ? bk_vector(y->dtype)->axpy : bk_moe_of(y->dtype)->weigh)(
+                s->width, s->route.weight[i], row(s->returned, y, s->dispatch.place[i], s->width),
+                to);
+            written = true;
+        }
+        if (!written)
+            memset(to, 0, row_bytes(s));
+    }
 }
 
 static void shape(bk_tape *t, bk_node *n)
@@ -209,16 +221,19 @@ static void forward(bk_tape *t, bk_node *n)
     measure(n, s);
     lap(s, BK_MOE_ROUTE);
     *d = bk_dispatch_make(t, s->args.ep, &s->route_args, s->route.index);
-    s->experts.received = bk_arena_alloc(t->arena, (size_t)d->received * row_bytes(s));
-    char *packed = pack_rows(t, s, n->in[X]);
+    bool alone = bk_comm_size(s->args.ep) == 1;
+    moving c = {.node = n, .saved = s};
+    c.packed = bk_arena_alloc(alone ? t->arena : t->scratch, (size_t)d->sent * row_bytes(s));
+    bk_parallel(d->sent, 1, s->width, copy_rows, &c);
     lap(s, BK_MOE_PACK);
-    exchange(s, false, packed, s->experts.received);
-    char *out = bk_arena_alloc(t->scratch, (size_t)d->received * row_bytes(s));
+    s->experts.received = room_at_experts(s, t->arena, c.packed);
+    exchange(s, false, c.packed, s->experts.received);
+    s->returned = bk_arena_alloc(t->arena, (size_t)d->sent * row_bytes(s));
+    char *out = room_at_experts(s, t->scratch, s->returned);
     bk_experts_forward(t, &s->experts, out);
     lap(s, BK_MOE_GEMM);
-    s->returned = bk_arena_alloc(t->arena, (size_t)d->sent * row_bytes(s));
     exchange(s, true, out, s->returned);
-    combine(n, s);
+    bk_parallel(s->route_args.tokens, 1, s->args.k * s->width, combine_tokens, &c);
     lap(s, BK_MOE_COMBINE);
     bk_arena_release(t->scratch, mark);
     if (s->args.state && t->training)
@@ -229,59 +244,38 @@ static void forward(bk_tape *t, bk_node *n)
 /* ---- backward ---- */
 
 /* Rows w_ts dy_t in the order of dispatch, and gw_ts = <dy_t, ret_ts>. */
-static char *pack_gradient(bk_tape *t, const bk_node *n, const saved *s, double *gw)
+static void weigh_gradients(void *context, int64_t first, int64_t last)
 {
-    const bk_tensor *y = n->out[Y];
-    char *packed = bk_arena_alloc(t->scratch, (size_t)s->dispatch.sent * row_bytes(s));
-    for (int64_t i = 0; i < s->dispatch.sent; i++) {
+    const moving *c = context;
+    const saved *s = c->saved;
+    const bk_tensor *y = c->node->out[Y];
+    for (int64_t i = first; i < last; i++) {
         int64_t slot = s->dispatch.slot[i];
         const char *dy = row(y->grad, y, slot / s->args.k, s->width);
         bk_moe_of(y->dtype)->weigh(s->width, s->route.weight[slot], dy,
-                                   packed + (size_t)i * row_bytes(s));
-        gw[slot] = bk_vector(y->dtype)->dot(s->width, dy, row(s->returned, y, i, s->width));
+                                   row(c->packed, y, i, s->width));
+        c->gw[slot] = bk_vector(y->dtype)->dot(s->width, dy, row(s->returned, y, i, s->width));
     }
-    return packed;
-}
-
-typedef struct gate_lane {
-    bk_tape *tape;
-    const bk_node *node;
-    const saved *saved;
-    const double *gh;
-} gate_lane;
-
-/* dgate of one lane: gH^T X, added in double. */
-static void gate_of_lane(void *context, int64_t l, void *out)
-{
-    const gate_lane *c = context;
-    const saved *s = c->saved;
-    const bk_tensor *x = c->node->in[X];
-    int64_t experts = s->args.experts, tokens = s->route_args.tokens,
-            last = bk_lane_row(&c->tape->lanes, tokens, l + 1);
-    bk_arena_mark mark = bk_arena_get_mark(c->tape->scratch);
-    double *sum = BK_ZNEW(c->tape->scratch, double, experts * s->width);
-    for (int64_t i = bk_lane_row(&c->tape->lanes, tokens, l); i < last; i++)
-        if (is_real(s, i))
-            bk_moe_of(x->dtype)->outer(experts, s->width, c->gh + i * experts,
-                                       row(x->data, x, i, s->width), sum);
-    bk_moe_of(x->dtype)->round(experts * s->width, sum, out);
-    bk_arena_release(c->tape->scratch, mark);
 }
 
 /* dX_t = sum_s rows (slot order) + gH gate. */
-static void input_back(bk_tape *t, bk_node *n, const saved *s, const char *rows, const double *gh)
+static void input_tokens(void *context, int64_t first, int64_t last)
 {
-    bk_tensor *x = n->in[X];
+    const moving *c = context;
+    const saved *s = c->saved;
+    const bk_tensor *x = c->node->in[X];
     int64_t k = s->args.k, experts = s->args.experts;
-    char *dx = bk_grad(t, x);
-    for (int64_t i = 0; i < s->route_args.tokens * k; i++)
-        if (s->dispatch.place[i] >= 0)
-            bk_vector(x->dtype)->add(s->width, row(rows, x, s->dispatch.place[i], s->width),
-                                     row(dx, x, i / k, s->width));
-    for (int64_t i = 0; i < s->route_args.tokens; i++)
-        if (is_real(s, i))
-            bk_moe_of(x->dtype)->input_back(experts, s->width, gh + i * experts, n->in[GATE]->data,
-                                            row(dx, x, i, s->width));
+    for (int64_t t = first; t < last; t++) {
+        char *dx = row(x->grad, x, t, s->width);
+        if (c->beta == 0.0)
+            memset(dx, 0, row_bytes(s));
+        for (int64_t i = t * k; i < (t + 1) * k; i++)
+            if (s->dispatch.place[i] >= 0)
+                bk_vector(x->dtype)->add(s->width,
+                                         row(c->packed, x, s->dispatch.place[i], s->width), dx);
+        bk_moe_of(x->dtype)->input_back(experts, s->width, c->gh + t * experts,
+                                        c->node->in[GATE]->data, dx);
+    }
 }
 
 /* Back through the router: the gate's gradient, and gH[T,E]. */
@@ -291,8 +285,9 @@ static const double *router_back(bk_tape *t, bk_node *n, const saved *s, const d
     bk_route_gradient(s->args.router, &s->route_args, &s->route, gw,
                       s->args.aux != BK_AUX_NONE ? n->out[AUX]->grad : NULL,
                       s->args.z ? n->out[Z]->grad : NULL, gh);
-    if (n->in[GATE]->needs_grad)
-        bk_lane_gradient(t, &t->lanes, n->in[GATE], gate_of_lane, &(gate_lane){t, n, s, gh});
+    bk_gate gate = gate_of(n, s);
+    if (gate.weight->needs_grad)
+        bk_gate_gradient(t, &gate, gh);
     return gh;
 }
 
@@ -301,19 +296,24 @@ static void backward(bk_tape *t, bk_node *n)
     saved *s = n->saved;
     s->clock = bk_seconds();
     bk_arena_mark mark = bk_arena_get_mark(t->scratch);
-    double *gw = BK_ZNEW(t->scratch, double, s->route_args.tokens * s->args.k);
-    char *rows = pack_gradient(t, n, s, gw);
-    char *g = bk_arena_alloc(t->scratch, (size_t)s->dispatch.received * row_bytes(s));
-    char *dx = bk_arena_alloc(t->scratch, (size_t)s->dispatch.received * row_bytes(s));
+    moving c = {.node = n, .saved = s};
+    c.packed = bk_arena_alloc(t->scratch, (size_t)s->dispatch.sent * row_bytes(s));
+    c.gw = BK_ZNEW(t->scratch, double, s->route_args.tokens * s->args.k);
+    bk_parallel(s->dispatch.sent, 1, s->width, weigh_gradients, &c);
     lap(s, BK_MOE_PACK);
-    exchange(s, false, rows, g);
+    char *g = room_at_experts(s, t->scratch, c.packed);
+    exchange(s, false, c.packed, g);
+    char *dx = bk_arena_alloc(t->scratch, (size_t)s->dispatch.received * row_bytes(s));
     bk_experts_backward(t, &s->experts, g, dx);
     lap(s, BK_MOE_GEMM);
-    exchange(s, true, dx, rows);
-    const double *gh = router_back(t, n, s, gw);
+    c.packed = bk_comm_size(s->args.ep) == 1 ? dx : c.packed;
+    exchange(s, true, dx, c.packed);
+    c.gh = router_back(t, n, s, c.gw);
     lap(s, BK_MOE_ROUTE);
-    if (n->in[X]->needs_grad)
-        input_back(t, n, s, rows, gh);
+    if (n->in[X]->needs_grad) {
+        bk_grad_slot(t, n->in[X], &c.beta);
+        bk_parallel(s->route_args.tokens, 1, s->args.k * s->width, input_tokens, &c);
+    }
     lap(s, BK_MOE_COMBINE);
     bk_arena_release(t->scratch, mark);
     note_costs(s, t->training);

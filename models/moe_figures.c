@@ -1,5 +1,6 @@
 #include "models/moe_figures.h"
 
+#include "core/parallel.h"
 #include "core/vector.h"
 #include "dist/collective.h"
 #include "models/router_common.h"
@@ -7,16 +8,16 @@
 #include <math.h>
 #include <string.h>
 
-enum { UNIT_BITS = 30 };
+static const double unit = 0x1p30;
 
 static int64_t fixed(double x)
 {
-    return isfinite(x) ? (int64_t)rint(ldexp(fmin(x, 0x1p32), UNIT_BITS)) : 0;
+    return isfinite(x) ? (int64_t)rint((x < 0x1p32 ? x : 0x1p32) * unit) : 0;
 }
 
 static double real(int64_t x)
 {
-    return ldexp((double)x, -UNIT_BITS);
+    return (double)x / unit;
 }
 
 void bk_moe_state_init(bk_moe_state *state, bk_arena *arena, int64_t experts)
@@ -29,28 +30,62 @@ void bk_moe_state_init(bk_moe_state *state, bk_arena *arena, int64_t experts)
 
 /* ---- counting ---- */
 
-/* One valid token: p[E] is room for softmax(H). */
-static void count_token(bk_moe_state *state, const bk_route_args *a, const bk_route *r, int64_t t,
-                        double *p)
+typedef struct counting {
+    const bk_route_args *args;
+    const bk_route *route;
+    double *p, *log_p;                 /* [T,E] softmax(H) and its logarithm */
+    int64_t *column;                   /* [E] */
+    int64_t (*token)[BK_MOE_COUNTERS]; /* [T] what each token adds */
+} counting;
+
+static void count_tokens(void *context, int64_t first, int64_t last)
 {
-    int64_t experts = a->experts, *counter = state->counter;
-    double entropy = 0.0, kept = 0.0;
-    bk_router_scores(BK_SCORE_SOFTMAX, experts, r->clean + t * experts, p);
-    const double *column = r->transport ? r->plan + t * experts : p;
-    for (int64_t e = 0; e < experts; e++) {
-        entropy -= p[e] > 0 ? p[e] * bk_log_one(p[e]) : 0.0;
-        state->column[e] += fixed(column[e]);
-        counter[BK_MOE_NONFINITE] += !isfinite(a->logits[t * experts + e]);
+    const counting *c = context;
+    const bk_route_args *a = c->args;
+    int64_t experts = a->experts;
+    for (int64_t t = first; t < last; t++) {
+        double *p = c->p + t * experts, *log_p = c->log_p + t * experts, entropy = 0.0, kept = 0.0;
+        int64_t *counter = c->token[t];
+        memset(counter, 0, sizeof c->token[t]);
+        if (!bk_router_valid(a, t))
+            continue;
+        bk_router_scores(BK_SCORE_SOFTMAX, experts, c->route->clean + t * experts, p);
+        bk_log_f64(experts, p, log_p);
+        for (int64_t e = 0; e < experts; e++) {
+            entropy -= p[e] > 0 ? p[e] * log_p[e] : 0.0;
+            counter[BK_MOE_NONFINITE] += !isfinite(a->logits[t * experts + e]);
+        }
+        for (int64_t s = t * a->k; s < (t + 1) * a->k; s++)
+            kept += p[c->route->index[s]];
+        counter[BK_MOE_TOKENS] = 1;
+        counter[BK_MOE_ENTROPY] = experts > 1 ? fixed(entropy / log((double)experts)) : 0;
+        counter[BK_MOE_CONFIDENCE] = fixed(bk_vector_kernels_f64.max(experts, p));
+        counter[BK_MOE_KEPT_MASS] = fixed(kept);
     }
-    for (int64_t s = t * a->k; s < (t + 1) * a->k; s++) {
-        kept += p[r->index[s]];
-        state->load[r->index[s]]++;
-        state->since[r->index[s]]++;
+}
+
+static void count_columns(void *context, int64_t first, int64_t last)
+{
+    const counting *c = context;
+    const bk_route_args *a = c->args;
+    const double *p = c->route->transport ? c->route->plan : c->p;
+    for (int64_t t = 0; t < a->tokens; t++)
+        for (int64_t e = first; bk_router_valid(a, t) && e < last; e++)
+            c->column[e] += fixed(p[t * a->experts + e]);
+}
+
+static void count_loads(bk_moe_state *state, const counting *c)
+{
+    for (int64_t s = 0; s < c->args->tokens * c->args->k; s++) {
+        int32_t expert = c->route->index[s];
+        if (expert < 0)
+            continue;
+        state->load[expert]++;
+        state->since[expert]++;
     }
-    counter[BK_MOE_TOKENS]++;
-    counter[BK_MOE_ENTROPY] += experts > 1 ? fixed(entropy / log((double)experts)) : 0;
-    counter[BK_MOE_CONFIDENCE] += fixed(bk_vector_kernels_f64.max(experts, p));
-    counter[BK_MOE_KEPT_MASS] += fixed(kept);
+    for (int64_t t = 0; t < c->args->tokens; t++)
+        for (int i = 0; i < BK_MOE_COUNTERS; i++)
+            state->counter[i] += c->token[t][i];
 }
 
 static int64_t fixed_sum(int64_t n, const double *x)
@@ -65,14 +100,19 @@ void bk_moe_state_count(bk_moe_state *state, const bk_route_args *a, const bk_ro
                         const double *aux, const double *z)
 {
     bk_arena_mark mark = bk_arena_get_mark(a->scratch);
-    double *p = BK_NEW(a->scratch, double, a->experts);
+    counting c = {.args = a,
+                  .route = r,
+                  .p = BK_NEW(a->scratch, double, a->tokens * a->experts),
+                  .log_p = BK_NEW(a->scratch, double, a->tokens * a->experts),
+                  .column = state->column,
+                  .token = bk_arena_alloc(a->scratch, (size_t)a->tokens * sizeof *c.token)};
     size_t bytes = (size_t)a->experts * sizeof(int64_t);
     memset(state->counter, 0, sizeof state->counter);
     memset(state->load, 0, bytes);
     memset(state->column, 0, bytes);
-    for (int64_t t = 0; t < a->tokens; t++)
-        if (bk_router_valid(a, t))
-            count_token(state, a, r, t, p);
+    bk_parallel(a->tokens, 1, a->experts, count_tokens, &c);
+    bk_parallel(a->experts, 1, a->tokens, count_columns, &c);
+    count_loads(state, &c);
     state->counter[BK_MOE_AUX] = fixed_sum(a->lanes->count, aux);
     state->counter[BK_MOE_Z] = fixed_sum(a->lanes->count, z);
     state->iterations = r->iterations;

@@ -5,16 +5,20 @@
 
 #include "core/real.h"
 
+#define BK_MOE_PANEL(experts) (((experts) + 7) / 8 * 8)
+
 typedef struct bk_moe_kernels {
-    /* h[experts] = gate x for one token, in double, channels in order for each expert: a row's bits
-     * depend on nothing beside it.  gate_t[channels,experts] is the transposed gate in double. */
-    void (*logits)(int64_t channels, int64_t experts, const void *x, const double *gate_t,
-                   double *h);
-    /* gate_t from gate[experts,channels]. */
-    void (*transpose)(int64_t experts, int64_t channels, const void *gate, double *gate_t);
-    /* sum[experts,channels] += g[experts] x[channels]. */
-    void (*outer)(int64_t experts, int64_t channels, const double *g, const void *x, double *sum);
-    /* dx[channels] += g gate. */
+    /* The gate[experts,channels] in double as `logits` wants it; BK_MOE_PANEL(experts) channels
+     * numbers. */
+    void (*panels)(int64_t experts, int64_t channels, const void *gate, double *panel);
+    /* h[tokens,experts] = x[tokens,channels] gate^T in double, channels in order: an element's bits
+     * depend on nothing beside it. */
+    void (*logits)(int64_t tokens, int64_t channels, int64_t experts, const void *x,
+                   const double *panel, double *h);
+    /* sum[experts,channels] += g[experts] x[channels], rows of sum `stride` apart; dx[channels] +=
+     * g gate.  Experts whose g is 0 are passed over. */
+    void (*outer)(int64_t experts, int64_t channels, int64_t stride, const double *g, const void *x,
+                  double *sum);
     void (*input_back)(int64_t experts, int64_t channels, const double *g, const void *gate,
                        void *dx);
     void (*round)(int64_t n, const double *x, void *y);

@@ -1,5 +1,6 @@
 /* Scores, weights, selection and noise, shared by the router kinds.  exp and log are the
  * polynomials of core/vector. */
+#include "core/parallel.h"
 #include "core/vector.h"
 #include "models/router_common.h"
 
@@ -64,15 +65,28 @@ static const double *clean_logits(const bk_route_args *a)
     return clean;
 }
 
-void bk_router_add_noise(const bk_route_args *a, double scale, double *x)
+typedef struct noise {
+    const bk_route_args *args;
+    double scale;
+    double *x;
+} noise;
+
+static void add_noise(void *context, int64_t first, int64_t last)
 {
-    for (int64_t i = 0; i < a->tokens * a->experts; i++) {
+    const noise *c = context;
+    const bk_route_args *a = c->args;
+    for (int64_t i = first; i < last; i++) {
         int64_t token = i / a->experts, expert = i % a->experts;
         if (bk_router_valid(a, token))
-            x[i] += scale * (a->noise ? a->noise[i]
-                                      : bk_route_draw_normal(a->seed, a->step, a->layer,
-                                                             a->first_token + token, expert));
+            c->x[i] += c->scale * (a->noise ? a->noise[i]
+                                            : bk_route_draw_normal(a->seed, a->step, a->layer,
+                                                                   a->first_token + token, expert));
     }
+}
+
+void bk_router_add_noise(const bk_route_args *a, double scale, double *x)
+{
+    bk_parallel(a->tokens * a->experts, 1, 1, add_noise, &(noise){a, scale, x});
 }
 
 void bk_router_begin(const bk_route_args *a, const bk_score_config *c, bk_route *out)
@@ -92,36 +106,42 @@ void bk_router_begin(const bk_route_args *a, const bk_score_config *c, bk_route 
 /* ---- selection ---- */
 
 /* Insertion into the k best so far: falling value, ties to the lower expert. */
-static void select_row(int64_t experts, int64_t k, const double *score, int32_t *index,
-                       double *best)
+static void select_row(int64_t experts, int64_t k, const double *score, int32_t *index)
 {
     int64_t kept = 0;
     for (int64_t j = 0; j < experts; j++) {
-        if (kept == k && !(score[j] > best[k - 1]))
+        if (kept == k && !(score[j] > score[index[k - 1]]))
             continue;
         int64_t at = kept < k ? kept++ : k - 1;
-        for (; at > 0 && score[j] > best[at - 1]; at--) {
-            best[at] = best[at - 1];
+        for (; at > 0 && score[j] > score[index[at - 1]]; at--)
             index[at] = index[at - 1];
-        }
-        best[at] = score[j];
         index[at] = (int32_t)j;
+    }
+}
+
+typedef struct selection {
+    const bk_route_args *args;
+    const double *score;
+    int32_t *index;
+} selection;
+
+static void select_rows(void *context, int64_t first, int64_t last)
+{
+    const selection *c = context;
+    const bk_route_args *a = c->args;
+    for (int64_t t = first; t < last; t++) {
+        int32_t *row = c->index + t * a->k;
+        if (bk_router_valid(a, t))
+            select_row(a->experts, a->k, c->score + t * a->experts, row);
+        else
+            for (int64_t s = 0; s < a->k; s++)
+                row[s] = -1;
     }
 }
 
 void bk_router_select(const bk_route_args *a, const double *score, int32_t *index)
 {
-    bk_arena_mark mark = bk_arena_get_mark(a->scratch);
-    double *best = BK_NEW(a->scratch, double, a->k);
-    for (int64_t t = 0; t < a->tokens; t++) {
-        int32_t *row = index + t * a->k;
-        if (bk_router_valid(a, t))
-            select_row(a->experts, a->k, score + t * a->experts, row, best);
-        else
-            for (int64_t s = 0; s < a->k; s++)
-                row[s] = -1;
-    }
-    bk_arena_release(a->scratch, mark);
+    bk_parallel(a->tokens, 1, a->experts, select_rows, &(selection){a, score, index});
 }
 
 /* ---- scores ---- */
@@ -173,25 +193,56 @@ static void renormalised_weights(const bk_score_config *c, int64_t k, const doub
     bk_router_shares(c->score, k, w, w);
 }
 
+/* All rows, forward or backward. */
+typedef struct weighing {
+    const bk_route_args *args;
+    const bk_score_config *config;
+    bool renormalize;
+    const bk_route *route;
+    double *weight;   /* [T,k] */
+    const double *gw; /* [T,k] */
+    double *gh;       /* [T,E] */
+    double *p;        /* [T,E] room for the scores */
+} weighing;
+
+/* Renormalised weights need no scores but those of the kept. */
+static double *room_for_scores(const bk_route_args *a, bool renormalize)
+{
+    return BK_NEW(a->scratch, double, renormalize ? 0 : a->tokens * a->experts);
+}
+
+static void weigh_rows(void *context, int64_t first, int64_t last)
+{
+    const weighing *c = context;
+    const bk_route_args *a = c->args;
+    for (int64_t t = first; t < last; t++) {
+        const double *h = c->route->seen + t * a->experts;
+        const int32_t *index = c->route->index + t * a->k;
+        double *w = c->weight + t * a->k, *p = c->renormalize ? NULL : c->p + t * a->experts;
+        if (!bk_router_valid(a, t)) {
+            memset(w, 0, (size_t)a->k * sizeof *w);
+            continue;
+        }
+        if (c->renormalize)
+            renormalised_weights(c->config, a->k, h, index, w);
+        else
+            bk_router_scores(c->config->score, a->experts, h, p);
+        for (int64_t s = 0; s < a->k; s++)
+            w[s] = c->config->scale * (c->renormalize ? w[s] : p[index[s]]);
+    }
+}
+
 void bk_router_weights(const bk_route_args *a, const bk_score_config *c, bool renormalize,
                        const bk_route *r, double *weight)
 {
     bk_arena_mark mark = bk_arena_get_mark(a->scratch);
-    double *p = BK_NEW(a->scratch, double, a->experts);
-    memset(weight, 0, (size_t)(a->tokens * a->k) * sizeof *weight);
-    for (int64_t t = 0; t < a->tokens; t++) {
-        const double *h = r->seen + t * a->experts;
-        const int32_t *index = r->index + t * a->k;
-        double *w = weight + t * a->k;
-        if (!bk_router_valid(a, t))
-            continue;
-        if (renormalize)
-            renormalised_weights(c, a->k, h, index, w);
-        else
-            bk_router_scores(c->score, a->experts, h, p);
-        for (int64_t s = 0; s < a->k; s++)
-            w[s] = c->scale * (renormalize ? w[s] : p[index[s]]);
-    }
+    weighing all = {.args = a,
+                    .config = c,
+                    .renormalize = renormalize,
+                    .route = r,
+                    .weight = weight,
+                    .p = room_for_scores(a, renormalize)};
+    bk_parallel(a->tokens, 1, a->experts, weigh_rows, &all);
     bk_arena_release(a->scratch, mark);
 }
 
@@ -234,25 +285,41 @@ static void plain_back(const row_back *r)
         bk_vector_kernels_f64.axpy(r->experts, -inner, r->p, r->gh);
 }
 
-void bk_router_weights_back(const bk_route_args *a, const bk_score_config *c, bool renormalize,
-                            const bk_route *r, const double *gw, double *gh)
+static void rows_back(void *context, int64_t first, int64_t last)
 {
-    bk_arena_mark mark = bk_arena_get_mark(a->scratch);
-    row_back row = {
-        .config = c, .experts = a->experts, .k = a->k, .p = BK_NEW(a->scratch, double, a->experts)};
-    for (int64_t t = 0; t < a->tokens; t++) {
+    const weighing *c = context;
+    const bk_route_args *a = c->args;
+    for (int64_t t = first; t < last; t++) {
+        row_back row = {.config = c->config,
+                        .experts = a->experts,
+                        .k = a->k,
+                        .h = c->route->seen + t * a->experts,
+                        .index = c->route->index + t * a->k,
+                        .w = c->route->weight + t * a->k,
+                        .gw = c->gw + t * a->k,
+                        .gh = c->gh + t * a->experts,
+                        .p = c->renormalize ? NULL : c->p + t * a->experts};
         if (!bk_router_valid(a, t))
             continue;
-        row.h = r->seen + t * a->experts;
-        row.gh = gh + t * a->experts;
-        row.index = r->index + t * a->k;
-        row.w = r->weight + t * a->k;
-        row.gw = gw + t * a->k;
-        if (renormalize)
+        if (c->renormalize)
             renormalised_back(&row);
         else
             plain_back(&row);
     }
+}
+
+void bk_router_weights_back(const bk_route_args *a, const bk_score_config *c, bool renormalize,
+                            const bk_route *r, const double *gw, double *gh)
+{
+    bk_arena_mark mark = bk_arena_get_mark(a->scratch);
+    weighing all = {.args = a,
+                    .config = c,
+                    .renormalize = renormalize,
+                    .route = r,
+                    .gw = gw,
+                    .gh = gh,
+                    .p = room_for_scores(a, renormalize)};
+    bk_parallel(a->tokens, 1, a->experts, rows_back, &all);
     bk_arena_release(a->scratch, mark);
 }
 

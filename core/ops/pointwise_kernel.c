@@ -101,6 +101,29 @@ static void activate_back(int kind, int64_t n, const void *x_, const void *dy_, 
     }
 }
 
+static void times_slope(int kind, int64_t n, const void *x_, void *dx_)
+{
+    const real *x = x_;
+    real *dx = dx_;
+    switch (kind) {
+    case BK_GELU:
+        for (int64_t i = 0; i < n; i++)
+            dx[i] *= gelu_slope(x[i]);
+        break;
+    case BK_GELU_TANH:
+        for (int64_t i = 0; i < n; i++)
+            dx[i] *= gelu_tanh_slope(x[i]);
+        break;
+    case BK_RELU:
+        for (int64_t i = 0; i < n; i++)
+            dx[i] = x[i] > BK_R(0.0) ? dx[i] : BK_R(0.0);
+        break;
+    default:
+        for (int64_t i = 0; i < n; i++)
+            dx[i] *= silu_slope(x[i]);
+    }
+}
+
 /* ---- dropout ---- */
 
 static void keep_add(int64_t n, const void *x_, const uint32_t *word, uint32_t threshold,
@@ -120,5 +143,6 @@ const bk_pointwise_kernels BK_KERNEL(bk_pointwise_kernels) = {
     .mul_add = mul_add,
     .activate = activate,
     .activate_back = activate_back,
+    .times_slope = times_slope,
     .keep_add = keep_add,
 };

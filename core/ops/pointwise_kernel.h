@@ -8,9 +8,10 @@ typedef struct bk_pointwise_kernels {
     void (*add)(int64_t n, const void *a, const void *b, void *y);
     void (*mul)(int64_t n, const void *a, const void *b, void *y);
     void (*mul_add)(int64_t n, const void *a, const void *b, void *y); /* y += a b */
-    /* y = act(x); dx += dy act'(x), for bk_activation `kind`. */
+    /* y = act(x); dx += dy act'(x); dx *= act'(x), for bk_activation `kind`. */
     void (*activate)(int kind, int64_t n, const void *x, void *y);
     void (*activate_back)(int kind, int64_t n, const void *x, const void *dy, void *dx);
+    void (*times_slope)(int kind, int64_t n, const void *x, void *dx);
     /* y += x scale where word i (a uniform 32-bit number) is at least the threshold. */
     void (*keep_add)(int64_t n, const void *x, const uint32_t *word, uint32_t threshold,
                      double scale, void *y);

@@ -9,8 +9,6 @@
 #include "jobs/load.h"
 #include "jobs/memory.h"
 
-#include <sys/resource.h>
-
 typedef struct step_config {
     int layout, gemm;
     const char *config;
@@ -131,29 +129,16 @@ static void add_profile(const profile *p, int64_t steps, bk_bench_result *out)
 typedef struct work {
     bk_job *job;
     int64_t warmup, done, positions;
-    int64_t cpu; /* microseconds of this process when the warm-up was over */
+    double cpu; /* seconds of this process when the warm-up was over */
     profile *profile;
 } work;
-
-static int64_t microseconds(struct timeval t)
-{
-    return (int64_t)t.tv_sec * 1000000 + t.tv_usec;
-}
-
-/* User and system time of all threads of this process. */
-static int64_t cpu_microseconds(void)
-{
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    return microseconds(usage.ru_utime) + microseconds(usage.ru_stime);
-}
 
 static bk_status step(void *context)
 {
     work *w = context;
     if (w->done == w->warmup) {
         w->profile->counting = true;
-        w->cpu = cpu_microseconds();
+        w->cpu = bk_bench_cpu_seconds();
     }
     w->done++;
     bk_step_result r = bk_job_step(w->job);
@@ -186,13 +171,12 @@ static bk_status measure(bk_job *job, const step_config *c, bk_bench_result *out
                              .threads = bk_blas_threads(),
                              .library = bk_blas_description()};
     BK_TRY(bk_bench_time(job->world->ctl, c->warmup, c->repeats, step, &w, &out->seconds));
-    int64_t cpu = cpu_microseconds() - w.cpu;
-    bk_sum_i64(job->world->ctl, 1, &cpu);
+    double cpu = bk_bench_cpu_since(job->world->ctl, w.cpu);
     out->rate = flops_of(job) / out->seconds;
     out->limit =
         job->tape.bf16 ? bk_bench_peak_bf16(job->world->ctl) : bk_bench_peak(job->world->ctl);
     bk_bench_add(out, NULL, "tokens_per_second", (double)w.positions / out->seconds);
-    bk_bench_add(out, NULL, "cpu_seconds", 1e-6 * (double)cpu / (double)c->repeats);
+    bk_bench_add(out, NULL, "cpu_seconds", cpu / (double)c->repeats);
     bk_bench_add(out, NULL, "peak_bytes", (double)bk_peak_bytes_of_ranks(job->world->ctl));
     bk_bench_add(out, NULL, "parameters", (double)job->slab->total_count);
     bk_bench_add(out, NULL, "batch", (double)job->lanes.batch);

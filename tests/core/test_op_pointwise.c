@@ -96,6 +96,24 @@ static void activations_at_the_edge(void **state)
     }
 }
 
+/* dx *= act'(x) is dx += dy act'(x) from zero. */
+static void slopes_agree(void **state)
+{
+    enum { N = 37 };
+    (void)state;
+    for (int k = 0; k < 4; k++) {
+        float x[N], dy[N], dx[N] = {0};
+        for (int i = 0; i < N; i++) {
+            x[i] = (float)bk_fill((uint64_t)i, 1, -4.0, 4.0);
+            dy[i] = (float)bk_fill((uint64_t)i, 2, -1.0, 1.0);
+        }
+        bk_pointwise(BK_F32)->activate_back(kinds[k], N, x, dy, dx);
+        bk_pointwise(BK_F32)->times_slope(kinds[k], N, x, dy);
+        for (int i = 0; i < N; i++)
+            assert_true(dx[i] == dy[i]);
+    }
+}
+
 /* ---- arithmetic ---- */
 
 static void arithmetic(void **state)
@@ -123,7 +141,7 @@ static void arithmetic(void **state)
 
 /* ---- places ---- */
 
-enum { PLACES = 67, LOOPS = 12 };
+enum { PLACES = 67, LOOPS = 16 };
 
 /* Loop number `which` of the kernel table on n elements; y starts at 1/8. */
 static void run_loop(int which, bk_dtype dtype, int64_t n, const void *x, void *y)
@@ -140,8 +158,10 @@ static void run_loop(int which, bk_dtype dtype, int64_t n, const void *x, void *
         k->mul(n, x, x, y);
     else if (which == 10)
         k->mul_add(n, x, x, y);
-    else
+    else if (which == 11)
         k->keep_add(n, x, word, 0, 1.0 / 0.7, y);
+    else
+        k->times_slope(kinds[which - 12], n, x, y);
 }
 
 static void set(bk_dtype dtype, void *x, int64_t i, double value)
@@ -226,6 +246,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(activations_are_those_of_libm),
         cmocka_unit_test(activations_at_the_edge),
+        cmocka_unit_test(slopes_agree),
         cmocka_unit_test(arithmetic),
         cmocka_unit_test(bits_do_not_depend_on_the_place),
         cmocka_unit_test(threads_give_equal_bits),

@@ -164,6 +164,52 @@ static void kernels_and_machine(void **state)
     }
 }
 
+#define TINY_MOE "bench moe --json tokens=37 width=16 experts=6 threads=1 warmup=1 repeats=3 "
+
+/* Four ranks: six experts divide over two of them only. */
+static void mixture_of_experts(void **state)
+{
+    static const char *const phases[] = {"route", "pack", "exchange", "gemm", "combine"};
+    (void)state;
+    for (int ranks = 1; ranks <= 4; ranks *= 2) {
+        json_t *r = run_json(ranks, TINY_MOE);
+        check_common(r, "moe", ranks);
+        bk_check_error(fabs(number(r, "tokens_per_second") * number(r, "seconds") / 37.0 - 1.0),
+                       1e-9, "tokens per second");
+        /* 2 (2 k F + E) C T products, and twice as many backward */
+        bk_check_error(fabs(number(r, "rate") * number(r, "seconds") /
+                                (6.0 * (2.0 * 2.0 * 64.0 + 6.0) * 16.0 * 37.0) -
+                            1.0),
+                       1e-9, "rate");
+        assert_int_equal((int)number(r, "expert_parallel"), ranks == 1 ? 1 : 2);
+        assert_true(number(r, "cpu_seconds") >= 0);
+        for (size_t i = 0; i < sizeof phases / sizeof *phases; i++)
+            assert_true(number(json_object_get(r, "phase"), phases[i]) >= 0);
+        assert_true(number(json_object_get(r, "phase"), "gemm") > 0);
+        assert_null(json_object_get(r, "transport"));
+        json_decref(r);
+    }
+}
+
+static void transport_of_a_router(void **state)
+{
+    (void)state;
+    for (int ranks = 1; ranks <= 2; ranks++) {
+        json_t *r = run_json(ranks, TINY_MOE "router=ssr");
+        const json_t *transport = json_object_get(r, "transport");
+        check_common(r, "moe", ranks);
+        assert_true(number(transport, "probability") == 0.01);
+        assert_true(number(transport, "iterations") > 0);
+        bk_check_error(fabs(number(transport, "share") * number(r, "seconds") -
+                            0.01 * number(transport, "seconds")),
+                       1e-9, "share");
+        json_decref(r);
+    }
+    json_t *r = run_json(1, TINY_MOE "router=ssr probability=1");
+    assert_true(number(json_object_get(r, "transport"), "probability") == 1.0);
+    json_decref(r);
+}
+
 static void lists_and_helps(void **state)
 {
     char out[1 << 14];
@@ -196,6 +242,11 @@ static void wrong_usage(void **state)
         "bench step parallel.lanes=3",
         "bench gemm model.layers=2",
         "bench gemm m=0",
+        "bench moe k=9",
+        "bench moe router=ssrr",
+        "bench moe router=topk probability=0.5",
+        "bench moe router=ssr probability=2",
+        "bench moe model.moe.experts=4",
         "bench step gemm",
         "bench batch=4",
         "bench step --out x",
@@ -231,6 +282,8 @@ int main(void)
         cmocka_unit_test(step_of_a_configuration),
         cmocka_unit_test(libraries_are_chosen),
         cmocka_unit_test(kernels_and_machine),
+        cmocka_unit_test(mixture_of_experts),
+        cmocka_unit_test(transport_of_a_router),
         cmocka_unit_test(lists_and_helps),
         cmocka_unit_test(wrong_usage),
     };

@@ -35,6 +35,7 @@ typedef struct scene {
     int32_t (*mask)(int64_t token);
     bool identity; /* relu experts W1 = [I; -I], W2 = [I, -I] */
     bk_dtype dtype;
+    int threads; /* of a rank, against one alone */
 } scene;
 
 static scene filled(scene s)
@@ -47,6 +48,7 @@ static scene filled(scene s)
     s.hidden = s.identity ? 2 * s.width : s.hidden ? s.hidden : 10;
     s.experts = s.experts ? s.experts : 7;
     s.k = s.k ? s.k : 2;
+    s.threads = s.threads ? s.threads : 1;
     return s;
 }
 
@@ -258,6 +260,7 @@ static void check_scene(scene given)
     scene whole = filled(given), *s = &whole;
     layer *one = open_layer(s, NULL);
     run_layer(one);
+    assert_int_equal(bk_blas_setup(s->threads, BK_GEMM_AUTO), BK_OK);
     for (int ep = 1; ep <= ranks; ep++) {
         if (!world[ep] || ep > s->experts)
             continue;
@@ -268,6 +271,7 @@ static void check_scene(scene given)
         close_layer(part);
     }
     close_layer(one);
+    assert_int_equal(bk_blas_setup(1, BK_GEMM_AUTO), BK_OK);
 }
 
 static int32_t some_padding(int64_t token)
@@ -302,6 +306,13 @@ static void ranks_and_degrees_change_no_bit(void **state)
                         .mask = some_padding,
                         .options = "probability=1 gradient=implicit scope=local"});
     check_scene((scene){.name = "noise", .options = "noise=logits noise_scale=0.5"});
+    check_scene((scene){.name = "three threads, every loop shared out",
+                        .threads = 3,
+                        .tokens = 256,
+                        .experts = 64,
+                        .width = 256,
+                        .hidden = 32,
+                        .aux = true});
 }
 
 static void nothing_here_and_there_changes_no_bit(void **state)
