@@ -187,11 +187,11 @@ static void kl_back(int64_t n, const real *lp, const real *lq, real factor, real
         ds[i] += factor * (bk_exp(lp[i]) - bk_exp(lq[i]));
 }
 
-static void softmax_back(int64_t n, const void *p_, const void *h_, double weight,
-                         double temperature, void *ds_)
+/* ds += weight p (h - <p,h>) / T. */
+static void softmax_back(int64_t n, const real *p, const real *h, double weight, double temperature,
+                         real *ds)
 {
-    const real *p = p_, *h = h_;
-    real *ds = ds_, inner = (real)dot(n, p, h), factor = (real)(weight / temperature);
+    real inner = (real)dot(n, p, h), factor = (real)(weight / temperature);
     for (int64_t i = 0; i < n; i++)
         ds[i] += factor * p[i] * (h[i] - inner);
 }
@@ -212,12 +212,47 @@ static void divergence_back(int64_t n, const void *s, const void *t, const bk_di
     softmax_back(n, lp, h, weight, o->temperature, ds);
 }
 
-static void softmax(int64_t n, const void *s, double temperature, void *p_)
+/* ---- softmax by parts ---- */
+
+static bk_row_norm normalise(int64_t n, const void *x_, double temperature)
 {
+    const real *x = x_, most = max(n, x);
+    return (bk_row_norm){(double)most, 1.0 / sum_exp(n, x, most, (real)(1.0 / temperature))};
+}
+
+static inline real probability(real x, real scale, real most, real inverse)
+{
+    real p = bk_exp((x - most) * scale) * inverse;
+    return p < bk_smallest_normal ? 0 : p;
+}
+
+static double softmax(int64_t n, const void *x_, double temperature, bk_row_norm norm, void *p_)
+{
+    const real *x = x_, scale = (real)(1.0 / temperature), most = (real)norm.most,
+               inverse = (real)norm.inverse;
     real *p = p_;
-    log_softmax(n, s, temperature, p);
     for (int64_t i = 0; i < n; i++)
-        p[i] = bk_exp(p[i]);
+        p[i] = probability(x[i], scale, most, inverse);
+    return sum(n, p);
+}
+
+static void softmax_add(int64_t n, const void *x_, double temperature, bk_row_norm norm,
+                        double factor_, void *y_)
+{
+    const real *x = x_, scale = (real)(1.0 / temperature), most = (real)norm.most,
+               inverse = (real)norm.inverse, factor = (real)factor_;
+    real *y = y_;
+    for (int64_t i = 0; i < n; i++)
+        y[i] += factor * probability(x[i], scale, most, inverse);
+}
+
+static double product_add(int64_t n, const void *p_, const void *h_, double factor_, void *y_)
+{
+    const real *p = p_, *h = h_, factor = (real)factor_;
+    real *y = y_;
+    for (int64_t i = 0; i < n; i++)
+        y[i] += factor * p[i] * h[i];
+    return dot(n, p, h);
 }
 
 const bk_row_kernels BK_KERNEL(bk_row_kernels) = {
@@ -225,6 +260,8 @@ const bk_row_kernels BK_KERNEL(bk_row_kernels) = {
     .cross_entropy_back = cross_entropy_back,
     .divergence = divergence,
     .divergence_back = divergence_back,
+    .normalise = normalise,
     .softmax = softmax,
-    .softmax_back = softmax_back,
+    .softmax_add = softmax_add,
+    .product_add = product_add,
 };

@@ -34,9 +34,12 @@ typedef struct bk_sinkd {
     bool shared;             /* some group has rows on two ranks */
     int64_t column, columns; /* teacher rows held here: global rows column .. column+columns-1 */
 
+    /* Logits: any part of p = softmax(student/T) and q = softmax(teacher/T) is made from them. */
+    const char *teacher;          /* [.,V] in the dtype of the logits */
+    const int64_t *teacher_place; /* [columns] rows of `teacher`; NULL: in order */
+    bk_row_norm *p_norm, *q_norm; /* [rows], [columns] */
+
     /* Cost: one block of S = -C/epsilon for the own rows of each group. */
-    int64_t ld;  /* V, padded to a multiple of BK_SINKD_PAD */
-    char *p, *q; /* [rows,ld], [columns,ld] probabilities in the dtype of the logits */
     bk_sinkhorn_block *block;
     int64_t blocks;
     bk_sinkhorn problem;
