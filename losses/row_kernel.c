@@ -33,27 +33,39 @@ static double dot(int64_t n, const real *x, const real *y)
     return tree(a);
 }
 
+/* In as many parts as a vector has elements: one chain of comparisons would be the slowest pass of
+ * a softmax.  A NaN is left out; it comes back with the sum of the exponentials. */
 static real max(int64_t n, const real *x)
 {
-    real most = -(real)INFINITY, nan = 0;
-    for (int64_t i = 0; i < n; i++) {
-        most = x[i] > most ? x[i] : most;
-        nan = x[i] != x[i] ? x[i] : nan;
-    }
-    return nan != nan ? nan : most;
+    enum { PARTS = 2 * WIDE };
+    real most[PARTS];
+    int64_t i = 0;
+    for (int j = 0; j < PARTS; j++)
+        most[j] = -(real)INFINITY;
+    for (; i + PARTS <= n; i += PARTS)
+        for (int j = 0; j < PARTS; j++)
+            most[j] = x[i + j] > most[j] ? x[i + j] : most[j];
+    for (; i < n; i++)
+        most[0] = x[i] > most[0] ? x[i] : most[0];
+    for (int j = 1; j < PARTS; j++)
+        most[0] = most[j] > most[0] ? most[j] : most[0];
+    return most[0];
 }
 
-/* sum of exp((x - most) scale), in double, without storing the terms. */
+/* sum of exp((x - most) scale), in double.  The terms are stored by the piece: in one loop with
+ * their sum they would be computed in vectors of doubles. */
 static double sum_exp(int64_t n, const real *x, real most, real scale)
 {
-    double a[WIDE] = {0};
-    int64_t i = 0;
-    for (; i + WIDE <= n; i += WIDE)
-        for (int j = 0; j < WIDE; j++)
-            a[j] += (double)bk_exp((x[i + j] - most) * scale);
-    for (; i < n; i++)
-        a[i % WIDE] += (double)bk_exp((x[i] - most) * scale);
-    return tree(a);
+    enum { PIECE = 512 };
+    real term[PIECE];
+    double total = 0.0;
+    for (int64_t first = 0; first < n; first += PIECE) {
+        int64_t m = n - first < PIECE ? n - first : PIECE;
+        for (int64_t i = 0; i < m; i++)
+            term[i] = bk_exp((x[first + i] - most) * scale);
+        total += sum(m, term);
+    }
+    return total;
 }
 
 /* ---- cross-entropy ---- */
