@@ -106,7 +106,7 @@ static bk_status loss_config(bk_arena *arena, const sinkd_config *c, const void 
                         bk_arena_printf(arena, "%lld", (long long)c->iterations)));
     BK_TRY(bk_options_read(kind->options, config, map, "bench.sinkd", arena));
     *out = config;
-    return kind->check(config);
+    return kind->check(config, BK_F32);
 }
 
 static bk_status measure(bk_arena *arena, const sinkd_config *c, work *w, bk_bench_result *out)
