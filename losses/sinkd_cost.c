@@ -61,7 +61,7 @@ static void normalise(bk_tape *t, bk_sinkd *s)
     const bk_row_kernels *k = bk_rows_of(s->args.logits->dtype);
     s->p_norm = BK_NEW(t->arena, bk_row_norm, s->rows);
     s->q_norm = BK_NEW(t->arena, bk_row_norm, s->columns);
-#pragma omp parallel for schedule(static) \
+#pragma omp parallel for schedule(dynamic, 4) \
     num_threads(bk_blas_threads()) if ((s->rows + s->columns) * classes > SMALL)
     for (int64_t i = 0; i < s->rows + s->columns; i++)
         if (i < s->rows)
@@ -113,7 +113,7 @@ static bool chunk_fill(const bk_sinkd *s, chunk *c, int64_t first)
     c->first = first;
     c->classes = left < c->width ? left : c->width;
     c->width = padded(c->classes);
-#pragma omp parallel for schedule(static) \
+#pragma omp parallel for schedule(dynamic, 4) \
     num_threads(bk_blas_threads()) if ((s->rows + s->columns) * c->width > SMALL)
     for (int64_t i = 0; i < s->rows + s->columns; i++) {
         int64_t j = i - s->rows;
@@ -262,7 +262,7 @@ static void subtract_inner(const bk_sinkd *s, const back *w)
 {
     int64_t classes = bk_cols(s->args.logits);
     const bk_row_kernels *k = bk_rows_of(s->args.logits->dtype);
-#pragma omp parallel for schedule(static) \
+#pragma omp parallel for schedule(dynamic, 4) \
     num_threads(bk_blas_threads()) if (s->rows * classes > SMALL)
     for (int64_t i = 0; i < s->rows; i++)
         k->softmax_add(classes, student_row(s, i), s->config->temperature, s->p_norm[i],
