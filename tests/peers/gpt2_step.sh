@@ -1,9 +1,9 @@
 #!/bin/bash
 # A training step of the 124M GPT-2 layout: Birkhoff against PyTorch 1.13.1, in alternation on this machine.
 #   tests/peers/gpt2_step.sh [ROUNDS]     (default 5; about two quiet minutes each)
-# Prints the median over the rounds of
-# Birkhoff's seconds / PyTorch's seconds for each library and split of the two cores; below 1 Birkhoff is faster.
-# The second ratio is of processor seconds, which other programs on the machine disturb less.
+# Prints the median over the rounds of Birkhoff's seconds / PyTorch's seconds for each library and split of the two
+# cores; below 1 Birkhoff is faster.  The second ratio is of processor seconds, which other programs on the machine
+# disturb less.
 set -euo pipefail
 rounds=${1:-5}
 here=$(cd "$(dirname "$0")" && pwd)
