@@ -1,8 +1,6 @@
 #include "losses/sinkd_kernel.h"
 
-#ifdef __AVX__
 #include <immintrin.h>
-#endif
 
 /* ROWS x COLUMNS sums are kept in registers, of which AVX-512 has 32 and AVX2 16.  A segment of so
  * many rows of q stays in the second-level cache. */
@@ -15,48 +13,37 @@ enum {
     ROWS = 4,
     LANES = BYTES / sizeof(real),
     SEGMENT = 4096 / sizeof(real),
-    SEGMENT_ROWS = 64 * COLUMNS
+    SEGMENT_ROWS = 32 * COLUMNS
 };
 typedef real vector __attribute__((vector_size(BYTES), aligned(sizeof(real)), may_alias));
 
-/* min(a, b), and one of -least, 0 and least by the sign of x, where |x| is 0 or at least `least`.
- * Vector operators cannot say either; compilers make two slower instructions of a choice. */
+/* Vector operators cannot say minimum; compilers make two slower instructions of a choice. */
 #if defined(BK_AVX512)
-static inline vector smaller(vector a, vector b)
-{
-    return (vector)_mm512_min_ps((__m512)a, (__m512)b);
-}
-
-static inline vector sign_of(vector x, vector least)
-{
-    enum { ABSOLUTE_MINIMUM = 2 }; /* with the sign of the first */
-    return (vector)_mm512_range_ps((__m512)x, (__m512)least, ABSOLUTE_MINIMUM);
-}
-#else
-#if !defined(__AVX__)
-static inline vector smaller(vector a, vector b)
-{
-    for (int i = 0; i < LANES; i++)
-        a[i] = a[i] < b[i] ? a[i] : b[i];
-    return a;
-}
+#define INTRINSIC(name) _mm512_##name##_ps
+typedef __m512 native;
 #elif BK_REAL == 64
-static inline vector smaller(vector a, vector b)
-{
-    return (vector)_mm256_min_pd((__m256d)a, (__m256d)b);
-}
+#define INTRINSIC(name) _mm256_##name##_pd
+typedef __m256d native;
 #else
-static inline vector smaller(vector a, vector b)
-{
-    return (vector)_mm256_min_ps((__m256)a, (__m256)b);
-}
+#define INTRINSIC(name) _mm256_##name##_ps
+typedef __m256 native;
 #endif
 
-static inline vector sign_of(vector x, vector least)
+static inline vector smaller(vector a, vector b)
 {
-    return -smaller(-smaller(x, least), least);
+    return (vector)INTRINSIC(min)((native)a, (native)b);
 }
+
+/* -one, 0 or one by the sign of x, where |x| is 0 or at least `one`. */
+static inline vector sign_of(vector x, vector one)
+{
+#ifdef BK_AVX512
+    enum { ABSOLUTE_MINIMUM = 2 }; /* with the sign of the first */
+    return (vector)INTRINSIC(range)((native)x, (native)one, ABSOLUTE_MINIMUM);
+#else
+    return (vector)INTRINSIC(max)((native)smaller(x, one), (native)-one);
 #endif
+}
 
 static inline vector all(real x)
 {
@@ -203,22 +190,19 @@ static void sign_sum(const bk_sinkd_tile *t, const double *g, void *h)
 
 static double min_add(int64_t rounds)
 {
-    vector sum[ROWS][COLUMNS] = {{{0}}}, right[COLUMNS], left[ROWS];
-    for (int k = 0; k < COLUMNS; k++)
-        right[k] = all((real)0.25 * (real)k);
-    for (int l = 0; l < ROWS; l++)
-        left[l] = all((real)0.125 * (real)l);
-    for (int64_t n = 0; n < rounds; n++)
-        for (int l = 0; l < ROWS; l++) {
-            __asm__ volatile("" : "+m"(left[l])); /* else all rounds share one set of minima */
-            for (int k = 0; k < COLUMNS; k++)
-                sum[l][k] += smaller(left[l], right[k]);
+    enum { CHAINS = 10 }; /* latency 4, two units: at least 8 independent chains */
+    vector sum[CHAINS] = {{0}}, left = all((real)0.5), right = all((real)0.25);
+    for (int64_t n = 0; n < rounds; n++) {
+#pragma GCC unroll 10
+        for (int i = 0; i < CHAINS; i++) {
+            __asm__ volatile("" : "+x"(left)); /* else one minimum serves all sums */
+            sum[i] += smaller(left, right);
         }
+    }
     double keep = 0.0;
-    for (int l = 0; l < ROWS; l++)
-        for (int k = 0; k < COLUMNS; k++)
-            keep += horizontal(sum[l][k]);
-    return keep >= 0.0 ? (double)rounds * ROWS * COLUMNS * LANES : 0.0;
+    for (int i = 0; i < CHAINS; i++)
+        keep += horizontal(sum[i]);
+    return keep >= 0.0 ? (double)rounds * CHAINS * LANES : 0.0;
 }
 
 const bk_sinkd_kernels BK_KERNEL(bk_sinkd_kernels) = {

@@ -61,7 +61,8 @@ typedef struct work {
     const void *config;            /* of the loss */
     double loss;
     int64_t runs, warmup;
-    clock_t cpu; /* of this process when the warm-up was over */
+    clock_t cpu;       /* of this process when the warm-up was over */
+    double seconds[2]; /* since then on this rank, forward and backward */
 } work;
 
 /* Logits in [-8,8), the same for any number of ranks. */
@@ -73,6 +74,14 @@ static float *fill(bk_arena *arena, const work *w, uint64_t tag)
     for (int64_t i = 0; i < count; i++)
         x[i] = (float)bk_fill(first + (uint64_t)i, tag, -8.0, 8.0);
     return x;
+}
+
+static void observe(void *context, const bk_op *op, bool backward, double seconds)
+{
+    work *w = context;
+    (void)op;
+    if (w->runs > w->warmup)
+        w->seconds[backward] += seconds;
 }
 
 static bk_status loss_and_gradient(void *context)
@@ -120,6 +129,8 @@ static bk_status measure(bk_arena *arena, const sinkd_config *c, work *w, bk_ben
     bk_sum_i64(w->world->ctl, 1, &cpu);
     out->rate = 2.0 * (double)(c->rows * c->rows) * (double)c->vocabulary / out->seconds;
     out->limit = limit_of_all(w->world->ctl);
+    bk_bench_add(out, NULL, "forward_seconds", w->seconds[0] / (double)c->repeats);
+    bk_bench_add(out, NULL, "backward_seconds", w->seconds[1] / (double)c->repeats);
     bk_bench_add(out, NULL, "cpu_seconds",
                  (double)cpu / (double)CLOCKS_PER_SEC / (double)c->repeats);
     bk_bench_add(out, NULL, "loss", w->loss);
@@ -142,6 +153,8 @@ static bk_status run(bk_context *context, const void *config, bk_bench_result *o
                        .dtype = BK_F32,
                        .lanes = bk_lanes_of_rank(lanes, c->rows, world->rank, world->size),
                        .recording = true};
+    w.tape.observe = observe;
+    w.tape.observe_context = &w;
     w.own = bk_lanes_samples(&w.tape.lanes);
     *out =
         (bk_bench_result){.unit = "elements/s", .ranks = world->size, .threads = bk_blas_threads()};

@@ -176,6 +176,7 @@ static void sinkd_and_sinkhorn(void **state)
         bk_check_error(fabs(number(r, "rate") * number(r, "seconds") / elements - 1.0), 1e-9,
                        "elements of sinkd");
         assert_true(number(r, "cpu_seconds") >= 0);
+        assert_true(number(r, "forward_seconds") > 0 && number(r, "backward_seconds") > 0);
         loss[ranks] = number(r, "loss");
         assert_true(loss[ranks] > 0 && loss[ranks] < 2);
         json_decref(r);
