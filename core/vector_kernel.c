@@ -42,15 +42,29 @@ static void scale(int64_t n, double a_, void *x_)
         x[i] *= a;
 }
 
+/* In as many chains as two vectors have elements; a NaN is kept apart. */
 static double max(int64_t n, const void *x_)
 {
+    enum { CHAINS = 16 };
     const real *x = x_;
-    real most = -(real)INFINITY, nan = 0;
-    for (int64_t i = 0; i < n; i++) {
-        most = x[i] > most ? x[i] : most;
-        nan = x[i] != x[i] ? x[i] : nan;
+    real most[CHAINS], nan[CHAINS] = {0}, all = -(real)INFINITY;
+    int64_t i = 0;
+    for (int j = 0; j < CHAINS; j++)
+        most[j] = -(real)INFINITY;
+    for (; i + CHAINS <= n; i += CHAINS)
+        for (int j = 0; j < CHAINS; j++) {
+            most[j] = x[i + j] > most[j] ? x[i + j] : most[j];
+            nan[j] = x[i + j] != x[i + j] ? x[i + j] : nan[j];
+        }
+    for (; i < n; i++) {
+        most[0] = x[i] > most[0] ? x[i] : most[0];
+        nan[0] = x[i] != x[i] ? x[i] : nan[0];
     }
-    return nan != nan ? (double)nan : (double)most;
+    for (int j = 0; j < CHAINS; j++) {
+        all = most[j] > all ? most[j] : all;
+        nan[0] = nan[j] != nan[j] ? nan[j] : nan[0];
+    }
+    return nan[0] != nan[0] ? (double)nan[0] : (double)all;
 }
 
 static double tree(const double a[8])

@@ -101,7 +101,7 @@ static void print_list(bool json)
     for (int i = 0; bk_benches[i]; i++) {
         const bk_bench *b = bk_benches[i];
         if (!json) {
-            printf("%-8s  %s\n", b->name, b->summary);
+            printf("%-10s  %s\n", b->name, b->summary);
             continue;
         }
         bk_json_open(&j, NULL);

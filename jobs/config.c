@@ -216,7 +216,7 @@ static bk_status read_loss(bk_config *c, bk_value *map, const char *path, bk_con
     loss->config = bk_arena_zalloc(c->arena, loss->kind->config_size + 1);
     BK_TRY(bk_options_read(loss->kind->options, loss->config, map, path, c->arena));
     BK_TRY(bk_options_unknown(map, path, tables, NULL));
-    return loss->kind->check ? loss->kind->check(loss->config) : BK_OK;
+    return loss->kind->check ? loss->kind->check(loss->config, BK_F32) : BK_OK;
 }
 
 static const char *term_name(const bk_config *c, int place)

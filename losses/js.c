@@ -11,9 +11,10 @@ static const bk_option options[] = {
     BK_OPTION_END,
 };
 
-static bk_status check(const void *config)
+static bk_status check(const void *config, bk_dtype dtype)
 {
     const bk_row_config *c = config;
+    (void)dtype;
     if (c->beta > 0.0 && c->beta < 1.0)
         return BK_OK;
     return bk_fail(BK_USAGE, "beta=%g of js is %s: use that loss, or 0 < beta < 1", c->beta,

@@ -41,8 +41,8 @@ typedef struct bk_loss_kind {
     const bk_option *options;
     size_t config_size;
     int flags; /* BK_LOSS_* */
-    /* Checks what the table cannot (combinations); BK_USAGE.  May be NULL. */
-    bk_status (*check)(const void *config);
+    /* Checks what the table cannot (combinations) for logits of `dtype`; BK_USAGE.  May be NULL. */
+    bk_status (*check)(const void *config, bk_dtype dtype);
     /* The same against the model (sequences: a sample has many rows); BK_USAGE.  May be NULL. */
     bk_status (*fits)(const void *config, bool sequences);
     /* Collective when BK_LOSS_COLLECTIVE.  Returns value[m] (BK_F64) on the step arena. */

@@ -33,27 +33,39 @@ static double dot(int64_t n, const real *x, const real *y)
     return tree(a);
 }
 
+/* In as many parts as a vector has elements: one chain of comparisons would be the slowest pass of
+ * a softmax.  A NaN is left out; it comes back with the sum of the exponentials. */
 static real max(int64_t n, const real *x)
 {
-    real most = -(real)INFINITY, nan = 0;
-    for (int64_t i = 0; i < n; i++) {
-        most = x[i] > most ? x[i] : most;
-        nan = x[i] != x[i] ? x[i] : nan;
-    }
-    return nan != nan ? nan : most;
+    enum { PARTS = 2 * WIDE };
+    real most[PARTS];
+    int64_t i = 0;
+    for (int j = 0; j < PARTS; j++)
+        most[j] = -(real)INFINITY;
+    for (; i + PARTS <= n; i += PARTS)
+        for (int j = 0; j < PARTS; j++)
+            most[j] = x[i + j] > most[j] ? x[i + j] : most[j];
+    for (; i < n; i++)
+        most[0] = x[i] > most[0] ? x[i] : most[0];
+    for (int j = 1; j < PARTS; j++)
+        most[0] = most[j] > most[0] ? most[j] : most[0];
+    return most[0];
 }
 
-/* sum of exp((x - most) scale), in double, without storing the terms. */
+/* sum of exp((x - most) scale), in double.  The terms are stored by the piece: in one loop with
+ * their sum they would be computed in vectors of doubles. */
 static double sum_exp(int64_t n, const real *x, real most, real scale)
 {
-    double a[WIDE] = {0};
-    int64_t i = 0;
-    for (; i + WIDE <= n; i += WIDE)
-        for (int j = 0; j < WIDE; j++)
-            a[j] += (double)bk_exp((x[i + j] - most) * scale);
-    for (; i < n; i++)
-        a[i % WIDE] += (double)bk_exp((x[i] - most) * scale);
-    return tree(a);
+    enum { PIECE = 512 };
+    real term[PIECE];
+    double total = 0.0;
+    for (int64_t first = 0; first < n; first += PIECE) {
+        int64_t m = n - first < PIECE ? n - first : PIECE;
+        for (int64_t i = 0; i < m; i++)
+            term[i] = bk_exp((x[first + i] - most) * scale);
+        total += sum(m, term);
+    }
+    return total;
 }
 
 /* ---- cross-entropy ---- */
@@ -188,11 +200,11 @@ static void kl_back(int64_t n, const real *lp, const real *lq, real factor, real
         ds[i] += factor * (bk_exp(lp[i]) - bk_exp(lq[i]));
 }
 
-static void softmax_back(int64_t n, const void *p_, const void *h_, double weight,
-                         double temperature, void *ds_)
+/* ds += weight p (h - <p,h>) / T. */
+static void softmax_back(int64_t n, const real *p, const real *h, double weight, double temperature,
+                         real *ds)
 {
-    const real *p = p_, *h = h_;
-    real *ds = ds_, inner = (real)dot(n, p, h), factor = (real)(weight / temperature);
+    real inner = (real)dot(n, p, h), factor = (real)(weight / temperature);
     for (int64_t i = 0; i < n; i++)
         ds[i] += factor * p[i] * (h[i] - inner);
 }
@@ -213,12 +225,47 @@ static void divergence_back(int64_t n, const void *s, const void *t, const bk_di
     softmax_back(n, lp, h, weight, o->temperature, ds);
 }
 
-static void softmax(int64_t n, const void *s, double temperature, void *p_)
+/* ---- softmax by parts ---- */
+
+static bk_row_norm normalise(int64_t n, const void *x_, double temperature)
 {
+    const real *x = x_, most = max(n, x);
+    return (bk_row_norm){(double)most, 1.0 / sum_exp(n, x, most, (real)(1.0 / temperature))};
+}
+
+static inline real probability(real x, real scale, real most, real inverse)
+{
+    real p = bk_exp((x - most) * scale) * inverse;
+    return p < bk_smallest_normal ? 0 : p;
+}
+
+static double softmax(int64_t n, const void *x_, double temperature, bk_row_norm norm, void *p_)
+{
+    const real *x = x_, scale = (real)(1.0 / temperature), most = (real)norm.most,
+               inverse = (real)norm.inverse;
     real *p = p_;
-    log_softmax(n, s, temperature, p);
     for (int64_t i = 0; i < n; i++)
-        p[i] = bk_exp(p[i]);
+        p[i] = probability(x[i], scale, most, inverse);
+    return sum(n, p);
+}
+
+static void softmax_add(int64_t n, const void *x_, double temperature, bk_row_norm norm,
+                        double factor_, void *y_)
+{
+    const real *x = x_, scale = (real)(1.0 / temperature), most = (real)norm.most,
+               inverse = (real)norm.inverse, factor = (real)factor_;
+    real *y = y_;
+    for (int64_t i = 0; i < n; i++)
+        y[i] += factor * probability(x[i], scale, most, inverse);
+}
+
+static double product_add(int64_t n, const void *p_, const void *h_, double factor_, void *y_)
+{
+    const real *p = p_, *h = h_, factor = (real)factor_;
+    real *y = y_;
+    for (int64_t i = 0; i < n; i++)
+        y[i] += factor * p[i] * h[i];
+    return dot(n, p, h);
 }
 
 const bk_row_kernels BK_KERNEL(bk_row_kernels) = {
@@ -226,6 +273,8 @@ const bk_row_kernels BK_KERNEL(bk_row_kernels) = {
     .cross_entropy_back = cross_entropy_back,
     .divergence = divergence,
     .divergence_back = divergence_back,
+    .normalise = normalise,
     .softmax = softmax,
-    .softmax_back = softmax_back,
+    .softmax_add = softmax_add,
+    .product_add = product_add,
 };

@@ -12,6 +12,10 @@ typedef struct bk_divergence_options {
     bool entropy;
 } bk_divergence_options;
 
+typedef struct bk_row_norm {
+    double most, inverse; /* the largest x, 1 / sum exp((x - most) / T) */
+} bk_row_norm;
+
 typedef struct bk_row_kernels {
     /* -sum y log softmax(x), y = (1-e) onehot(label) + e/V; *lse = log sum exp x. */
     double (*cross_entropy)(int64_t n, const void *x, int32_t label, double smoothing, double *lse);
@@ -24,11 +28,16 @@ typedef struct bk_row_kernels {
     /* ds += weight p (h - <p,h>) / T, h = dD/dp; work[3 n] reals. */
     void (*divergence_back)(int64_t n, const void *s, const void *t, const bk_divergence_options *o,
                             double weight, void *work, void *ds);
-    /* p = softmax(s/T). */
-    void (*softmax)(int64_t n, const void *s, double temperature, void *p);
-    /* ds += weight p (h - <p,h>) / T. */
-    void (*softmax_back)(int64_t n, const void *p, const void *h, double weight, double temperature,
-                         void *ds);
+    /* What makes any part of a row of softmax(x/T). */
+    bk_row_norm (*normalise)(int64_t n, const void *x, double temperature);
+    /* p = softmax(x/T) of n classes of that row, 0 where it is no normal number; returns their
+     * sum. */
+    double (*softmax)(int64_t n, const void *x, double temperature, bk_row_norm norm, void *p);
+    /* y += factor softmax(x/T). */
+    void (*softmax_add)(int64_t n, const void *x, double temperature, bk_row_norm norm,
+                        double factor, void *y);
+    /* y += factor p h, elementwise; returns <p,h>. */
+    double (*product_add)(int64_t n, const void *p, const void *h, double factor, void *y);
 } bk_row_kernels;
 
 BK_KERNEL_TABLES(bk_row_kernels);

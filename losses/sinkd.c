@@ -8,6 +8,7 @@
 #include "losses/sinkd.h"
 
 #include "core/attributes.h"
+#include "core/vector.h"
 
 #include <string.h>
 
@@ -25,14 +26,21 @@ static const bk_option options[] = {
                    "rows matched together: global, lane, sequence, or a size"),
     BK_OPTION_I64(bk_sinkd_config, chunk, 4096, 0, 1 << 30,
                   "vocabulary columns at a time; 0 = all"),
+    BK_OPTION_CHOICE(bk_sinkd_config, domain, BK_SINKD_AUTO, "auto|direct|log",
+                     "direct: fast, epsilon >= 0.025 (f64: 0.003); auto: where it may"),
     BK_OPTION_END,
 };
 
-static bk_status check(const void *config)
+static bk_status check(const void *config, bk_dtype dtype)
 {
     static const char *const names[] = {"global", "lane", "sequence"};
     const bk_sinkd_config *c = config;
     int64_t size;
+    if (c->domain == BK_SINKD_DIRECT && c->epsilon < bk_sinkd_direct_bound(dtype))
+        return bk_fail(BK_USAGE,
+                       "domain=direct of sinkd needs epsilon >= %g in %s (epsilon=%g): "
+                       "exp(-2/epsilon) would underflow; use domain=log or auto",
+                       bk_sinkd_direct_bound(dtype), bk_dtype_name(dtype), c->epsilon);
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (strcmp(c->group, names[i]) == 0)
             return BK_OK;
@@ -72,19 +80,29 @@ static void loss_by_lane(bk_tape *t, const bk_sinkd *s, double *value)
     }
 }
 
+/* The potential itself, out of a vector of f or g. */
+static double potential(const bk_sinkd *s, double x)
+{
+    return s->direct ? bk_log_one(x) : x;
+}
+
 /* Collective.  <P,C> + epsilon sum P (log P - 1) = epsilon sum_ij P_ij (f_i + g_j - 1). */
 static double entropic_value(bk_tape *t, const bk_sinkd *s)
 {
     int64_t n = s->iterations;
     double *x = BK_NEW(t->scratch, double, s->columns), value;
     double *local = BK_ZNEW(t->scratch, double, t->lanes.count);
+    double *g = BK_NEW(t->scratch, double, s->columns);
+    for (int64_t j = 0; j < s->columns; j++)
+        g[j] = potential(s, s->g[n][j]);
     for (int64_t k = 0; k < s->blocks; k++) {
         const bk_sinkhorn_block *b = &s->block[k];
         for (int64_t i = 0; i < b->rows; i++) {
             double *to = &local[bk_sinkhorn_lane(&s->problem, b->first + i)];
+            double f = potential(s, s->f[n][b->first + i]);
             bk_sinkd_plan_row(s, b, i, x);
             for (int64_t j = 0; j < b->columns; j++)
-                *to += x[j] * (s->f[n][b->first + i] + s->g[n][b->column + j] - 1.0);
+                *to += x[j] * (f + g[b->column + j] - 1.0);
         }
     }
     bk_reduce_vector(bk_comm_reducer(s->args.comm), &t->lanes, 1, local, &value, t->scratch);

@@ -2,7 +2,8 @@
  *
  * One call goes through three files: sinkd_rows.c says which rows are matched with which,
  * sinkd_cost.c makes C and takes its gradient back to the logits, sinkd_plan.c makes the plan and
- * the gradient of the loss with respect to C.  sinkd.c holds the options and the tape node. */
+ * the gradient of the loss with respect to C, in the log domain by itself and in the direct domain
+ * by sinkd_direct.c.  sinkd.c holds the options and the tape node. */
 #ifndef BK_LOSSES_SINKD_H
 #define BK_LOSSES_SINKD_H
 
@@ -10,11 +11,12 @@
 #include "losses/row.h"
 
 enum { BK_SINKD_UNROLLED, BK_SINKD_ENVELOPE };
+enum { BK_SINKD_AUTO, BK_SINKD_DIRECT, BK_SINKD_LOG };
 
 typedef struct bk_sinkd_config {
     double temperature, epsilon, tolerance;
     int64_t iterations, chunk;
-    int gradient, reduction;
+    int gradient, reduction, domain;
     const char *group;
 } bk_sinkd_config;
 
@@ -34,14 +36,19 @@ typedef struct bk_sinkd {
     bool shared;             /* some group has rows on two ranks */
     int64_t column, columns; /* teacher rows held here: global rows column .. column+columns-1 */
 
+    /* Logits: any part of p = softmax(student/T) and q = softmax(teacher/T) is made from them. */
+    const char *teacher;          /* [.,V] in the dtype of the logits */
+    const int64_t *teacher_place; /* [columns] rows of `teacher`; NULL: in order */
+    bk_row_norm *p_norm, *q_norm; /* [rows], [columns] */
+
     /* Cost: one block of S = -C/epsilon for the own rows of each group. */
-    int64_t ld;  /* V, padded to a multiple of BK_SINKD_PAD */
-    char *p, *q; /* [rows,ld], [columns,ld] probabilities in the dtype of the logits */
     bk_sinkhorn_block *block;
     int64_t blocks;
     bk_sinkhorn problem;
 
-    /* Plan: P(n,k) = exp(S + f[n] + g[k]). */
+    /* Plan: P(n,k) = exp(S + f[n] + g[k]).  In the direct domain f and g hold exp f and exp g. */
+    bool direct;
+    double **kernel;    /* direct: K = exp(S), one array [rows,columns] a block */
     int64_t iterations; /* N */
     double **f, **g;    /* f[1..N] [rows], g[0..N] [columns] */
 } bk_sinkd;
@@ -77,5 +84,23 @@ double bk_sinkd_row_violation(bk_tape *t, const bk_sinkd *s);
 /* Collective (unrolled).  G = dL/dC before the weight, one array [rows,columns] a block, on
  * scratch. */
 double *const *bk_sinkd_plan_back(bk_tape *t, const bk_sinkd *s);
+
+/* ---- sinkd_direct.c: the same in the direct domain ---- */
+
+/* Least epsilon of the direct domain: K >= exp(-2/epsilon) is a normal number with room to spare in
+ * the arithmetic of the logits. */
+static inline double bk_sinkd_direct_bound(bk_dtype dtype)
+{
+    return dtype == BK_F64 ? 0.003 : 0.025;
+}
+
+/* Fills s->kernel from S. */
+void bk_sinkd_make_kernel(bk_tape *t, bk_sinkd *s);
+/* Collective.  f[n] = 1/(K g[n-1]), g[n] = 1/(K^T f[n]). */
+void bk_sinkd_direct_step(bk_tape *t, const bk_sinkd *s, int64_t n);
+/* Collective.  Adds to G, one array a block, what flows through all 2N normalisations from the
+ * adjoints rows[rows] of log f[N] and columns[columns] of log g[N], which are overwritten. */
+void bk_sinkd_direct_unroll(bk_tape *t, const bk_sinkd *s, double *rows, double *columns,
+                            double *const *adjoint);
 
 #endif

@@ -1,4 +1,4 @@
-/* The plan of SinKD and the gradient of its loss with respect to the cost.  Log domain, double:
+/* The plan of SinKD and the gradient of its loss with respect to the cost.  In the log domain:
  *   g^0 = 0;  f^n_i = -LSE_j(S_ij + g^(n-1)_j);  g^n_j = -LSE_i(S_ij + f^n_i);  P = exp(S + f^N +
  * g^N)
  */
@@ -8,15 +8,17 @@
 #include <math.h>
 #include <string.h>
 
-/* x = exp(S_i + f[n]_i + g[k]). */
+/* x = exp(S_i + f[n]_i + g[k]), or K_i f[n]_i g[k]. */
 static void plan_row(const bk_sinkd *s, const bk_sinkhorn_block *b, int64_t i, int64_t n, int64_t k,
                      double *x)
 {
-    const double *row = b->s + i * b->columns, *g = s->g[k] + b->column;
+    const double *g = s->g[k] + b->column;
+    const double *row = (s->direct ? s->kernel[b - s->block] : b->s) + i * b->columns;
     double f = s->f[n][b->first + i];
     for (int64_t j = 0; j < b->columns; j++)
-        x[j] = row[j] + f + g[j];
-    bk_exp_f64(b->columns, x, x);
+        x[j] = s->direct ? row[j] * f * g[j] : row[j] + f + g[j];
+    if (!s->direct)
+        bk_exp_f64(b->columns, x, x);
 }
 
 void bk_sinkd_plan_row(const bk_sinkd *s, const bk_sinkhorn_block *b, int64_t i, double *x)
@@ -55,18 +57,39 @@ static void column_step(const bk_sinkd *s, const double *f, const double *before
         g[j] = before[j] - g[j];
 }
 
+static void log_step(const bk_sinkd *s, int64_t n)
+{
+    bk_sinkhorn_sweep(&s->problem, s->g[n - 1], s->f[n], s->g[n], NULL);
+    column_step(s, s->f[n], s->g[n - 1], s->g[n]);
+}
+
+static bool is_direct(const bk_sinkd *s)
+{
+    const bk_sinkd_config *c = s->config;
+    return c->domain == BK_SINKD_DIRECT ||
+           (c->domain == BK_SINKD_AUTO &&
+            c->epsilon >= bk_sinkd_direct_bound(s->args.logits->dtype));
+}
+
 void bk_sinkd_make_plan(bk_tape *t, bk_sinkd *s)
 {
     const bk_sinkd_config *c = s->config;
+    s->direct = is_direct(s);
     s->f = BK_NEW(t->arena, double *, c->iterations + 1);
     s->g = BK_NEW(t->arena, double *, c->iterations + 1);
-    s->g[0] = BK_ZNEW(t->arena, double, s->columns);
+    s->g[0] = BK_NEW(t->arena, double, s->columns);
+    for (int64_t j = 0; j < s->columns; j++)
+        s->g[0][j] = s->direct ? 1.0 : 0.0;
+    if (s->direct)
+        bk_sinkd_make_kernel(t, s);
     while (s->total > 0 && s->iterations < c->iterations) {
         int64_t n = ++s->iterations;
         s->f[n] = BK_NEW(t->arena, double, s->rows);
         s->g[n] = BK_NEW(t->arena, double, s->columns);
-        bk_sinkhorn_sweep(&s->problem, s->g[n - 1], s->f[n], s->g[n], NULL);
-        column_step(s, s->f[n], s->g[n - 1], s->g[n]);
+        if (s->direct)
+            bk_sinkd_direct_step(t, s, n);
+        else
+            log_step(s, n);
         if (c->tolerance > 0 && bk_sinkd_row_violation(t, s) <= c->tolerance)
             return;
     }
@@ -140,6 +163,10 @@ static void unroll(bk_tape *t, const bk_sinkd *s, double *const *adjoint)
                .local = BK_NEW(t->scratch, double, t->lanes.count * s->columns),
                .x = BK_NEW(t->scratch, double, s->columns)};
     start_sweep(s, &w);
+    if (s->direct) {
+        bk_sinkd_direct_unroll(t, s, w.rows, w.columns, adjoint);
+        return;
+    }
     for (int64_t n = s->iterations; n >= 1; n--) {
         clear_shares(s, &w);
         for (int64_t k = 0; k < s->blocks; k++) {

@@ -1,5 +1,6 @@
 #include "core/transport/sinkhorn.h"
 
+#include "core/parallel.h"
 #include "core/vector.h"
 
 #include <math.h>
@@ -38,43 +39,110 @@ static double row_softmax(const bk_sinkhorn_block *b, int64_t i, const double *g
     return -(most + bk_log_one(sum));
 }
 
+/* ---- panels of rows, what threads share ---- */
+
+enum { EXPONENTIAL = 8 }; /* additions that take the time of an exponential */
+
+/* Rows of a panel: few enough for the memory, many enough that threads seldom wait for another. */
+static int64_t panel_rows(const bk_sinkhorn *p)
+{
+    enum { LEAST = 64, ELEMENTS = 1 << 20 };
+    int64_t rows = p->columns > 0 ? ELEMENTS / p->columns : LEAST;
+    rows = rows < LEAST ? LEAST : rows;
+    return rows < p->rows ? rows : p->rows;
+}
+
+/* Rows first .. first+rows-1 of a block, normalised. */
+typedef struct panel {
+    const bk_sinkhorn *problem;
+    const bk_sinkhorn_block *block;
+    int64_t first, rows;
+    const double *g;
+    double *f;
+    double *x; /* [panel_rows,columns] */
+} panel;
+
+static void normalise_rows(void *context, int64_t first, int64_t last)
+{
+    const panel *w = context;
+    const bk_sinkhorn_block *b = w->block;
+    for (int64_t i = first; i < last; i++)
+        w->f[b->first + w->first + i] = row_softmax(b, w->first + i, w->g, w->x + i * b->columns);
+}
+
+/* Moves on to the next rows of the block; false behind the last ones. */
+static bool next_panel(panel *w)
+{
+    w->first += w->rows;
+    int64_t left = w->block->rows - w->first, most = panel_rows(w->problem);
+    w->rows = left < most ? left : most;
+    if (w->rows <= 0)
+        return false;
+    bk_parallel(w->rows, 1, EXPONENTIAL * w->block->columns, normalise_rows, w);
+    return true;
+}
+
 /* ---- rule F3 ---- */
+
+typedef struct lane_sums {
+    const panel *panel;
+    double *local; /* [m,columns] */
+} lane_sums;
+
+/* Columns are shared out, so that each is summed over the rows in their order. */
+static void add_columns(void *context, int64_t first, int64_t last)
+{
+    const lane_sums *c = context;
+    const panel *w = c->panel;
+    const bk_sinkhorn_block *b = w->block;
+    for (int64_t i = 0; i < w->rows; i++) {
+        int64_t lane = bk_sinkhorn_lane(w->problem, b->first + w->first + i);
+        double *sum = c->local + lane * w->problem->columns + b->column;
+        for (int64_t j = first; j < last; j++)
+            sum[j] += w->x[i * b->columns + j];
+    }
+}
 
 static void sweep_lanes(const bk_sinkhorn *p, const double *g, double *f, double *column)
 {
     double *local = BK_ZNEW(p->scratch, double, p->lanes->count * p->columns);
-    double *x = BK_NEW(p->scratch, double, p->columns);
+    double *x = BK_NEW(p->scratch, double, panel_rows(p) * p->columns);
     for (int64_t k = 0; k < p->blocks; k++) {
-        const bk_sinkhorn_block *b = &p->block[k];
-        for (int64_t i = 0; i < b->rows; i++) {
-            f[b->first + i] = row_softmax(b, i, g, x);
-            double *sum = local + bk_sinkhorn_lane(p, b->first + i) * p->columns + b->column;
-            for (int64_t j = 0; j < b->columns; j++)
-                sum[j] += x[j];
-        }
+        panel w = {.problem = p, .block = &p->block[k], .g = g, .f = f, .x = x};
+        while (next_panel(&w))
+            bk_parallel(w.block->columns, BK_PARALLEL_VECTOR, w.rows, add_columns,
+                        &(lane_sums){&w, local});
     }
     bk_sinkhorn_sum(p, p->columns, local, column);
 }
 
 /* ---- rule F1 ---- */
 
+/* Terms outside [0,1] are not added but counted, in sum[columns]. */
+static void add_fixed(const panel *w, double unit, int64_t *sum)
+{
+    const bk_sinkhorn_block *b = w->block;
+    for (int64_t i = 0; i < w->rows; i++)
+        for (int64_t j = 0; j < b->columns; j++) {
+            double x = w->x[i * b->columns + j];
+            bool fits = x <= 1.0 + 0x1p-20;
+            sum[w->problem->columns] += !fits;
+            sum[b->column + j] += fits ? (int64_t)rint(x * unit) : 0;
+        }
+}
+
 static void sweep_fixed(const bk_sinkhorn *p, const double *g, double *f, double *column, double *q)
 {
-    int bits = bk_fixed_bits(p->terms);
-    double unit = ldexp(1.0, bits);
+    double unit = ldexp(1.0, bk_fixed_bits(p->terms));
     int64_t *sum = BK_ZNEW(p->scratch, int64_t, p->columns + 1);
-    double *x = BK_NEW(p->scratch, double, p->columns);
+    double *x = BK_NEW(p->scratch, double, panel_rows(p) * p->columns);
     for (int64_t k = 0; k < p->blocks; k++) {
-        const bk_sinkhorn_block *b = &p->block[k];
-        for (int64_t i = 0; i < b->rows; i++) {
-            f[b->first + i] = row_softmax(b, i, g, x);
-            for (int64_t j = 0; j < b->columns; j++) {
-                bool fits = x[j] <= 1.0 + 0x1p-20;
-                sum[p->columns] += !fits;
-                sum[b->column + j] += fits ? (int64_t)rint(x[j] * unit) : 0;
-            }
+        panel w = {.problem = p, .block = &p->block[k], .g = g, .f = f, .x = x};
+        while (next_panel(&w)) {
+            add_fixed(&w, unit, sum);
             if (q)
-                memcpy(q + (b->first + i) * p->columns, x, (size_t)b->columns * sizeof *x);
+                memcpy(q + (w.block->first + w.first) * p->columns, x,
+                       (size_t)(w.rows * p->columns) * sizeof *x);
         }
     }
     bk_reduce_fixed(p->reducer, p->columns + 1, sum);

@@ -75,8 +75,9 @@ static bk_status check_groups(bk_operator_call *c)
 static bk_status check(bk_operator_call *c)
 {
     const bk_loss_kind *kind = kind_of(c);
+    bool wide = ((const loss_settings *)c->own)->base.dtype == BK_OPERATOR_F64;
     if (kind->check)
-        BK_TRY(kind->check(c->config));
+        BK_TRY(kind->check(c->config, wide ? BK_F64 : BK_F32));
     return has_groups(kind) ? check_groups(c) : BK_OK;
 }
 

@@ -55,10 +55,10 @@ static double number(const json_t *object, const char *key)
 }
 
 /* The keys that every bench has. */
-static void check_common(const json_t *r, const char *name, int ranks)
+static void check_common(const json_t *r, const char *name, const char *unit, int ranks)
 {
     assert_string_equal(json_string_value(json_object_get(r, "name")), name);
-    assert_string_equal(json_string_value(json_object_get(r, "unit")), "FLOP/s");
+    assert_string_equal(json_string_value(json_object_get(r, "unit")), unit);
     assert_true(number(r, "seconds") > 0);
     assert_true(number(r, "rate") > 0);
     assert_true(number(r, "limit") > 0);
@@ -70,7 +70,7 @@ static void check_common(const json_t *r, const char *name, int ranks)
 
 static void check_step(const json_t *r, int ranks, int64_t positions)
 {
-    check_common(r, "step", ranks);
+    check_common(r, "step", "FLOP/s", ranks);
     bk_check_error(
         fabs(number(r, "tokens_per_second") * number(r, "seconds") / (double)positions - 1.0), 1e-9,
         "tokens per second");
@@ -130,7 +130,7 @@ static void step_of_a_configuration(void **state)
         snprintf(arguments, sizeof arguments,
                  "bench step --json config=%s/c.yaml batch=4 warmup=0 repeats=2", directory);
         json_t *r = run_json(ranks, arguments);
-        check_common(r, "step", ranks);
+        check_common(r, "step", "FLOP/s", ranks);
         assert_int_equal((int)number(r, "batch"), 4);
         json_decref(r);
     }
@@ -154,11 +154,11 @@ static void kernels_and_machine(void **state)
     (void)state;
     for (int ranks = 1; ranks <= 2; ranks++) {
         json_t *r = run_json(ranks, "bench gemm --json m=33 n=17 k=9 threads=2 repeats=3");
-        check_common(r, "gemm", ranks);
+        check_common(r, "gemm", "FLOP/s", ranks);
         assert_int_equal((int)number(r, "threads"), 2);
         json_decref(r);
         r = run_json(ranks, "bench machine --json megabytes=1 repeats=3 threads=1");
-        check_common(r, "machine", ranks);
+        check_common(r, "machine", "FLOP/s", ranks);
         assert_true(number(r, "bytes_per_second") > 0);
         json_decref(r);
     }
@@ -173,7 +173,7 @@ static void mixture_of_experts(void **state)
     (void)state;
     for (int ranks = 1; ranks <= 4; ranks *= 2) {
         json_t *r = run_json(ranks, TINY_MOE);
-        check_common(r, "moe", ranks);
+        check_common(r, "moe", "FLOP/s", ranks);
         bk_check_error(fabs(number(r, "tokens_per_second") * number(r, "seconds") / 37.0 - 1.0),
                        1e-9, "tokens per second");
         /* 2 (2 k F + E) C T products, and twice as many backward */
@@ -197,7 +197,7 @@ static void transport_of_a_router(void **state)
     for (int ranks = 1; ranks <= 2; ranks++) {
         json_t *r = run_json(ranks, TINY_MOE "router=ssr");
         const json_t *transport = json_object_get(r, "transport");
-        check_common(r, "moe", ranks);
+        check_common(r, "moe", "FLOP/s", ranks);
         assert_true(number(transport, "probability") == 0.01);
         assert_true(number(transport, "iterations") > 0);
         bk_check_error(fabs(number(transport, "share") * number(r, "seconds") -
@@ -208,6 +208,32 @@ static void transport_of_a_router(void **state)
     json_t *r = run_json(1, TINY_MOE "router=ssr probability=1");
     assert_true(number(json_object_get(r, "transport"), "probability") == 1.0);
     json_decref(r);
+}
+
+/* The loss of the same logits on one rank and on two. */
+static void sinkd_and_sinkhorn(void **state)
+{
+    double loss[3] = {0};
+    (void)state;
+    for (int ranks = 1; ranks <= 2; ranks++) {
+        json_t *r = run_json(ranks, "bench sinkd --json rows=12 vocabulary=97 repeats=2 threads=1");
+        check_common(r, "sinkd", "elements/s", ranks);
+        double elements = 2.0 * 12 * 12 * 97;
+        bk_check_error(fabs(number(r, "rate") * number(r, "seconds") / elements - 1.0), 1e-9,
+                       "elements of sinkd");
+        assert_true(number(r, "cpu_seconds") >= 0);
+        assert_true(number(r, "forward_seconds") > 0 && number(r, "backward_seconds") > 0);
+        loss[ranks] = number(r, "loss");
+        assert_true(loss[ranks] > 0 && loss[ranks] < 2);
+        json_decref(r);
+        r = run_json(ranks,
+                     "bench sinkhorn --json n=9 m=5 epsilon=0.1 iterations=3 repeats=2 threads=2");
+        check_common(r, "sinkhorn", "elements/s", ranks);
+        bk_check_error(fabs(number(r, "rate") * number(r, "seconds") / (9 * 5 * 3) - 1.0), 1e-9,
+                       "elements of sinkhorn");
+        json_decref(r);
+    }
+    bk_check_error(fabs(loss[2] / loss[1] - 1.0), 1e-6, "loss on two ranks");
 }
 
 static void lists_and_helps(void **state)
@@ -247,6 +273,11 @@ static void wrong_usage(void **state)
         "bench moe router=topk probability=0.5",
         "bench moe router=ssr probability=2",
         "bench moe model.moe.experts=4",
+        "bench sinkd rows=0",
+        "bench sinkd epsilon=0",
+        "bench sinkd temperature=1",
+        "bench sinkhorn iterations=0",
+        "bench sinkhorn rows=4",
         "bench step gemm",
         "bench batch=4",
         "bench step --out x",
@@ -277,15 +308,11 @@ static int remove_directory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(step_of_the_layout),
-        cmocka_unit_test(profile_names_the_ops),
-        cmocka_unit_test(step_of_a_configuration),
-        cmocka_unit_test(libraries_are_chosen),
-        cmocka_unit_test(kernels_and_machine),
-        cmocka_unit_test(mixture_of_experts),
-        cmocka_unit_test(transport_of_a_router),
-        cmocka_unit_test(lists_and_helps),
-        cmocka_unit_test(wrong_usage),
+        cmocka_unit_test(step_of_the_layout),      cmocka_unit_test(profile_names_the_ops),
+        cmocka_unit_test(step_of_a_configuration), cmocka_unit_test(libraries_are_chosen),
+        cmocka_unit_test(kernels_and_machine),     cmocka_unit_test(mixture_of_experts),
+        cmocka_unit_test(transport_of_a_router),   cmocka_unit_test(sinkd_and_sinkhorn),
+        cmocka_unit_test(lists_and_helps),         cmocka_unit_test(wrong_usage),
     };
     return cmocka_run_group_tests(tests, make_directory, remove_directory);
 }

@@ -115,6 +115,9 @@ static void wrong_words_name_the_nearest(void **state)
     refused(2, 1, "skew", "kl skew=1.5");
     refused(2, 1, "did you mean sum", "kl reduction=sun");
     refused(2, 1, "debias", "sinkd debias=true");
+    refused(2, 1, "domain=direct of sinkd needs epsilon >= 0.025 in f32",
+            "sinkd domain=direct epsilon=0.02");
+    refused(2, 2, "needs epsilon >= 0.003 in f64", "sinkd domain=direct epsilon=0.002 dtype=f64");
     refused(2, 1, "dtype", "kl dtype=f16");
     refused(2, 3, "did you mean sinkd", "sinkdd");
 }

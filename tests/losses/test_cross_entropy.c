@@ -71,7 +71,7 @@ static void gradients_accumulate(void **state)
     bk_loss_args a = {.logits = x,
                       .labels = labels,
                       .rows = 1,
-                      .config = bk_test_loss_options(kind, "", t.arena)};
+                      .config = bk_test_loss_options(kind, "", BK_F64, t.arena)};
     bk_tape_add_term(&t, "first", -1, kind->apply(&t, &a), 1.0);
     bk_tape_add_term(&t, "second", -1, kind->apply(&t, &a), 0.5);
     bk_tape_backward(&t);

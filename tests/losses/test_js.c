@@ -61,7 +61,7 @@ static void refuse(const char *beta, const char *other)
     void *config = bk_arena_zalloc(arena, js->config_size);
     assert_int_equal(bk_value_set(arena, map, "beta", beta), BK_OK);
     assert_int_equal(bk_options_read(js->options, config, map, "loss", arena), BK_OK);
-    assert_int_equal(js->check(config), BK_USAGE);
+    assert_int_equal(js->check(config, BK_F32), BK_USAGE);
     assert_non_null(strstr(bk_status_text(), other));
     bk_arena_free(arena);
 }

@@ -300,7 +300,7 @@ static void bad_groups_are_refused(void **state)
         bk_value *map = bk_value_new(arena, BK_MAP, "test", 0);
         assert_int_equal(bk_value_set(arena, map, "group", groups[i]), BK_OK);
         assert_int_equal(bk_options_read(kind->options, config, map, "loss", arena), BK_OK);
-        assert_int_equal(kind->check(config), BK_USAGE);
+        assert_int_equal(kind->check(config, BK_F64), BK_USAGE);
         assert_non_null(strstr(bk_status_text(), "group="));
         bk_arena_free(arena);
     }

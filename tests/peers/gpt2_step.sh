@@ -1,34 +1,13 @@
 #!/bin/bash
 # A training step of the 124M GPT-2 layout: Birkhoff against PyTorch 1.13.1, in alternation on this machine.
 #   tests/peers/gpt2_step.sh [ROUNDS]     (default 5; about two quiet minutes each)
-# Installs Debian's python3-torch when it is missing.  Prints the median over the rounds of
-# Birkhoff's seconds / PyTorch's seconds for each library and split of the two cores; below 1 Birkhoff is faster.
-# The second ratio is of processor seconds, which other programs on the machine disturb less.
-# BIRKHOFF names the program (default build/release/birkhoff).
+# Prints the median over the rounds of Birkhoff's seconds / PyTorch's seconds for each library and split of the two
+# cores; below 1 Birkhoff is faster.  The second ratio is of processor seconds, which other programs on the machine
+# disturb less.
 set -euo pipefail
 rounds=${1:-5}
 here=$(cd "$(dirname "$0")" && pwd)
-birkhoff=${BIRKHOFF:-$here/../../build/release/birkhoff}
-python=/usr/bin/python3
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_btl_vader_single_copy_mechanism=none
-unset OMP_NUM_THREADS OPENBLAS_NUM_THREADS
-
-[ -x "$birkhoff" ] || { echo "no program at $birkhoff: build it, or set BIRKHOFF" >&2; exit 2; }
-if ! $python -c 'import torch' 2>/dev/null; then
-    sudo=
-    [ "$(id -u)" -eq 0 ] || sudo=sudo
-    $sudo apt-get install -y -q python3-torch
-fi
-results=$(mktemp)
-trap 'rm -f "$results"' EXIT
-
-# run NAME COMMAND...: one line "NAME {json}" in the results.
-run() {
-    local name=$1 line
-    shift
-    line=$("$@") || { echo "failed: $*" >&2; exit 1; }
-    echo "$name $line" >>"$results"
-}
+. "$here/common.sh"
 
 step="bench step layout=gpt2 batch=4 length=256 warmup=1 repeats=3 --json"
 for ((round = 1; round <= rounds; round++)); do

@@ -63,7 +63,8 @@ bool bk_test_loss_has(const char *kind, const char *option)
     return false;
 }
 
-void *bk_test_loss_options(const bk_loss_kind *kind, const char *options, bk_arena *arena)
+void *bk_test_loss_options(const bk_loss_kind *kind, const char *options, bk_dtype dtype,
+                           bk_arena *arena)
 {
     void *config = bk_arena_zalloc(arena, kind->config_size);
     bk_value *map = bk_value_new(arena, BK_MAP, "test", 0);
@@ -78,7 +79,7 @@ void *bk_test_loss_options(const bk_loss_kind *kind, const char *options, bk_are
     if (status == BK_OK)
         status = bk_options_unknown(map, "loss", tables, NULL);
     if (status == BK_OK && kind->check)
-        status = kind->check(config);
+        status = kind->check(config, dtype);
     if (status != BK_OK)
         fail_msg("%s", bk_status_text());
     return config;
@@ -179,7 +180,7 @@ bk_test_result bk_test_loss(const char *name, const bk_test_batch *b, const bk_t
                       .step = w->step,
                       .steps = w->steps,
                       .comm = w->comm,
-                      .config = bk_test_loss_options(kind, w->options, t->arena),
+                      .config = bk_test_loss_options(kind, w->options, w->dtype, t->arena),
                       .plan = w->plan ? &plan : NULL,
                       .cost = w->plan ? &cost : NULL,
                       .attributes = &r.attributes};

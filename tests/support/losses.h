@@ -56,7 +56,8 @@ void bk_test_same_loss(const bk_test_batch *b, const bk_test_result *x,
                        const char *what);
 
 /* Options of a kind, filled from "key=value key=value" on an arena. */
-void *bk_test_loss_options(const bk_loss_kind *kind, const char *options, bk_arena *arena);
+void *bk_test_loss_options(const bk_loss_kind *kind, const char *options, bk_dtype dtype,
+                           bk_arena *arena);
 bool bk_test_loss_has(const char *kind, const char *option);
 
 /* Central differences of the loss (step 1e-6, f64) against its gradient, to 1e-6 of the largest
