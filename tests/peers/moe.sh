@@ -2,43 +2,15 @@
 # A mixture-of-experts layer, forward and backward: Birkhoff against a loop over the experts in PyTorch, in alternation
 # on this machine (4,096 tokens, width 512, 8 experts of hidden width 2,048, top-2).
 #   tests/peers/moe.sh [ROUNDS] [key=value ...]     (default 5; keys tokens, width, hidden, experts, k, threads)
-# Installs Debian's python3-torch when it is missing.  Prints the median over the rounds of PyTorch's seconds /
-# Birkhoff's seconds; above 1 Birkhoff is faster.  The second ratio is of processor seconds, which other programs on the
-# machine disturb less.  BIRKHOFF names the program (default build/release/birkhoff).
+# Prints the median over the rounds of PyTorch's seconds / Birkhoff's seconds; above 1 Birkhoff is faster.  The second
+# ratio is of processor seconds, which other programs on the machine disturb less.
 set -euo pipefail
 rounds=5
 case ${1:-} in [0-9]*) rounds=$1; shift ;; esac
 here=$(cd "$(dirname "$0")" && pwd)
-birkhoff=${BIRKHOFF:-$here/../../build/release/birkhoff}
-python=/usr/bin/python3
-unset OMP_NUM_THREADS OPENBLAS_NUM_THREADS
+. "$here/common.sh"
 
-[ -x "$birkhoff" ] || { echo "no program at $birkhoff: build it, or set BIRKHOFF" >&2; exit 2; }
-if ! $python -c 'import torch' 2>/dev/null; then
-    sudo=
-    [ "$(id -u)" -eq 0 ] || sudo=sudo
-    $sudo apt-get install -y -q python3-torch
-fi
-# OpenBLAS takes processors that it does not know for a Prescott, at a tenth of their speed, on both sides.
-if [ -z "${OPENBLAS_CORETYPE:-}" ] && "$birkhoff" doctor 2>/dev/null | grep -qi prescott; then
-    if grep -qw avx512bw /proc/cpuinfo; then
-        export OPENBLAS_CORETYPE=SkylakeX
-    elif grep -qw avx2 /proc/cpuinfo; then
-        export OPENBLAS_CORETYPE=Haswell
-    fi
-fi
 keys=(tokens=4096 width=512 hidden=2048 experts=8 k=2 threads=2 warmup=2 repeats=3 "$@")
-results=$(mktemp)
-trap 'rm -f "$results"' EXIT
-
-# run NAME COMMAND...: one line "NAME {json}" in the results.
-run() {
-    local name=$1 line
-    shift
-    line=$("$@") || { echo "failed: $*" >&2; exit 1; }
-    echo "$name $line" >>"$results"
-}
-
 flags=()
 for key in "${keys[@]}"; do
     flags+=("--${key%%=*}" "${key#*=}")
