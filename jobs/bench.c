@@ -10,6 +10,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #define BENCH(kind) extern const bk_bench bk_bench_##kind;
 #include "jobs/bench/kinds.def"
@@ -59,6 +60,15 @@ double bk_bench_peak(const bk_comm *comm)
     int64_t flops = (int64_t)bk_measure_peak();
     bk_sum_i64(comm, 1, &flops);
     return (double)flops;
+}
+
+int64_t bk_bench_peak_bytes(const bk_comm *comm)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    int64_t bytes = (int64_t)usage.ru_maxrss * 1024;
+    bk_max_i64(comm, 1, &bytes);
+    return bytes;
 }
 
 /* ---- printing ---- */

@@ -163,16 +163,6 @@ static bk_status step(void *context)
     return r.status;
 }
 
-/* The most memory that any rank held. */
-static int64_t peak_bytes(const bk_comm *comm)
-{
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    int64_t bytes = (int64_t)usage.ru_maxrss * 1024;
-    bk_max_i64(comm, 1, &bytes);
-    return bytes;
-}
-
 static double flops_of(const bk_job *job)
 {
     double flops = 3.0 * bk_model_measure(job->model).flops_per_sample;
@@ -201,7 +191,7 @@ static bk_status measure(bk_job *job, const step_config *c, bk_bench_result *out
     out->limit = bk_bench_peak(job->world->ctl);
     bk_bench_add(out, NULL, "tokens_per_second", (double)w.positions / out->seconds);
     bk_bench_add(out, NULL, "cpu_seconds", 1e-6 * (double)cpu / (double)c->repeats);
-    bk_bench_add(out, NULL, "peak_bytes", (double)peak_bytes(job->world->ctl));
+    bk_bench_add(out, NULL, "peak_bytes", (double)bk_bench_peak_bytes(job->world->ctl));
     bk_bench_add(out, NULL, "parameters", (double)job->slab->total_count);
     bk_bench_add(out, NULL, "batch", (double)job->lanes.batch);
     bk_bench_add(out, NULL, "lanes", (double)job->lanes.total);
