@@ -17,7 +17,7 @@ typedef uint64_t bk_word; /* arithmetic on bits wraps: NaN and negative argument
 enum { BK_MANTISSA = 52, BK_BIAS = 1023 };
 #define BK_R(x) (x)
 static const real bk_round_magic = 0x1.8p52;
-static const real bk_exp_least = -746.0, bk_exp_most = 710.0;
+static const real bk_exp_least = -746.0, bk_exp_most = 710.0, bk_exp_least_normal = -708.0;
 static const real bk_ln2_high = 0x1.62e42fee00000p-1, bk_ln2_low = 0x1.a39ef35793c76p-33;
 static const real bk_smallest_normal = 0x1p-1022, bk_denormal_scale = 0x1p54;
 static const bk_bits bk_denormal_shift = 54, bk_sqrt_half = 0x3fe6a09e667f3bcd;
@@ -28,7 +28,7 @@ typedef uint32_t bk_word;
 enum { BK_MANTISSA = 23, BK_BIAS = 127 };
 #define BK_R(x) (x##f)
 static const real bk_round_magic = 0x1.8p23f;
-static const real bk_exp_least = -105.0f, bk_exp_most = 89.0f;
+static const real bk_exp_least = -105.0f, bk_exp_most = 89.0f, bk_exp_least_normal = -87.0f;
 static const real bk_ln2_high = 0x1.62e4p-1f, bk_ln2_low = 0x1.7f7d1cp-20f;
 static const real bk_smallest_normal = 0x1p-126f, bk_denormal_scale = 0x1p25f;
 static const bk_bits bk_denormal_shift = 25, bk_sqrt_half = 0x3f3504f3;
@@ -55,16 +55,9 @@ static inline real bk_power_of_two(bk_bits n)
     return bk_of_bits((bk_bits)((bk_word)(n + BK_BIAS) << BK_MANTISSA));
 }
 
-/* e^x = 2^n e^r, n = round(x log2 e), |r| <= ln2/2, e^r by its series; 2^n in two factors, so that
- * results down to the denormals and up to infinity come out right. */
-static inline real bk_exp(real x)
+/* e^r, |r| <= ln2/2. */
+static inline real bk_exp_series(real r)
 {
-    real y = x < bk_exp_least ? bk_exp_least : x;
-    y = y > bk_exp_most ? bk_exp_most : y;
-    real shifted = y * BK_R(1.44269504088896340736) + bk_round_magic;
-    bk_bits n = bk_bits_of(shifted) - bk_bits_of(bk_round_magic);
-    real k = shifted - bk_round_magic;
-    real r = (y - k * bk_ln2_high) - k * bk_ln2_low;
 #if BK_REAL == 64
     real p = 1.0 / 6227020800.0;
     p = p * r + 1.0 / 479001600.0;
@@ -81,9 +74,33 @@ static inline real bk_exp(real x)
     p = p * r + BK_R(1.0) / BK_R(24.0);
     p = p * r + BK_R(1.0) / BK_R(6.0);
     p = p * r + BK_R(0.5);
-    p = p * r * r + r + BK_R(1.0);
+    return p * r * r + r + BK_R(1.0);
+}
+
+/* e^x = 2^n e^r, n = round(x log2 e), |r| <= ln2/2, e^r by its series; 2^n in two factors, so that
+ * results down to the denormals and up to infinity come out right. */
+static inline real bk_exp(real x)
+{
+    real y = x < bk_exp_least ? bk_exp_least : x;
+    y = y > bk_exp_most ? bk_exp_most : y;
+    real shifted = y * BK_R(1.44269504088896340736) + bk_round_magic;
+    bk_bits n = bk_bits_of(shifted) - bk_bits_of(bk_round_magic);
+    real k = shifted - bk_round_magic;
+    real r = (y - k * bk_ln2_high) - k * bk_ln2_low;
+    real p = bk_exp_series(r);
     bk_bits half = n >> 1;
     return p * bk_power_of_two(half) * bk_power_of_two((bk_bits)(n - half));
+}
+
+/* The same for what softmax takes it of: x up to 1, say.  One factor 2^n, and 0 where the result
+ * would be denormal. */
+static inline real bk_exp_negative(real x)
+{
+    real shifted = x * BK_R(1.44269504088896340736) + bk_round_magic, k = shifted - bk_round_magic;
+    bk_word n = (bk_word)bk_bits_of(shifted) - (bk_word)bk_bits_of(bk_round_magic);
+    real r = (x - k * bk_ln2_high) - k * bk_ln2_low;
+    real e = bk_exp_series(r) * bk_power_of_two((bk_bits)n);
+    return x < bk_exp_least_normal ? BK_R(0.0) : e;
 }
 
 /* log x = e ln2 + log m, m in [sqrt(1/2), sqrt 2); with s = (m-1)/(m+1): log m = 2 (s + s^3/3 +

@@ -79,9 +79,15 @@ static int64_t effective_length(const bk_tensor *mask, int64_t sample, int64_t p
     return positions;
 }
 
-static void *at(const void *data, const bk_tensor *like, int64_t row)
+static void *at(const void *data, bk_dtype dtype, int64_t element)
 {
-    return (char *)(uintptr_t)data + (size_t)(row * bk_cols(like)) * bk_dtype_size(like->dtype);
+    return (char *)(uintptr_t)data + (size_t)element * bk_dtype_size(dtype);
+}
+
+/* Element 0 of a head of an array like q or k. */
+static void *head_at(const void *data, const bk_tensor *like, int64_t unit)
+{
+    return at(data, like->dtype, unit * like->shape[2] * like->shape[3]);
 }
 
 static bk_attention_head head_of(const bk_tape *t, const bk_node *n, int64_t unit,
@@ -97,17 +103,17 @@ static bk_attention_head head_of(const bk_tape *t, const bk_node *n, int64_t uni
     bk_attention_head h = {.queries = effective_length(query_mask, sample, queries),
                            .keys = effective_length(mask, sample, keys),
                            .width = q->shape[3],
+                           .stride = q->shape[3],
                            .block = block_of(n),
                            .query_mask = query_mask ? bk_i32(query_mask) + sample * queries : NULL,
                            .key_mask = mask ? bk_i32(mask) + sample * keys : NULL,
                            .causal = o->causal,
                            .scale = o->scale,
-                           .q = at(q->data, q, unit * queries),
-                           .k = at(k->data, k, unit * keys),
-                           .v = at(n->in[V]->data, k, unit * keys),
-                           .out = at(n->out[0]->data, q, unit * queries),
-                           .lse = (char *)n->out[1]->data +
-                                  (size_t)(unit * queries) * bk_dtype_size(q->dtype)};
+                           .q = head_at(q->data, q, unit),
+                           .k = head_at(k->data, k, unit),
+                           .v = head_at(n->in[V]->data, k, unit),
+                           .out = head_at(n->out[0]->data, q, unit),
+                           .lse = at(n->out[1]->data, q->dtype, unit * queries)};
     if (t->training && o->dropout > 0) {
         uint64_t place = (uint64_t)(bk_lanes_first_sample(&t->lanes) + sample);
         *context = (words_context){bk_philox_for(t->seed, o->layer, BK_USE_DROPOUT_ATTENTION),
@@ -120,81 +126,148 @@ static bk_attention_head head_of(const bk_tape *t, const bk_node *n, int64_t uni
     return h;
 }
 
-static size_t work_bytes(const bk_node *n)
-{
-    size_t bytes = kernels(n)->work_size(n->in[Q]->shape[2], n->in[Q]->shape[3], block_of(n));
-    return (bytes + 63) / 64 * 64;
-}
+/* ---- work shared out over the threads: parts of the rows of a head ---- */
 
-static void attention_forward(bk_tape *t, bk_node *n)
+typedef struct plan {
+    int64_t units, parts, block;
+    size_t bytes; /* of work space for one thread */
+    char *work;
+} plan;
+
+/* At least `tasks` parts of heads, as far as there are blocks. */
+static plan plan_for(bk_tape *t, const bk_node *n, int64_t tasks)
 {
     const bk_tensor *q = n->in[Q];
-    int64_t units = q->shape[0] * q->shape[1], queries = q->shape[2], width = q->shape[3];
-    size_t size = bk_dtype_size(q->dtype), bytes = work_bytes(n);
+    int64_t keys = n->in[K]->shape[2], longest = q->shape[2] > keys ? q->shape[2] : keys;
+    plan p = {.units = q->shape[0] * q->shape[1], .block = block_of(n)};
+    int64_t blocks = (longest + p.block - 1) / p.block;
+    p.parts = p.units > 0 ? (tasks + p.units - 1) / p.units : 1;
+    p.parts = p.parts > blocks ? blocks : p.parts;
+    p.parts = p.parts > 0 ? p.parts : 1;
+    p.bytes = (kernels(n)->work_size(keys, q->shape[3], p.block) + 63) / 64 * 64;
+    p.work = bk_arena_alloc(t->scratch, p.bytes * (size_t)bk_blas_threads());
+    return p;
+}
+
+static bk_attention_range part_of(const plan *p, int64_t part, int64_t rows)
+{
+    int64_t blocks = (rows + p->block - 1) / p->block;
+    bk_attention_range r = {blocks * part / p->parts * p->block,
+                            blocks * (part + 1) / p->parts * p->block};
+    r.last = r.last < rows ? r.last : rows;
+    return r;
+}
+
+static void *own_work(const plan *p)
+{
+    return p->work + p->bytes * (size_t)omp_get_thread_num();
+}
+
+/* ---- forward ---- */
+
+static void clear_rows(const bk_attention_head *h, bk_dtype dtype, void *data, bk_attention_range r)
+{
+    size_t row = (size_t)h->width * bk_dtype_size(dtype);
+    for (int64_t i = r.first; i < r.last; i++)
+        memset(at(data, dtype, i * h->stride), 0, row);
+}
+
+/* Padding gives 0. */
+static void pad_rows(const bk_attention_head *h, bk_dtype dtype, bk_attention_range r)
+{
+    r.first = r.first > h->queries ? r.first : h->queries;
+    clear_rows(h, dtype, h->out, r);
+    for (int64_t i = r.first; i < r.last; i++) {
+        if (dtype == BK_F64)
+            ((double *)h->lse)[i] = -(double)__builtin_inf();
+        else
+            ((float *)h->lse)[i] = -__builtin_inff();
+    }
+}
+
+/* The later parts come first: they are the larger ones when causal. */
+static void attention_forward(bk_tape *t, bk_node *n)
+{
+    enum { TASKS = 8 }; /* a thread: little is left over when one is slow */
+    const bk_tensor *q = n->in[Q];
     bk_arena_mark mark = bk_arena_get_mark(t->scratch);
-    char *work = bk_arena_alloc(t->scratch, bytes * (size_t)bk_blas_threads());
+    plan p = plan_for(t, n, TASKS * bk_blas_threads());
 #pragma omp parallel for schedule(dynamic, 1) num_threads(bk_blas_threads())
-    for (int64_t u = 0; u < units; u++) {
+    for (int64_t i = p.units * p.parts - 1; i >= 0; i--) {
         words_context context;
-        bk_attention_head h = head_of(t, n, u, &context);
-        h.work = work + bytes * (size_t)omp_get_thread_num();
-        kernels(n)->forward(&h);
-        size_t padding = (size_t)(queries - h.queries);
-        memset((char *)h.out + (size_t)(h.queries * width) * size, 0,
-               padding * (size_t)width * size);
-        for (int64_t i = h.queries; i < queries; i++) {
-            if (q->dtype == BK_F64)
-                ((double *)h.lse)[i] = -(double)__builtin_inf();
-            else
-                ((float *)h.lse)[i] = -__builtin_inff();
-        }
+        bk_attention_head h = head_of(t, n, i % p.units, &context);
+        bk_attention_range part = part_of(&p, i / p.units, q->shape[2]);
+        h.work = own_work(&p);
+        kernels(n)->forward(&h, part);
+        pad_rows(&h, q->dtype, part);
     }
     bk_arena_release(t->scratch, mark);
     bk_poll();
 }
 
-/* A gradient of q, k or v, one block of `bytes` for each (sample, head). */
+/* ---- backward ---- */
+
+/* A gradient of q, k or v. */
 typedef struct head_grad {
-    char *data; /* NULL where not wanted */
+    const bk_tensor *of;
+    void *data; /* NULL where not wanted */
     bool fresh; /* to be zeroed */
-    size_t bytes;
 } head_grad;
 
 static head_grad grad_of(bk_tape *t, bk_tensor *x)
 {
     double beta = 1.0;
-    head_grad g = {.bytes = (size_t)(x->shape[2] * x->shape[3]) * bk_dtype_size(x->dtype)};
-    g.data = x->needs_grad ? bk_grad_slot(t, x, &beta) : NULL;
+    head_grad g = {.of = x, .data = x->needs_grad ? bk_grad_slot(t, x, &beta) : NULL};
     g.fresh = beta == 0.0;
     return g;
 }
 
-static void *head_of_grad(const head_grad *g, int64_t unit)
+/* Its head, `rows` of which this task makes. */
+static void *head_of_grad(const head_grad *g, const bk_attention_head *h, int64_t unit,
+                          bk_attention_range rows)
 {
-    char *head = g->data ? g->data + (size_t)unit * g->bytes : NULL;
+    void *head = g->data ? head_at(g->data, g->of, unit) : NULL;
     if (g->fresh)
-        memset(head, 0, g->bytes);
+        clear_rows(h, g->of->dtype, head, rows);
     return head;
+}
+
+/* Whole heads take five products of a pair of tiles; dq by itself takes three and dk with dv four,
+ * which pays when there are few heads for the threads. */
+static bool whole_heads(int64_t units, int64_t threads)
+{
+    return 5 * ((units + threads - 1) / threads) * threads <= 7 * units;
 }
 
 static void attention_backward(bk_tape *t, bk_node *n)
 {
-    const bk_tensor *q = n->in[Q];
-    int64_t units = q->shape[0] * q->shape[1], queries = q->shape[2];
-    size_t bytes = work_bytes(n);
+    enum { TASKS = 4 };
+    const bk_tensor *q = n->in[Q], *k = n->in[K];
+    int64_t units = q->shape[0] * q->shape[1], threads = bk_blas_threads();
+    bool whole = whole_heads(units, threads);
     head_grad dq = grad_of(t, n->in[Q]), dk = grad_of(t, n->in[K]), dv = grad_of(t, n->in[V]);
     bk_arena_mark mark = bk_arena_get_mark(t->scratch);
-    char *work = bk_arena_alloc(t->scratch, bytes * (size_t)bk_blas_threads());
-#pragma omp parallel for schedule(dynamic, 1) num_threads(bk_blas_threads())
-    for (int64_t u = 0; u < units; u++) {
+    plan p = plan_for(t, n, whole ? 1 : TASKS * threads);
+    int64_t halves = whole ? 1 : 2;
+#pragma omp parallel for schedule(dynamic, 1) num_threads((int)threads)
+    for (int64_t i = 0; i < p.units * p.parts * halves; i++) {
         words_context context;
-        bk_attention_head h = head_of(t, n, u, &context);
-        h.work = work + bytes * (size_t)omp_get_thread_num();
-        h.dout = at(n->out[0]->grad, q, u * queries);
-        h.dq = head_of_grad(&dq, u);
-        h.dk = head_of_grad(&dk, u);
-        h.dv = head_of_grad(&dv, u);
-        kernels(n)->backward(&h);
+        int64_t unit = i / halves % p.units, part = i / halves / p.units;
+        bk_attention_head h = head_of(t, n, unit, &context);
+        bk_attention_range query = {0, q->shape[2]}, key = {0, k->shape[2]};
+        h.work = own_work(&p);
+        h.dout = head_at(n->out[0]->grad, q, unit);
+        if (!whole && i % 2 == 0)
+            key = part_of(&p, part, key.last);
+        if (!whole && i % 2 == 1)
+            query = part_of(&p, p.parts - 1 - part, query.last);
+        if (whole || i % 2 == 1)
+            h.dq = head_of_grad(&dq, &h, unit, query);
+        if (whole || i % 2 == 0) {
+            h.dk = head_of_grad(&dk, &h, unit, key);
+            h.dv = head_of_grad(&dv, &h, unit, key);
+        }
+        kernels(n)->backward(&h, query, key);
     }
     bk_arena_release(t->scratch, mark);
     bk_poll();

@@ -246,20 +246,28 @@ static void gradients_add_up(void **state)
 
 /* ---- threads, neighbours, memory ---- */
 
+/* Nine heads are shared out whole, one head is cut into parts. */
 static void threads_give_equal_bits(void **state)
 {
     int32_t *mask = bk_attention_holes(3, 90, 20);
-    bk_attention_problem p = {.B = 3, .H = 3, .N = 90, .M = 90, .D = 9, .mask = mask};
-    bk_attention_run one, two;
     (void)state;
-    p.o = (bk_attention_options){.scale = 0.4, .block = 16, .causal = true, .dropout = 0.1};
-    bk_attention_run_op(&p, BK_F32, &one);
-    assert_int_equal(bk_blas_setup(2, BK_GEMM_AUTO), BK_OK);
-    bk_attention_run_op(&p, BK_F32, &two);
-    assert_int_equal(bk_blas_setup(1, BK_GEMM_AUTO), BK_OK);
-    bk_attention_check_bits(&one, &two);
-    bk_attention_release(&one);
-    bk_attention_release(&two);
+    for (int heads = 1; heads <= 3; heads += 2)
+        for (int causal = 0; causal < 2; causal++) {
+            bk_attention_problem p = {.B = heads, .H = heads, .N = 90, .M = 90, .D = 9};
+            bk_attention_run one, more;
+            p.mask = mask + 90 * (3 - heads);
+            p.o =
+                (bk_attention_options){.scale = 0.4, .block = 16, .causal = causal, .dropout = 0.1};
+            bk_attention_run_op(&p, BK_F32, &one);
+            for (int threads = 2; threads < 8; threads += 3) {
+                assert_int_equal(bk_blas_setup(threads, BK_GEMM_AUTO), BK_OK);
+                bk_attention_run_op(&p, BK_F32, &more);
+                bk_attention_check_bits(&one, &more);
+                bk_attention_release(&more);
+            }
+            assert_int_equal(bk_blas_setup(1, BK_GEMM_AUTO), BK_OK);
+            bk_attention_release(&one);
+        }
     free(mask);
 }
 
