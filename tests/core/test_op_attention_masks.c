@@ -271,6 +271,17 @@ static void threads_give_equal_bits(void **state)
     free(mask);
 }
 
+/* Parts of the queries where one tile holds all keys, and the other way round. */
+static void parts_of_cross_attention(void **state)
+{
+    (void)state;
+    assert_int_equal(bk_blas_setup(3, BK_GEMM_AUTO), BK_OK);
+    for (int64_t keys = 9; keys <= 90; keys += 81)
+        bk_attention_check_both((bk_attention_problem){
+            .B = 1, .H = 1, .N = 99 - keys, .M = keys, .D = 5, .o = {.scale = 0.5, .block = 16}});
+    assert_int_equal(bk_blas_setup(1, BK_GEMM_AUTO), BK_OK);
+}
+
 /* 64 MiB beyond inputs, outputs and their gradients at 16,384 positions. */
 static void memory_is_linear(void **state)
 {
@@ -347,6 +358,7 @@ int main(void)
         cmocka_unit_test(constants_get_no_gradient),
         cmocka_unit_test(gradients_add_up),
         cmocka_unit_test(threads_give_equal_bits),
+        cmocka_unit_test(parts_of_cross_attention),
         cmocka_unit_test(memory_is_linear),
         cmocka_unit_test(large_tiles_are_cut),
         cmocka_unit_test(wrong_shapes_are_faults),
