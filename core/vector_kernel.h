@@ -1,4 +1,5 @@
-/* core/vector_kernel.h - exp, log, erf, tanh, sigmoid on `real` for *_kernel.c files.
+/* core/vector_kernel.h - exp, log, the normal distribution, tanh, sigmoid on `real` for *_kernel.c
+ * files.
  *
  * Branch-free plain C, so that gcc and clang vectorise the loops that call them (-fno-math-errno
  * -fno-trapping-math). An element's bits depend on its value alone.  exp and log: at most 2 ulp;
@@ -21,7 +22,6 @@ static const real bk_exp_least = -746.0, bk_exp_most = 710.0, bk_exp_least_norma
 static const real bk_ln2_high = 0x1.62e42fee00000p-1, bk_ln2_low = 0x1.a39ef35793c76p-33;
 static const real bk_smallest_normal = 0x1p-1022, bk_denormal_scale = 0x1p54;
 static const bk_bits bk_denormal_shift = 54, bk_sqrt_half = 0x3fe6a09e667f3bcd;
-enum { BK_ERF_TERMS = 26 };
 #else
 typedef int32_t bk_bits;
 typedef uint32_t bk_word;
@@ -32,7 +32,6 @@ static const real bk_exp_least = -105.0f, bk_exp_most = 89.0f, bk_exp_least_norm
 static const real bk_ln2_high = 0x1.62e4p-1f, bk_ln2_low = 0x1.7f7d1cp-20f;
 static const real bk_smallest_normal = 0x1p-126f, bk_denormal_scale = 0x1p25f;
 static const bk_bits bk_denormal_shift = 25, bk_sqrt_half = 0x3f3504f3;
-enum { BK_ERF_TERMS = 12 };
 #endif
 
 static inline bk_bits bk_bits_of(real x)
@@ -136,10 +135,11 @@ static inline real bk_log(real x)
     return x < (real)INFINITY ? result : x;
 }
 
-/* erfc(x) = t exp(-x^2 + P(t)), t = 2/(2+x), x >= 0: P a Chebyshev series in 2t - 1 (own fit to 40
- * digits). */
-static inline real bk_erfc_positive(real x)
+/* e^(x^2) erfc(x), x >= 0.  f64: t e^P(t), t = 2/(2+x), P a Chebyshev series in 2t - 1 (own fit to
+ * 40 digits); f32: t Q(t), t = 1/(1 + 0.3 x), Q of degree 8 (own fit, relative error 2e-8). */
+static inline real bk_erfc_scaled(real x)
 {
+#if BK_REAL == 64
     static const double c[26] = {
         -1.30265371978170943,     0.64196979235649026,     0.0194764732041858363,
         -0.00956151478680863164,  -9.46595344482036866e-4, 3.66839497852761452e-4,
@@ -150,29 +150,37 @@ static inline real bk_erfc_positive(real x)
         -6.8860275264975534e-12,  8.94487927309072572e-13, 3.13092139934295808e-13,
         -1.12708223613672524e-13, 3.81090525518923206e-16, 7.10609761360923699e-15,
         -1.5230282014571043e-15,  -9.457494571291234e-17};
-    real t = BK_R(2.0) / (BK_R(2.0) + x), y = BK_R(4.0) * t - BK_R(2.0);
-    real d = BK_R(0.0), dd = BK_R(0.0);
+    real t = 2.0 / (2.0 + x), y = 4.0 * t - 2.0, d = 0.0, dd = 0.0;
 #pragma GCC unroll 26
-    for (int j = BK_ERF_TERMS - 1; j > 0; j--) {
+    for (int j = 25; j > 0; j--) {
         real kept = d;
-        d = y * d - dd + (real)c[j];
+        d = y * d - dd + c[j];
         dd = kept;
     }
-    return t * bk_exp(-x * x + BK_R(0.5) * ((real)c[0] + y * d) - dd);
+    return t * bk_exp(0.5 * (c[0] + y * d) - dd);
+#else
+    static const real q[9] = {0.169189349f,  0.170691019f,   0.148520543f,
+                              0.214184487f,  -0.0928339773f, 0.54497962f,
+                              -0.509784588f, 0.484308228f,   -0.129254686f};
+    real t = 1.0f / (1.0f + 0.3f * x), y = q[8];
+#pragma GCC unroll 8
+    for (int j = 7; j >= 0; j--)
+        y = y * t + q[j];
+    return t * y;
+#endif
 }
 
-static inline real bk_erf(real x)
+/* e^(-x^2/2), which the normal density and the distribution function share. */
+static inline real bk_normal_bell(real x)
 {
-    real a = x < BK_R(0.0) ? -x : x;
-    real e = BK_R(1.0) - bk_erfc_positive(a);
-    return x < BK_R(0.0) ? -e : e;
+    return bk_exp_negative(BK_R(-0.5) * x * x);
 }
 
 /* Phi(x) = erfc(-x / sqrt 2) / 2, the normal distribution function: the factor of gelu. */
-static inline real bk_normal_cdf(real x)
+static inline real bk_normal_cdf(real x, real bell)
 {
     real a = (x < BK_R(0.0) ? -x : x) * BK_R(0.70710678118654752440);
-    real tail = BK_R(0.5) * bk_erfc_positive(a);
+    real tail = BK_R(0.5) * bell * bk_erfc_scaled(a);
     return x < BK_R(0.0) ? tail : BK_R(1.0) - tail;
 }
 
