@@ -75,16 +75,11 @@ static void words(const void *context, int64_t query, int64_t key, int64_t count
 {
     const words_context *c = context;
     uint64_t base = (c->head << 40) + ((uint64_t)query << 20);
-    uint32_t eight[8];
-    for (int64_t j = 0; j < count; j++) {
-        int64_t place = key + j;
-        if (j == 0 || place % 8 == 0) {
-            uint64_t four[4];
-            bk_philox(c->key, c->step, c->sample, (base + (uint64_t)place) / 8, four);
-            memcpy(eight, four, sizeof eight);
-        }
-        word[j] = eight[place % 8];
-    }
+    int64_t before = key % 8;
+    bk_philox_words(c->key, c->step, c->sample, (base + (uint64_t)key) / 8,
+                    (before + count + 7) / 8, word);
+    if (before > 0)
+        memmove(word, word + before, (size_t)count * sizeof *word);
 }
 
 /* ---- one (sample, head) ---- */

@@ -13,7 +13,11 @@ enum { LANES = BYTES / sizeof(real) };
 typedef real vector __attribute__((vector_size(BYTES), aligned(sizeof(real)), may_alias));
 
 #define INLINE static inline __attribute__((always_inline))
+#ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
 #define UNROLL _Pragma("GCC unroll 16")
+#endif
 
 static int64_t padded(int64_t n)
 {
@@ -113,7 +117,7 @@ typedef struct work {
     real *s, *dp;                           /* [block,tile]: key, query */
     real *keep;                             /* [block,tile]: dropout's factors */
     real *top, *base, *sum, *part, *factor; /* [tile]: of the queries */
-    uint32_t *word;                         /* [tile] */
+    uint32_t *word;                         /* [block,tile]: query, key */
 } work;
 
 static size_t work_size(int64_t keys, int64_t width, int64_t block)
@@ -122,7 +126,7 @@ static size_t work_size(int64_t keys, int64_t width, int64_t block)
     return (size_t)(4 * keys * wide + 3 * block * wide + 3 * width * tile + 3 * block * tile +
                     5 * tile) *
                sizeof(real) +
-           (size_t)tile * sizeof(uint32_t);
+           (size_t)(block * tile + BK_ATTENTION_SPARE) * sizeof(uint32_t);
 }
 
 static real *take(real **at, int64_t count)
@@ -229,11 +233,11 @@ static void scores(const bk_attention_head *h, const work *w, const tile *t, con
 static void draw(const bk_attention_head *h, const work *w, const tile *t)
 {
     real scale = (real)h->keep_scale;
-    for (int64_t i = 0; i < t->queries; i++) {
-        h->words(h->words_context, t->query + i, t->key, t->keys, w->word);
-        for (int64_t j = 0; j < t->keys; j++)
-            w->keep[j * w->tile + i] = w->word[j] >= h->threshold ? scale : 0;
-    }
+    for (int64_t i = 0; i < t->queries; i++)
+        h->words(h->words_context, t->query + i, t->key, t->keys, w->word + i * w->tile);
+    for (int64_t j = 0; j < t->keys; j++)
+        for (int64_t i = 0; i < t->queries; i++)
+            w->keep[j * w->tile + i] = w->word[i * w->tile + j] >= h->threshold ? scale : 0;
 }
 
 static void drop(const work *w, const tile *t, real *x)

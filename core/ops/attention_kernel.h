@@ -5,7 +5,9 @@
 
 #include "core/real.h"
 
-/* Fills word[count] with the uniform 32-bit numbers of (query, key), (query, key + 1), ... */
+/* Fills word[count] with the uniform 32-bit numbers of (query, key), (query, key + 1), ...; writes
+ * at most BK_ATTENTION_SPARE elements behind them. */
+enum { BK_ATTENTION_SPARE = 16 };
 typedef void bk_attention_words(const void *context, int64_t query, int64_t key, int64_t count,
                                 uint32_t *word);
 

@@ -12,6 +12,7 @@
 typedef struct attention_config {
     const char *kind;
     int64_t batch, heads, length, width, threads, warmup, repeats;
+    double dropout;
     bool causal, backward;
 } attention_config;
 
@@ -22,6 +23,7 @@ static const bk_option options[] = {
     BK_OPTION_I64(attention_config, length, 1024, 1, 1 << 20, "positions of a sample"),
     BK_OPTION_I64(attention_config, width, 64, 1, 1 << 12, "of a head"),
     BK_OPTION_BOOL(attention_config, causal, false, "query i sees the keys j <= i"),
+    BK_OPTION_F64(attention_config, dropout, 0.0, 0.0, 0.95, "on attention probabilities"),
     BK_OPTION_BOOL(attention_config, backward, true, "forward and backward, else forward alone"),
     BK_OPTION_I64(attention_config, threads, 0, 0, 4096,
                   "threads a rank; 0 = cores bound / ranks on the node"),
@@ -71,7 +73,10 @@ static void fill(bk_arena *arena, work *w)
 
 static bk_tensor *apply(work *w, bk_attributes *attributes)
 {
-    bk_attention_args a = {.causal = w->c->causal, .config = w->config, .attributes = attributes};
+    bk_attention_args a = {.causal = w->c->causal,
+                           .dropout = w->c->dropout,
+                           .config = w->config,
+                           .attributes = attributes};
     bk_tensor *x[ARRAYS] = {0};
     bk_tape_begin(&w->tape);
     for (int i = 0; i < w->arrays; i++) {
@@ -134,6 +139,9 @@ static bk_status find(bk_context *context, const attention_config *c, work *w)
                        c->kind);
     if (c->causal && !(w->kind->flags & BK_ATTENTION_CAUSAL))
         return bk_fail(BK_USAGE, "causal=true is not possible with %s: use causal=false", c->kind);
+    if (c->dropout > 0 && !(w->kind->flags & BK_ATTENTION_DROPOUT))
+        return bk_fail(BK_USAGE, "dropout=%g is not possible with %s: use dropout=0", c->dropout,
+                       c->kind);
     w->config = config = bk_arena_zalloc(context->arena, w->kind->config_size + 1);
     BK_TRY(bk_options_read(w->kind->options, config, NULL, c->kind, context->arena));
     return w->kind->check ? w->kind->check(config) : BK_OK;
@@ -151,6 +159,7 @@ static bk_status run(bk_context *context, const void *config, bk_bench_result *o
                        .scratch = bk_arena_new("scratch"),
                        .dtype = BK_F32,
                        .lanes = bk_lanes_single(c->batch),
+                       .training = c->dropout > 0,
                        .recording = c->backward};
     *out = (bk_bench_result){.unit = "FLOP/s",
                              .ranks = world->size,
