@@ -251,9 +251,12 @@ static void *head_of_grad(const head_grad *g, const layout *l, const bk_attentio
 }
 
 /* Whole heads take five products of a pair of tiles; dq by itself takes three and dk with dv four,
- * which pays when there are few heads for the threads. */
-static bool whole_heads(int64_t units, int64_t threads)
+ * which pays when there are few heads for the threads.  An array that is q and k or v has one
+ * gradient: one thread adds to it. */
+static bool whole_heads(const bk_node *n, int64_t units, int64_t threads)
 {
+    if (n->in[Q] == n->in[K] || n->in[Q] == n->in[V])
+        return true;
     return 5 * ((units + threads - 1) / threads) * threads <= 7 * units;
 }
 
@@ -308,7 +311,7 @@ static void attention_backward(bk_tape *t, bk_node *n)
     enum { TASKS = 4 };
     layout l = layout_of(n);
     int64_t threads = bk_blas_threads();
-    bool whole = whole_heads(l.samples * l.heads, threads);
+    bool whole = whole_heads(n, l.samples * l.heads, threads);
     bk_arena_mark mark = bk_arena_get_mark(t->scratch);
     back b = {plan_for(t, n, whole ? 1 : TASKS * threads), grad_of(t, n->in[Q]),
               grad_of(t, n->in[K]), grad_of(t, n->in[V])};

@@ -271,6 +271,30 @@ static void threads_give_equal_bits(void **state)
     free(mask);
 }
 
+/* The gradient of an array that is q, k and v at once, with more threads than heads. */
+static void one_array_for_all(void **state)
+{
+    bk_attention_problem p = {.B = 1, .H = 1, .N = 90, .M = 90, .D = 9};
+    bk_attention_run apart, one;
+    (void)state;
+    p.o = (bk_attention_options){.scale = 0.4, .block = 16};
+    assert_int_equal(bk_blas_setup(4, BK_GEMM_AUTO), BK_OK);
+    bk_attention_prepare(&p, BK_F64, &apart);
+    memcpy(apart.k->data, apart.q->data, 90 * 9 * sizeof(double));
+    memcpy(apart.v->data, apart.q->data, 90 * 9 * sizeof(double));
+    bk_attention_finish(&p, &apart);
+    bk_attention_prepare(&p, BK_F64, &one);
+    one.k = one.v = one.q;
+    bk_attention_finish(&p, &one);
+    for (int64_t i = 0; i < 90 * 9; i++) {
+        double sum = bk_test_grad(apart.q, i) + bk_test_grad(apart.k, i) + bk_test_grad(apart.v, i);
+        assert_true(fabs(bk_test_grad(one.q, i) - sum) < 1e-13);
+    }
+    assert_int_equal(bk_blas_setup(1, BK_GEMM_AUTO), BK_OK);
+    bk_attention_release(&apart);
+    bk_attention_release(&one);
+}
+
 /* Parts of the queries where one tile holds all keys, and the other way round. */
 static void parts_of_cross_attention(void **state)
 {
@@ -358,6 +382,7 @@ int main(void)
         cmocka_unit_test(constants_get_no_gradient),
         cmocka_unit_test(gradients_add_up),
         cmocka_unit_test(threads_give_equal_bits),
+        cmocka_unit_test(one_array_for_all),
         cmocka_unit_test(parts_of_cross_attention),
         cmocka_unit_test(memory_is_linear),
         cmocka_unit_test(large_tiles_are_cut),

@@ -1,7 +1,7 @@
 #!/bin/bash
 # A training step of a small encoder (4 layers, width 256, 4 heads, ffn 1024, 8 texts of 1024 bytes): Birkhoff
 # against PyTorch, in alternation on this machine.
-#   tests/peers/encoder_step.sh [ROUNDS]     (default 5; about half a quiet minute each)
+#   tests/peers/encoder_step.sh [ROUNDS]     (default 5; a quarter of a quiet minute each)
 # Installs Debian's python3-torch when it is missing.  Prints the median over the rounds of
 # PyTorch's seconds / Birkhoff's seconds (above 1 Birkhoff is faster); the second ratio is of processor seconds,
 # which other programs on the machine disturb less.
@@ -51,10 +51,10 @@ run() {
     echo "$name $line" >>"$work/results"
 }
 
-step="bench step config=$work/encoder.yaml warmup=1 repeats=3 --json"
+step="bench step config=$work/encoder.yaml warmup=1 repeats=1 --json"
 for ((round = 1; round <= rounds; round++)); do
     echo "round $round of $rounds" >&2
-    run pytorch $python "$here/encoder_step.py" --threads 2 --warmup 1 --repeats 3
+    run pytorch $python "$here/encoder_step.py" --threads 2 --warmup 1 --repeats 1
     run 1x2 "$birkhoff" $step parallel.threads=2
     run 2x1 mpirun -n 2 --bind-to core "$birkhoff" $step parallel.threads=1
 done
