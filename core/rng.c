@@ -20,6 +20,17 @@ void bk_philox(bk_philox_key key, uint64_t step, uint64_t sample, uint64_t index
     memcpy(out, r.v, sizeof r.v);
 }
 
+void bk_philox_words(bk_philox_key key, uint64_t step, uint64_t sample, uint64_t first,
+                     int64_t count, uint32_t *word)
+{
+    philox4x64_key_t k = {{key.seed, key.layer_use}};
+    for (int64_t i = 0; i < count; i++) {
+        philox4x64_ctr_t counter = {{step, sample, first + (uint64_t)i, 0}};
+        philox4x64_ctr_t r = philox4x64(counter, k);
+        memcpy(word + 8 * i, r.v, sizeof r.v);
+    }
+}
+
 void bk_normal_pair(uint64_t a, uint64_t b, double out[2])
 {
     double radius = sqrt(-2.0 * log(1.0 - bk_unit(a)));

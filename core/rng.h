@@ -35,6 +35,11 @@ static inline bk_philox_key bk_philox_for(uint64_t seed, int64_t layer, bk_use u
 /* Four 64-bit words for one counter. */
 void bk_philox(bk_philox_key key, uint64_t step, uint64_t sample, uint64_t index, uint64_t out[4]);
 
+/* The same for `count` indices from `first` on, as 32-bit words: word[8 i .. 8 i + 7] are those of
+ * index first + i in memory order. */
+void bk_philox_words(bk_philox_key key, uint64_t step, uint64_t sample, uint64_t first,
+                     int64_t count, uint32_t *word);
+
 /* (word >> 11) 2^-53: uniform in [0, 1). */
 static inline double bk_unit(uint64_t word)
 {

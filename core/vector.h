@@ -8,6 +8,7 @@
 
 typedef struct bk_vector_kernels {
     void (*exp)(int64_t n, const void *x, void *y);
+    void (*exp_negative)(int64_t n, const void *x, void *y); /* of x <= 1; 0 for denormals */
     void (*log)(int64_t n, const void *x, void *y);
     void (*add)(int64_t n, const void *x, void *y);            /* y += x */
     void (*axpy)(int64_t n, double a, const void *x, void *y); /* y += a x */

@@ -10,6 +10,14 @@ static void vexp(int64_t n, const void *x_, void *y_)
         y[i] = bk_exp(x[i]);
 }
 
+static void exp_negative(int64_t n, const void *x_, void *y_)
+{
+    const real *x = x_;
+    real *y = y_;
+    for (int64_t i = 0; i < n; i++)
+        y[i] = bk_exp_negative(x[i]);
+}
+
 static void vlog(int64_t n, const void *x_, void *y_)
 {
     const real *x = x_;
@@ -140,6 +148,7 @@ static void round_bf16(int64_t n, const void *x_, void *y_)
 
 const bk_vector_kernels BK_KERNEL(bk_vector_kernels) = {
     .exp = vexp,
+    .exp_negative = exp_negative,
     .log = vlog,
     .add = add,
     .axpy = axpy,

@@ -1,4 +1,5 @@
-/* core/vector_kernel.h - exp, log, erf, tanh, sigmoid on `real` for *_kernel.c files.
+/* core/vector_kernel.h - exp, log, the normal distribution, tanh, sigmoid on `real` for *_kernel.c
+ * files.
  *
  * Branch-free plain C, so that gcc and clang vectorise the loops that call them (-fno-math-errno
  * -fno-trapping-math). An element's bits depend on its value alone.  exp and log: at most 2 ulp;
@@ -17,22 +18,20 @@ typedef uint64_t bk_word; /* arithmetic on bits wraps: NaN and negative argument
 enum { BK_MANTISSA = 52, BK_BIAS = 1023 };
 #define BK_R(x) (x)
 static const real bk_round_magic = 0x1.8p52;
-static const real bk_exp_least = -746.0, bk_exp_most = 710.0;
+static const real bk_exp_least = -746.0, bk_exp_most = 710.0, bk_exp_least_normal = -708.0;
 static const real bk_ln2_high = 0x1.62e42fee00000p-1, bk_ln2_low = 0x1.a39ef35793c76p-33;
 static const real bk_smallest_normal = 0x1p-1022, bk_denormal_scale = 0x1p54;
 static const bk_bits bk_denormal_shift = 54, bk_sqrt_half = 0x3fe6a09e667f3bcd;
-enum { BK_ERF_TERMS = 26 };
 #else
 typedef int32_t bk_bits;
 typedef uint32_t bk_word;
 enum { BK_MANTISSA = 23, BK_BIAS = 127 };
 #define BK_R(x) (x##f)
 static const real bk_round_magic = 0x1.8p23f;
-static const real bk_exp_least = -105.0f, bk_exp_most = 89.0f;
+static const real bk_exp_least = -105.0f, bk_exp_most = 89.0f, bk_exp_least_normal = -87.0f;
 static const real bk_ln2_high = 0x1.62e4p-1f, bk_ln2_low = 0x1.7f7d1cp-20f;
 static const real bk_smallest_normal = 0x1p-126f, bk_denormal_scale = 0x1p25f;
 static const bk_bits bk_denormal_shift = 25, bk_sqrt_half = 0x3f3504f3;
-enum { BK_ERF_TERMS = 12 };
 #endif
 
 static inline bk_bits bk_bits_of(real x)
@@ -55,16 +54,9 @@ static inline real bk_power_of_two(bk_bits n)
     return bk_of_bits((bk_bits)((bk_word)(n + BK_BIAS) << BK_MANTISSA));
 }
 
-/* e^x = 2^n e^r, n = round(x log2 e), |r| <= ln2/2, e^r by its series; 2^n in two factors, so that
- * results down to the denormals and up to infinity come out right. */
-static inline real bk_exp(real x)
+/* e^r, |r| <= ln2/2. */
+static inline real bk_exp_series(real r)
 {
-    real y = x < bk_exp_least ? bk_exp_least : x;
-    y = y > bk_exp_most ? bk_exp_most : y;
-    real shifted = y * BK_R(1.44269504088896340736) + bk_round_magic;
-    bk_bits n = bk_bits_of(shifted) - bk_bits_of(bk_round_magic);
-    real k = shifted - bk_round_magic;
-    real r = (y - k * bk_ln2_high) - k * bk_ln2_low;
 #if BK_REAL == 64
     real p = 1.0 / 6227020800.0;
     p = p * r + 1.0 / 479001600.0;
@@ -81,9 +73,33 @@ static inline real bk_exp(real x)
     p = p * r + BK_R(1.0) / BK_R(24.0);
     p = p * r + BK_R(1.0) / BK_R(6.0);
     p = p * r + BK_R(0.5);
-    p = p * r * r + r + BK_R(1.0);
+    return p * r * r + r + BK_R(1.0);
+}
+
+/* e^x = 2^n e^r, n = round(x log2 e), |r| <= ln2/2, e^r by its series; 2^n in two factors, so that
+ * results down to the denormals and up to infinity come out right. */
+static inline real bk_exp(real x)
+{
+    real y = x < bk_exp_least ? bk_exp_least : x;
+    y = y > bk_exp_most ? bk_exp_most : y;
+    real shifted = y * BK_R(1.44269504088896340736) + bk_round_magic;
+    bk_bits n = bk_bits_of(shifted) - bk_bits_of(bk_round_magic);
+    real k = shifted - bk_round_magic;
+    real r = (y - k * bk_ln2_high) - k * bk_ln2_low;
+    real p = bk_exp_series(r);
     bk_bits half = n >> 1;
     return p * bk_power_of_two(half) * bk_power_of_two((bk_bits)(n - half));
+}
+
+/* The same for what softmax takes it of: x up to 1, say.  One factor 2^n, and 0 where the result
+ * would be denormal. */
+static inline real bk_exp_negative(real x)
+{
+    real shifted = x * BK_R(1.44269504088896340736) + bk_round_magic, k = shifted - bk_round_magic;
+    bk_word n = (bk_word)bk_bits_of(shifted) - (bk_word)bk_bits_of(bk_round_magic);
+    real r = (x - k * bk_ln2_high) - k * bk_ln2_low;
+    real e = bk_exp_series(r) * bk_power_of_two((bk_bits)n);
+    return x < bk_exp_least_normal ? BK_R(0.0) : e;
 }
 
 /* log x = e ln2 + log m, m in [sqrt(1/2), sqrt 2); with s = (m-1)/(m+1): log m = 2 (s + s^3/3 +
@@ -119,10 +135,11 @@ static inline real bk_log(real x)
     return x < (real)INFINITY ? result : x;
 }
 
-/* erfc(x) = t exp(-x^2 + P(t)), t = 2/(2+x), x >= 0: P a Chebyshev series in 2t - 1 (own fit to 40
- * digits). */
-static inline real bk_erfc_positive(real x)
+/* e^(x^2) erfc(x), x >= 0.  f64: t e^P(t), t = 2/(2+x), P a Chebyshev series in 2t - 1 (own fit to
+ * 40 digits); f32: t Q(t), t = 1/(1 + 0.3 x), Q of degree 8 (own fit, relative error 2e-8). */
+static inline real bk_erfc_scaled(real x)
 {
+#if BK_REAL == 64
     static const double c[26] = {
         -1.30265371978170943,     0.64196979235649026,     0.0194764732041858363,
         -0.00956151478680863164,  -9.46595344482036866e-4, 3.66839497852761452e-4,
@@ -133,29 +150,37 @@ static inline real bk_erfc_positive(real x)
         -6.8860275264975534e-12,  8.94487927309072572e-13, 3.13092139934295808e-13,
         -1.12708223613672524e-13, 3.81090525518923206e-16, 7.10609761360923699e-15,
         -1.5230282014571043e-15,  -9.457494571291234e-17};
-    real t = BK_R(2.0) / (BK_R(2.0) + x), y = BK_R(4.0) * t - BK_R(2.0);
-    real d = BK_R(0.0), dd = BK_R(0.0);
+    real t = 2.0 / (2.0 + x), y = 4.0 * t - 2.0, d = 0.0, dd = 0.0;
 #pragma GCC unroll 26
-    for (int j = BK_ERF_TERMS - 1; j > 0; j--) {
+    for (int j = 25; j > 0; j--) {
         real kept = d;
-        d = y * d - dd + (real)c[j];
+        d = y * d - dd + c[j];
         dd = kept;
     }
-    return t * bk_exp(-x * x + BK_R(0.5) * ((real)c[0] + y * d) - dd);
+    return t * bk_exp(0.5 * (c[0] + y * d) - dd);
+#else
+    static const real q[9] = {0.169189349f,  0.170691019f,   0.148520543f,
+                              0.214184487f,  -0.0928339773f, 0.54497962f,
+                              -0.509784588f, 0.484308228f,   -0.129254686f};
+    real t = 1.0f / (1.0f + 0.3f * x), y = q[8];
+#pragma GCC unroll 8
+    for (int j = 7; j >= 0; j--)
+        y = y * t + q[j];
+    return t * y;
+#endif
 }
 
-static inline real bk_erf(real x)
+/* e^(-x^2/2), which the normal density and the distribution function share. */
+static inline real bk_normal_bell(real x)
 {
-    real a = x < BK_R(0.0) ? -x : x;
-    real e = BK_R(1.0) - bk_erfc_positive(a);
-    return x < BK_R(0.0) ? -e : e;
+    return bk_exp_negative(BK_R(-0.5) * x * x);
 }
 
 /* Phi(x) = erfc(-x / sqrt 2) / 2, the normal distribution function: the factor of gelu. */
-static inline real bk_normal_cdf(real x)
+static inline real bk_normal_cdf(real x, real bell)
 {
     real a = (x < BK_R(0.0) ? -x : x) * BK_R(0.70710678118654752440);
-    real tail = BK_R(0.5) * bk_erfc_positive(a);
+    real tail = BK_R(0.5) * bell * bk_erfc_scaled(a);
     return x < BK_R(0.0) ? tail : BK_R(1.0) - tail;
 }
 

@@ -10,6 +10,8 @@ enum { BK_ATTENTION_PARAMETERS = 8 };
 
 typedef struct bk_attention_args {
     bk_tensor *q, *k, *v;  /* [B,H,N,D]; cross attention: k, v [B,H,M,D] */
+    int64_t heads;         /* H: q, k, v and the result are [B,N,H*D], if the kind has
+                              BK_ATTENTION_JOINED; 0: they are as above */
     bk_tensor *mask;       /* i32 [B,N] (cross: keys [B,M]); NULL = all real */
     bk_tensor *query_mask; /* i32 [B,N], cross attention only; NULL = all real */
     bk_tensor *parameter[BK_ATTENTION_PARAMETERS]; /* in the order that declare made them */
@@ -30,6 +32,7 @@ enum {
     BK_ATTENTION_DROPOUT = 8,
     BK_ATTENTION_MATRIX = 16,
     BK_ATTENTION_LSE = 32,
+    BK_ATTENTION_JOINED = 64, /* takes the heads side by side: nothing is copied */
 };
 
 /* How a kind asks for parameters of its own: name and shape; the model declares them at
@@ -49,7 +52,8 @@ typedef struct bk_attention_kind {
     bk_status (*check)(const void *config); /* combinations the table cannot check; may be NULL */
     int (*declare)(const void *config, int64_t heads, int64_t head_width, int64_t max_length,
                    bk_attention_parameter *out); /* number of parameters; NULL = none */
-    /* Not collective.  out[B,H,N,D] on the step arena; padded queries give 0. */
+    /* Not collective.  out[B,H,N,D] (heads > 0: [B,N,H*D]) on the step arena; padded queries
+     * give 0. */
     bk_tensor *(*apply)(bk_tape *t, const bk_attention_args *a);
 } bk_attention_kind;
 

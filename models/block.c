@@ -63,22 +63,33 @@ void bk_block_declare(bk_model *model, int layer)
     bk_feedforward_declare(model, layer);
 }
 
+/* [B,N,H*D], or [B,H,N,D] for a kind that wants the heads apart. */
+static bk_tensor *project(bk_tape *t, const bk_linear_part *part, bk_tensor *x, bool joined,
+                          int64_t heads)
+{
+    bk_tensor *y = bk_part_linear(t, part, x);
+    return joined ? y : bk_split_heads(t, y, heads);
+}
+
 static bk_tensor *attention(bk_model *model, bk_tape *t, int layer, bk_tensor *x, bk_tensor *mask)
 {
     const bk_attention_part *part = &model->block[layer].attention;
     const bk_attention_config *config = &model->attention[layer];
+    bool joined = config->kind->flags & BK_ATTENTION_JOINED;
     int64_t heads = model->config.heads;
-    bk_attention_args a = {.mask = mask,
+    bk_attention_args a = {.heads = joined ? heads : 0,
+                           .mask = mask,
                            .causal = bk_model_causal(model),
                            .dropout = config->dropout,
                            .layer = layer,
                            .config = config->config};
-    a.q = bk_split_heads(t, bk_part_linear(t, &part->q, x), heads);
-    a.k = bk_split_heads(t, bk_part_linear(t, &part->k, x), heads);
-    a.v = bk_split_heads(t, bk_part_linear(t, &part->v, x), heads);
+    a.q = project(t, &part->q, x, joined, heads);
+    a.k = project(t, &part->k, x, joined, heads);
+    a.v = project(t, &part->v, x, joined, heads);
     for (int i = 0; i < part->owns; i++)
         a.parameter[i] = bk_tape_parameter(t, part->own[i]);
-    return bk_part_linear(t, &part->o, bk_merge_heads(t, config->kind->apply(t, &a)));
+    bk_tensor *y = config->kind->apply(t, &a);
+    return bk_part_linear(t, &part->o, joined ? y : bk_merge_heads(t, y));
 }
 
 /* What the stretches of a block work on. */

@@ -2,6 +2,7 @@
 
 #include "core/blas.h"
 #include "core/hooks.h"
+#include "core/ops.h"
 #include "core/ops/attention_kernel.h"
 #include "core/rng.h"
 
@@ -15,23 +16,52 @@ static const bk_attention_kernels *kernels(const bk_node *n)
     return BK_KERNEL_SELECT(bk_attention_kernels, n->in[Q]->dtype);
 }
 
+/* The arrays as heads: row n of a head is `stride` elements behind row n - 1. */
+typedef struct layout {
+    int64_t samples, heads, queries, keys, width, stride;
+} layout;
+
+static layout layout_of(const bk_node *n)
+{
+    const bk_attention_options *o = n->attributes;
+    const int64_t *q = n->in[Q]->shape, *k = n->in[K]->shape;
+    if (o->heads > 0)
+        return (layout){q[0], o->heads, q[1], k[1], q[2] / o->heads, q[2]};
+    return (layout){q[0], q[1], q[2], k[2], q[3], q[3]};
+}
+
+/* Element 0 of a head in an array with so many rows a head. */
+static void *head_at(const layout *l, const bk_tensor *like, const void *data, int64_t unit,
+                     int64_t rows)
+{
+    bool apart = l->stride == l->width;
+    int64_t sample = unit / l->heads, head = unit % l->heads;
+    int64_t element = apart ? unit * rows * l->width : sample * rows * l->stride + head * l->width;
+    return (char *)(uintptr_t)data + (size_t)element * bk_dtype_size(like->dtype);
+}
+
 static void attention_shape(bk_tape *t, bk_node *n)
 {
+    const bk_attention_options *o = n->attributes;
     const bk_tensor *q = n->in[Q], *k = n->in[K], *v = n->in[V], *mask = n->in[MASK],
                     *query_mask = n->in[QUERY_MASK];
+    int dims = o->heads > 0 ? 3 : 4;
     (void)t;
-    BK_ASSERT(q->dims == 4 && k->dims == 4 && bk_same_shape(k, v), "q, k, v are [B,H,N,D]");
-    BK_ASSERT(q->shape[0] == k->shape[0] && q->shape[1] == k->shape[1] &&
-                  q->shape[3] == k->shape[3],
+    BK_ASSERT(q->dims == dims && k->dims == dims && bk_same_shape(k, v),
+              "q, k, v are [B,H,N,D] or [B,N,H*D]");
+    layout l = layout_of(n);
+    BK_ASSERT(q->shape[0] == k->shape[0] && bk_cols(q) == bk_cols(k) &&
+                  (dims == 3 || q->shape[1] == k->shape[1]),
               "q and k differ");
-    BK_ASSERT(!mask || (mask->dtype == BK_I32 && mask->shape[1] == k->shape[2]), "mask[B,M]");
-    BK_ASSERT(!query_mask || (query_mask->dtype == BK_I32 && query_mask->shape[1] == q->shape[2]),
+    BK_ASSERT(dims == 4 || q->shape[2] % o->heads == 0, "%lld heads", (long long)o->heads);
+    BK_ASSERT(!mask || (mask->dtype == BK_I32 && mask->shape[1] == l.keys), "mask[B,M]");
+    BK_ASSERT(!query_mask || (query_mask->dtype == BK_I32 && query_mask->shape[1] == l.queries),
               "query_mask[B,N]");
-    for (int i = 0; i < 2; i++) {
-        n->out[i]->dtype = q->dtype;
-        n->out[i]->dims = 4 - i;
-        memcpy(n->out[i]->shape, q->shape, sizeof q->shape);
-    }
+    n->out[0]->dtype = n->out[1]->dtype = q->dtype;
+    n->out[0]->dims = dims;
+    memcpy(n->out[0]->shape, q->shape, sizeof q->shape);
+    n->out[1]->dims = 3;
+    memcpy(n->out[1]->shape, (int64_t[]){l.samples, l.heads, l.queries}, 3 * sizeof(int64_t));
 }
 
 /* ---- dropout: eight words a Philox call, index = (head 2^40 + query 2^20 + key) / 8 ---- */
@@ -45,16 +75,11 @@ static void words(const void *context, int64_t query, int64_t key, int64_t count
 {
     const words_context *c = context;
     uint64_t base = (c->head << 40) + ((uint64_t)query << 20);
-    uint32_t eight[8];
-    for (int64_t j = 0; j < count; j++) {
-        int64_t place = key + j;
-        if (j == 0 || place % 8 == 0) {
-            uint64_t four[4];
-            bk_philox(c->key, c->step, c->sample, (base + (uint64_t)place) / 8, four);
-            memcpy(eight, four, sizeof eight);
-        }
-        word[j] = eight[place % 8];
-    }
+    int64_t before = key % 8;
+    bk_philox_words(c->key, c->step, c->sample, (base + (uint64_t)key) / 8,
+                    (before + count + 7) / 8, word);
+    if (before > 0)
+        memmove(word, word + before, (size_t)count * sizeof *word);
 }
 
 /* ---- one (sample, head) ---- */
@@ -63,8 +88,8 @@ static void words(const void *context, int64_t query, int64_t key, int64_t count
 static int64_t block_of(const bk_node *n)
 {
     const bk_attention_options *o = n->attributes;
-    int64_t queries = n->in[Q]->shape[2], keys = n->in[K]->shape[2];
-    int64_t longest = queries > keys ? queries : keys;
+    layout l = layout_of(n);
+    int64_t longest = l.queries > l.keys ? l.queries : l.keys;
     longest = longest > 0 ? longest : 1;
     return longest < o->block ? longest : o->block;
 }
@@ -79,39 +104,35 @@ static int64_t effective_length(const bk_tensor *mask, int64_t sample, int64_t p
     return positions;
 }
 
-static void *at(const void *data, const bk_tensor *like, int64_t row)
-{
-    return (char *)(uintptr_t)data + (size_t)(row * bk_cols(like)) * bk_dtype_size(like->dtype);
-}
-
 static bk_attention_head head_of(const bk_tape *t, const bk_node *n, int64_t unit,
                                  words_context *context)
 {
     const bk_attention_options *o = n->attributes;
-    const bk_tensor *q = n->in[Q], *k = n->in[K], *mask = n->in[MASK];
-    const bk_tensor *query_mask = n->in[QUERY_MASK];
-    bool cross = query_mask || q->shape[2] != k->shape[2];
-    int64_t heads = q->shape[1], sample = unit / heads, queries = q->shape[2], keys = k->shape[2];
-    if (!cross)
+    const bk_tensor *q = n->in[Q], *k = n->in[K], *v = n->in[V], *out = n->out[0];
+    const bk_tensor *mask = n->in[MASK], *query_mask = n->in[QUERY_MASK];
+    layout l = layout_of(n);
+    int64_t sample = unit / l.heads;
+    if (!query_mask && l.queries == l.keys)
         query_mask = mask;
-    bk_attention_head h = {.queries = effective_length(query_mask, sample, queries),
-                           .keys = effective_length(mask, sample, keys),
-                           .width = q->shape[3],
-                           .block = block_of(n),
-                           .query_mask = query_mask ? bk_i32(query_mask) + sample * queries : NULL,
-                           .key_mask = mask ? bk_i32(mask) + sample * keys : NULL,
-                           .causal = o->causal,
-                           .scale = o->scale,
-                           .q = at(q->data, q, unit * queries),
-                           .k = at(k->data, k, unit * keys),
-                           .v = at(n->in[V]->data, k, unit * keys),
-                           .out = at(n->out[0]->data, q, unit * queries),
-                           .lse = (char *)n->out[1]->data +
-                                  (size_t)(unit * queries) * bk_dtype_size(q->dtype)};
+    bk_attention_head h = {
+        .queries = effective_length(query_mask, sample, l.queries),
+        .keys = effective_length(mask, sample, l.keys),
+        .width = l.width,
+        .stride = l.stride,
+        .block = block_of(n),
+        .query_mask = query_mask ? bk_i32(query_mask) + sample * l.queries : NULL,
+        .key_mask = mask ? bk_i32(mask) + sample * l.keys : NULL,
+        .causal = o->causal,
+        .scale = o->scale,
+        .q = head_at(&l, q, q->data, unit, l.queries),
+        .k = head_at(&l, k, k->data, unit, l.keys),
+        .v = head_at(&l, v, v->data, unit, l.keys),
+        .out = head_at(&l, out, out->data, unit, l.queries),
+        .lse = (char *)n->out[1]->data + (size_t)(unit * l.queries) * bk_dtype_size(q->dtype)};
     if (t->training && o->dropout > 0) {
         uint64_t place = (uint64_t)(bk_lanes_first_sample(&t->lanes) + sample);
         *context = (words_context){bk_philox_for(t->seed, o->layer, BK_USE_DROPOUT_ATTENTION),
-                                   (uint64_t)t->step, place, (uint64_t)(unit % heads)};
+                                   (uint64_t)t->step, place, (uint64_t)(unit % l.heads)};
         h.words = words;
         h.words_context = context;
         h.threshold = (uint32_t)(o->dropout * 4294967296.0);
@@ -120,81 +141,185 @@ static bk_attention_head head_of(const bk_tape *t, const bk_node *n, int64_t uni
     return h;
 }
 
-static size_t work_bytes(const bk_node *n)
+/* ---- work shared out over the threads: parts of the rows of a head ---- */
+
+typedef struct plan {
+    layout layout;
+    int64_t units, parts, block;
+    size_t bytes; /* of work space for one thread */
+    char *work;
+} plan;
+
+/* At least `tasks` parts of heads, as far as there are blocks. */
+static plan plan_for(bk_tape *t, const bk_node *n, int64_t tasks)
 {
-    size_t bytes = kernels(n)->work_size(n->in[Q]->shape[2], n->in[Q]->shape[3], block_of(n));
-    return (bytes + 63) / 64 * 64;
+    layout l = layout_of(n);
+    int64_t longest = l.queries > l.keys ? l.queries : l.keys;
+    plan p = {.layout = l, .units = l.samples * l.heads, .block = block_of(n)};
+    int64_t blocks = (longest + p.block - 1) / p.block;
+    p.parts = p.units > 0 ? (tasks + p.units - 1) / p.units : 1;
+    p.parts = p.parts > blocks ? blocks : p.parts;
+    p.parts = p.parts > 0 ? p.parts : 1;
+    p.bytes = (kernels(n)->work_size(l.keys, l.width, p.block) + 63) / 64 * 64;
+    p.work = bk_arena_alloc(t->scratch, p.bytes * (size_t)bk_blas_threads());
+    return p;
 }
 
+static bk_attention_range part_of(const plan *p, int64_t part, int64_t rows)
+{
+    int64_t blocks = (rows + p->block - 1) / p->block;
+    bk_attention_range r = {blocks * part / p->parts * p->block,
+                            blocks * (part + 1) / p->parts * p->block};
+    r.last = r.last < rows ? r.last : rows;
+    return r;
+}
+
+static void *own_work(const plan *p)
+{
+    return p->work + p->bytes * (size_t)omp_get_thread_num();
+}
+
+/* ---- forward ---- */
+
+static void clear_rows(const bk_attention_head *h, bk_dtype dtype, void *data, bk_attention_range r)
+{
+    size_t row = (size_t)h->width * bk_dtype_size(dtype);
+    size_t step = (size_t)h->stride * bk_dtype_size(dtype);
+    for (int64_t i = r.first; i < r.last; i++)
+        memset((char *)data + (size_t)i * step, 0, row);
+}
+
+/* Padding gives 0. */
+static void pad_rows(const bk_attention_head *h, bk_dtype dtype, bk_attention_range r)
+{
+    r.first = r.first > h->queries ? r.first : h->queries;
+    clear_rows(h, dtype, h->out, r);
+    for (int64_t i = r.first; i < r.last; i++) {
+        if (dtype == BK_F64)
+            ((double *)h->lse)[i] = -(double)__builtin_inf();
+        else
+            ((float *)h->lse)[i] = -__builtin_inff();
+    }
+}
+
+/* The later parts come first: they are the larger ones when causal. */
 static void attention_forward(bk_tape *t, bk_node *n)
 {
-    const bk_tensor *q = n->in[Q];
-    int64_t units = q->shape[0] * q->shape[1], queries = q->shape[2], width = q->shape[3];
-    size_t size = bk_dtype_size(q->dtype), bytes = work_bytes(n);
+    enum { TASKS = 8 }; /* a thread: little is left over when one is slow */
     bk_arena_mark mark = bk_arena_get_mark(t->scratch);
-    char *work = bk_arena_alloc(t->scratch, bytes * (size_t)bk_blas_threads());
+    plan p = plan_for(t, n, TASKS * bk_blas_threads());
 #pragma omp parallel for schedule(dynamic, 1) num_threads(bk_blas_threads())
-    for (int64_t u = 0; u < units; u++) {
+    for (int64_t i = p.units * p.parts - 1; i >= 0; i--) {
         words_context context;
-        bk_attention_head h = head_of(t, n, u, &context);
-        h.work = work + bytes * (size_t)omp_get_thread_num();
-        kernels(n)->forward(&h);
-        size_t padding = (size_t)(queries - h.queries);
-        memset((char *)h.out + (size_t)(h.queries * width) * size, 0,
-               padding * (size_t)width * size);
-        for (int64_t i = h.queries; i < queries; i++) {
-            if (q->dtype == BK_F64)
-                ((double *)h.lse)[i] = -(double)__builtin_inf();
-            else
-                ((float *)h.lse)[i] = -__builtin_inff();
-        }
+        bk_attention_head h = head_of(t, n, i % p.units, &context);
+        bk_attention_range part = part_of(&p, i / p.units, p.layout.queries);
+        h.work = own_work(&p);
+        kernels(n)->forward(&h, part);
+        pad_rows(&h, n->in[Q]->dtype, part);
     }
     bk_arena_release(t->scratch, mark);
     bk_poll();
 }
 
-/* A gradient of q, k or v, one block of `bytes` for each (sample, head). */
+/* ---- backward ---- */
+
+/* A gradient of q, k or v. */
 typedef struct head_grad {
-    char *data; /* NULL where not wanted */
+    const bk_tensor *of;
+    void *data; /* NULL where not wanted */
     bool fresh; /* to be zeroed */
-    size_t bytes;
 } head_grad;
 
 static head_grad grad_of(bk_tape *t, bk_tensor *x)
 {
     double beta = 1.0;
-    head_grad g = {.bytes = (size_t)(x->shape[2] * x->shape[3]) * bk_dtype_size(x->dtype)};
-    g.data = x->needs_grad ? bk_grad_slot(t, x, &beta) : NULL;
+    head_grad g = {.of = x, .data = x->needs_grad ? bk_grad_slot(t, x, &beta) : NULL};
     g.fresh = beta == 0.0;
     return g;
 }
 
-static void *head_of_grad(const head_grad *g, int64_t unit)
+/* That of one head of `positions` rows, of which this task makes `rows`. */
+static void *head_of_grad(const head_grad *g, const layout *l, const bk_attention_head *h,
+                          int64_t unit, int64_t positions, bk_attention_range rows)
 {
-    char *head = g->data ? g->data + (size_t)unit * g->bytes : NULL;
+    if (!g->data)
+        return NULL;
+    void *head = head_at(l, g->of, g->data, unit, positions);
     if (g->fresh)
-        memset(head, 0, g->bytes);
+        clear_rows(h, g->of->dtype, head, rows);
     return head;
+}
+
+/* Whole heads take five products of a pair of tiles; dq by itself takes three and dk with dv four,
+ * which pays when there are few heads for the threads.  An array that is q and k or v has one
+ * gradient: one thread adds to it. */
+static bool whole_heads(const bk_node *n, int64_t units, int64_t threads)
+{
+    if (n->in[Q] == n->in[K] || n->in[Q] == n->in[V])
+        return true;
+    return 5 * ((units + threads - 1) / threads) * threads <= 7 * units;
+}
+
+/* What one thread makes at a time: dq of all keys, dk and dv of all queries, or both. */
+typedef struct task {
+    int64_t unit;
+    bool dq, dkv;
+    bk_attention_range query, key;
+} task;
+
+static task task_of(const plan *p, bool whole, int64_t i)
+{
+    const layout *l = &p->layout;
+    task k = {.dq = true, .dkv = true, .query = {0, l->queries}, .key = {0, l->keys}};
+    k.unit = (whole ? i : i / 2) % p->units;
+    if (whole)
+        return k;
+    int64_t part = i / 2 / p->units;
+    k.dq = i % 2;
+    k.dkv = !k.dq;
+    if (k.dq)
+        k.query = part_of(p, p->parts - 1 - part, l->queries); /* the larger ones first */
+    else
+        k.key = part_of(p, part, l->keys);
+    return k;
+}
+
+typedef struct back {
+    plan plan;
+    head_grad dq, dk, dv;
+} back;
+
+static void run_task(const bk_tape *t, const bk_node *n, const back *b, const task *k)
+{
+    words_context context;
+    const layout *l = &b->plan.layout;
+    const bk_tensor *out = n->out[0];
+    bk_attention_head h = head_of(t, n, k->unit, &context);
+    h.work = own_work(&b->plan);
+    h.dout = head_at(l, out, out->grad, k->unit, l->queries);
+    if (k->dq)
+        h.dq = head_of_grad(&b->dq, l, &h, k->unit, l->queries, k->query);
+    if (k->dkv) {
+        h.dk = head_of_grad(&b->dk, l, &h, k->unit, l->keys, k->key);
+        h.dv = head_of_grad(&b->dv, l, &h, k->unit, l->keys, k->key);
+    }
+    kernels(n)->backward(&h, k->query, k->key);
 }
 
 static void attention_backward(bk_tape *t, bk_node *n)
 {
-    const bk_tensor *q = n->in[Q];
-    int64_t units = q->shape[0] * q->shape[1], queries = q->shape[2];
-    size_t bytes = work_bytes(n);
-    head_grad dq = grad_of(t, n->in[Q]), dk = grad_of(t, n->in[K]), dv = grad_of(t, n->in[V]);
+    enum { TASKS = 4 };
+    layout l = layout_of(n);
+    int64_t threads = bk_blas_threads();
+    bool whole = whole_heads(n, l.samples * l.heads, threads);
     bk_arena_mark mark = bk_arena_get_mark(t->scratch);
-    char *work = bk_arena_alloc(t->scratch, bytes * (size_t)bk_blas_threads());
-#pragma omp parallel for schedule(dynamic, 1) num_threads(bk_blas_threads())
-    for (int64_t u = 0; u < units; u++) {
-        words_context context;
-        bk_attention_head h = head_of(t, n, u, &context);
-        h.work = work + bytes * (size_t)omp_get_thread_num();
-        h.dout = at(n->out[0]->grad, q, u * queries);
-        h.dq = head_of_grad(&dq, u);
-        h.dk = head_of_grad(&dk, u);
-        h.dv = head_of_grad(&dv, u);
-        kernels(n)->backward(&h);
+    back b = {plan_for(t, n, whole ? 1 : TASKS * threads), grad_of(t, n->in[Q]),
+              grad_of(t, n->in[K]), grad_of(t, n->in[V])};
+    int64_t tasks = b.plan.units * b.plan.parts * (whole ? 1 : 2);
+#pragma omp parallel for schedule(dynamic, 1) num_threads((int)threads)
+    for (int64_t i = 0; i < tasks; i++) {
+        task k = task_of(&b.plan, whole, i);
+        run_task(t, n, &b, &k);
     }
     bk_arena_release(t->scratch, mark);
     bk_poll();
@@ -208,7 +333,10 @@ static bk_tensor *attention_sample(bk_tape *t, bk_sample *s)
               *mask = bk_sample_mask(s, BK_SHAPE(4, 5));
     t->training = true;
     bk_attention_options o = {.scale = 0.7, .block = 2, .causal = true, .dropout = 0.3, .layer = 1};
-    return bk_attention(t, q, k, v, mask, NULL, &o, NULL);
+    bk_tensor *apart = bk_attention(t, q, k, v, mask, NULL, &o, NULL);
+    bk_tensor *x = bk_sample_input(s, BK_SHAPE(4, 5, 6));
+    o.heads = 2;
+    return bk_add(t, bk_merge_heads(t, apart), bk_attention(t, x, x, x, mask, NULL, &o, NULL));
 }
 
 const bk_op bk_op_attention = {.name = "attention",

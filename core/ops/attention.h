@@ -12,9 +12,11 @@ typedef struct bk_attention_options {
     bool causal;    /* key j is seen by queries i >= j */
     double dropout; /* on probabilities, while the tape trains */
     int layer;      /* for the random counter */
+    int64_t heads;  /* 0: arrays are [B,H,N,D]; H: they are [B,N,H*D], head h in columns h D .. */
 } bk_attention_options;
 
-/* Not collective.  q[B,H,N,D], k, v[B,H,M,D]; mask[B,M] i32 (0 = not a key) and query_mask[B,N] or
+/* Not collective.  q[B,H,N,D], k, v[B,H,M,D], or [B,N,H*D] and [B,M,H*D] as a projection leaves
+ * them, and the result like q; mask[B,M] i32 (0 = not a key) and query_mask[B,N] or
  * NULL. A sample is computed as if its arrays ended at its last real position.  *lse[B,H,N] when
  * lse is not NULL. */
 bk_tensor *bk_attention(bk_tape *t, bk_tensor *q, bk_tensor *k, bk_tensor *v, bk_tensor *mask,

@@ -35,11 +35,7 @@ static void sample_pass(bk_tape *t, const dropout_attributes *a, int64_t sample,
     uint64_t place = (uint64_t)(bk_lanes_first_sample(&t->lanes) + sample);
     for (int64_t at = 0; at < count; at += PIECE) {
         int64_t length = count - at < PIECE ? count - at : PIECE;
-        for (int64_t i = 0; i < length; i += 8) {
-            uint64_t four[4];
-            bk_philox(key, (uint64_t)t->step, place, (uint64_t)(at + i) / 8, four);
-            memcpy(word + i, four, sizeof four);
-        }
+        bk_philox_words(key, (uint64_t)t->step, place, (uint64_t)at / 8, (length + 7) / 8, word);
         size_t offset = (size_t)at * bk_dtype_size(dtype);
         bk_pointwise(dtype)->keep_add(length, x + offset, word, threshold, 1.0 / (1.0 - a->p),
                                       y + offset);

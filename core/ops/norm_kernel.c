@@ -1,6 +1,7 @@
 #include "core/ops/norm_kernel.h"
 
 #include <math.h>
+#include <string.h>
 
 enum { WIDE = 16 };
 
@@ -53,11 +54,10 @@ static void forward(int64_t n, const void *x_, const void *gain_, const void *bi
         y[i] += bias[i];
 }
 
-static void backward(int64_t n, const void *x_, const void *gain_, const void *dy_,
-                     const void *stat_, void *dx_)
+static void row_slope(int64_t n, const real *x, const real *gain, const real *dy, const real *stat,
+                      real *restrict dx)
 {
-    const real *x = x_, *gain = gain_, *dy = dy_, *stat = stat_;
-    real *dx = dx_, mean = stat[0], rstd = stat[1], a[WIDE] = {0}, b[WIDE] = {0};
+    real mean = stat[0], rstd = stat[1], a[WIDE] = {0}, b[WIDE] = {0};
     int64_t i = 0;
     for (; i + WIDE <= n; i += WIDE)
         for (int j = 0; j < WIDE; j++) {
@@ -75,13 +75,30 @@ static void backward(int64_t n, const void *x_, const void *gain_, const void *d
         dx[i] += rstd * (dy[i] * gain[i] - along_one - (x[i] - mean) * along_x);
 }
 
-static void gain(int64_t n, const void *x_, const void *dy_, const void *stat_, void *dgain_)
+static void row_sums(int64_t n, const real *x, const real *dy, const real *stat,
+                     real *restrict dgain, real *restrict dbias)
 {
-    const real *x = x_, *dy = dy_, *stat = stat_, mean = stat[0], rstd = stat[1];
-    real *dgain = dgain_;
-    for (int64_t i = 0; i < n; i++)
+    real mean = stat[0], rstd = stat[1];
+    for (int64_t i = 0; i < n; i++) {
         dgain[i] += dy[i] * ((x[i] - mean) * rstd);
+        dbias[i] += dy[i];
+    }
 }
 
-const bk_norm_kernels BK_KERNEL(bk_norm_kernels) = {
-    .forward = forward, .backward = backward, .gain = gain};
+static void backward(const bk_norm_back *b)
+{
+    const real *x = b->x, *dy = b->dy, *stat = b->stat;
+    real *dx = b->dx;
+    int64_t n = b->n;
+    memset(b->dgain, 0, (size_t)n * sizeof *x);
+    memset(b->dbias, 0, (size_t)n * sizeof *x);
+    for (int64_t i = 0; i < b->rows; i++, x += n, dy += n, stat += 2) {
+        if (dx && b->fresh)
+            memset(dx + i * n, 0, (size_t)n * sizeof *dx);
+        if (dx)
+            row_slope(n, x, b->gain, dy, stat, dx + i * n);
+        row_sums(n, x, dy, stat, b->dgain, b->dbias);
+    }
+}
+
+const bk_norm_kernels BK_KERNEL(bk_norm_kernels) = {.forward = forward, .backward = backward};

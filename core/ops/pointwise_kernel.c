@@ -43,7 +43,7 @@ static void activate(int kind, int64_t n, const void *x_, void *y_)
     switch (kind) {
     case BK_GELU:
         for (int64_t i = 0; i < n; i++)
-            y[i] = x[i] * bk_normal_cdf(x[i]);
+            y[i] = x[i] * bk_normal_cdf(x[i], bk_normal_bell(x[i]));
         break;
     case BK_GELU_TANH:
         for (int64_t i = 0; i < n; i++)
@@ -61,8 +61,8 @@ static void activate(int kind, int64_t n, const void *x_, void *y_)
 
 static inline real gelu_slope(real x)
 {
-    real density = BK_R(0.39894228040143267794) * bk_exp(BK_R(-0.5) * x * x);
-    return bk_normal_cdf(x) + x * density;
+    real bell = bk_normal_bell(x);
+    return bk_normal_cdf(x, bell) + x * (BK_R(0.39894228040143267794) * bell);
 }
 
 static inline real gelu_tanh_slope(real x)

@@ -64,15 +64,17 @@ static bk_tensor *matrix(bk_tape *t, const bk_attention_args *a, double scale)
     return zero_padded_queries(t, bk_softmax_masked(t, s, a->mask, a->causal), mask_of_queries(a));
 }
 
-static bk_tensor *apply(bk_tape *t, const bk_attention_args *a)
+static bk_tensor *attend(bk_tape *t, const bk_attention_args *a)
 {
     const softmax_config *c = a->config;
-    double width = (double)a->q->shape[3], scale = c->scale > 0 ? c->scale : 1.0 / sqrt(width);
+    double width = (double)(a->heads > 0 ? a->q->shape[2] / a->heads : a->q->shape[3]),
+           scale = c->scale > 0 ? c->scale : 1.0 / sqrt(width);
     bk_attention_options o = {.scale = scale,
                               .block = c->block,
                               .causal = a->causal,
                               .dropout = a->dropout,
-                              .layer = a->layer};
+                              .layer = a->layer,
+                              .heads = a->heads};
     if (a->attributes) {
         int64_t pairs = count_pairs(a);
         bk_attribute_set_integer(a->attributes, "pairs", pairs);
@@ -87,6 +89,20 @@ static bk_tensor *apply(bk_tape *t, const bk_attention_args *a)
     return bk_matmul(t, matrix(t, a, scale), a->v);
 }
 
+/* What needs the whole matrix gets the heads apart. */
+static bk_tensor *apply(bk_tape *t, const bk_attention_args *a)
+{
+    const softmax_config *c = a->config;
+    if (a->heads == 0 || (!c->naive && !a->matrix && !a->attributes))
+        return attend(t, a);
+    bk_attention_args apart = *a;
+    apart.heads = 0;
+    apart.q = bk_split_heads(t, a->q, a->heads);
+    apart.k = bk_split_heads(t, a->k, a->heads);
+    apart.v = bk_split_heads(t, a->v, a->heads);
+    return bk_merge_heads(t, attend(t, &apart));
+}
+
 const bk_attention_kind bk_attention_softmax = {
     .name = "softmax",
     .summary = "scaled dot-product attention, streaming tiles",
@@ -95,5 +111,5 @@ const bk_attention_kind bk_attention_softmax = {
     .config_size = sizeof(softmax_config),
     .apply = apply,
     .flags = BK_ATTENTION_CAUSAL | BK_ATTENTION_MASK | BK_ATTENTION_CROSS | BK_ATTENTION_DROPOUT |
-             BK_ATTENTION_MATRIX | BK_ATTENTION_LSE,
+             BK_ATTENTION_MATRIX | BK_ATTENTION_LSE | BK_ATTENTION_JOINED,
 };

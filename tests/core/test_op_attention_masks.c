@@ -246,21 +246,64 @@ static void gradients_add_up(void **state)
 
 /* ---- threads, neighbours, memory ---- */
 
+/* Nine heads are shared out whole, one head is cut into parts. */
 static void threads_give_equal_bits(void **state)
 {
     int32_t *mask = bk_attention_holes(3, 90, 20);
-    bk_attention_problem p = {.B = 3, .H = 3, .N = 90, .M = 90, .D = 9, .mask = mask};
-    bk_attention_run one, two;
     (void)state;
-    p.o = (bk_attention_options){.scale = 0.4, .block = 16, .causal = true, .dropout = 0.1};
-    bk_attention_run_op(&p, BK_F32, &one);
-    assert_int_equal(bk_blas_setup(2, BK_GEMM_AUTO), BK_OK);
-    bk_attention_run_op(&p, BK_F32, &two);
-    assert_int_equal(bk_blas_setup(1, BK_GEMM_AUTO), BK_OK);
-    bk_attention_check_bits(&one, &two);
-    bk_attention_release(&one);
-    bk_attention_release(&two);
+    for (int heads = 1; heads <= 3; heads += 2)
+        for (int causal = 0; causal < 2; causal++) {
+            bk_attention_problem p = {.B = heads, .H = heads, .N = 90, .M = 90, .D = 9};
+            bk_attention_run one, more;
+            p.mask = mask + 90 * (3 - heads);
+            p.o =
+                (bk_attention_options){.scale = 0.4, .block = 16, .causal = causal, .dropout = 0.1};
+            bk_attention_run_op(&p, BK_F32, &one);
+            for (int threads = 2; threads < 8; threads += 3) {
+                assert_int_equal(bk_blas_setup(threads, BK_GEMM_AUTO), BK_OK);
+                bk_attention_run_op(&p, BK_F32, &more);
+                bk_attention_check_bits(&one, &more);
+                bk_attention_release(&more);
+            }
+            assert_int_equal(bk_blas_setup(1, BK_GEMM_AUTO), BK_OK);
+            bk_attention_release(&one);
+        }
     free(mask);
+}
+
+/* The gradient of an array that is q, k and v at once, with more threads than heads. */
+static void one_array_for_all(void **state)
+{
+    bk_attention_problem p = {.B = 1, .H = 1, .N = 90, .M = 90, .D = 9};
+    bk_attention_run apart, one;
+    (void)state;
+    p.o = (bk_attention_options){.scale = 0.4, .block = 16};
+    assert_int_equal(bk_blas_setup(4, BK_GEMM_AUTO), BK_OK);
+    bk_attention_prepare(&p, BK_F64, &apart);
+    memcpy(apart.k->data, apart.q->data, 90 * 9 * sizeof(double));
+    memcpy(apart.v->data, apart.q->data, 90 * 9 * sizeof(double));
+    bk_attention_finish(&p, &apart);
+    bk_attention_prepare(&p, BK_F64, &one);
+    one.k = one.v = one.q;
+    bk_attention_finish(&p, &one);
+    for (int64_t i = 0; i < 90 * 9; i++) {
+        double sum = bk_test_grad(apart.q, i) + bk_test_grad(apart.k, i) + bk_test_grad(apart.v, i);
+        assert_true(fabs(bk_test_grad(one.q, i) - sum) < 1e-13);
+    }
+    assert_int_equal(bk_blas_setup(1, BK_GEMM_AUTO), BK_OK);
+    bk_attention_release(&apart);
+    bk_attention_release(&one);
+}
+
+/* Parts of the queries where one tile holds all keys, and the other way round. */
+static void parts_of_cross_attention(void **state)
+{
+    (void)state;
+    assert_int_equal(bk_blas_setup(3, BK_GEMM_AUTO), BK_OK);
+    for (int64_t keys = 9; keys <= 90; keys += 81)
+        bk_attention_check_both((bk_attention_problem){
+            .B = 1, .H = 1, .N = 99 - keys, .M = keys, .D = 5, .o = {.scale = 0.5, .block = 16}});
+    assert_int_equal(bk_blas_setup(1, BK_GEMM_AUTO), BK_OK);
 }
 
 /* 64 MiB beyond inputs, outputs and their gradients at 16,384 positions. */
@@ -339,6 +382,8 @@ int main(void)
         cmocka_unit_test(constants_get_no_gradient),
         cmocka_unit_test(gradients_add_up),
         cmocka_unit_test(threads_give_equal_bits),
+        cmocka_unit_test(one_array_for_all),
+        cmocka_unit_test(parts_of_cross_attention),
         cmocka_unit_test(memory_is_linear),
         cmocka_unit_test(large_tiles_are_cut),
         cmocka_unit_test(wrong_shapes_are_faults),

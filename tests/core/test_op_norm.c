@@ -99,6 +99,15 @@ static void layernorm_is_the_plain_loop(void **state)
         check((norm){.rows = 5, .cols = cols[i], .epsilon = 1e-5, .spread = 2.0}, 2e-6);
 }
 
+/* Sums over one chunk of rows and over several. */
+static void chunks_of_rows(void **state)
+{
+    (void)state;
+    for (int64_t rows = 63; rows < 67; rows++)
+        check((norm){.rows = rows, .cols = 40, .epsilon = 1e-5, .spread = 2.0}, 2e-6);
+    check((norm){.rows = 257, .cols = 40, .epsilon = 1e-5, .spread = 2.0}, 2e-6);
+}
+
 /* Rows far from 0 beside their spread, and rows of equal numbers. */
 static void rows_at_the_edge(void **state)
 {
@@ -140,6 +149,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(layernorm_is_the_plain_loop),
+        cmocka_unit_test(chunks_of_rows),
         cmocka_unit_test(rows_at_the_edge),
         cmocka_unit_test(nan_stays_in_its_row),
         cmocka_unit_test(wrong_shapes_are_faults),

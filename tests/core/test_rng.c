@@ -57,6 +57,19 @@ static void philox_gives_the_known_answers(void **state)
     assert_memory_equal(out, known[0].out, sizeof out);
 }
 
+static void words_are_those_of_their_indices(void **state)
+{
+    bk_philox_key key = bk_philox_for(42, 3, BK_USE_DROPOUT_ATTENTION);
+    uint32_t word[8 * 5];
+    (void)state;
+    bk_philox_words(key, 7, 11, 1u << 20, 5, word);
+    for (uint64_t i = 0; i < 5; i++) {
+        uint64_t four[4];
+        bk_philox(key, 7, 11, (1u << 20) + i, four);
+        assert_memory_equal(word + 8 * i, four, sizeof four);
+    }
+}
+
 static void philox_is_the_plain_one_for_every_counter(void **state)
 {
     (void)state;
@@ -245,6 +258,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(philox_gives_the_known_answers),
+        cmocka_unit_test(words_are_those_of_their_indices),
         cmocka_unit_test(philox_is_the_plain_one_for_every_counter),
         cmocka_unit_test(uses_keep_their_numbers),
         cmocka_unit_test(units_lie_in_the_half_open_interval),

@@ -193,6 +193,25 @@ static void special_values(void **state)
     }
 }
 
+static void exp_of_negatives_leaves_out_denormals(void **state)
+{
+    (void)state;
+    for (const instance *at = instances(); at->name; at++) {
+        if (!at->runs)
+            continue;
+        double least = at->single ? -87.0 : -708.0;
+        bk_check_error(worst_between(at, least, 1.0, expl, at->k->exp_negative), 2.0, "exp %s",
+                       at->name);
+        bk_check_error(worst_between(at, -1e-3, 1e-3, expl, at->k->exp_negative), 2.0, "exp %s",
+                       at->name);
+        assert_true(apply(at, at->k->exp_negative, 0.0) == 1.0);
+        assert_true(apply(at, at->k->exp_negative, 1.01 * least) == 0.0);
+        assert_true(apply(at, at->k->exp_negative, at->single ? -FLT_MAX : -DBL_MAX) == 0.0);
+        assert_true(apply(at, at->k->exp_negative, -INFINITY) == 0.0);
+        assert_true(isnan(apply(at, at->k->exp_negative, NAN)));
+    }
+}
+
 /* ---- places ---- */
 
 typedef void one_array(const instance *at, int64_t n, const void *x, void *y);
@@ -218,12 +237,18 @@ static void run_scale(const instance *at, int64_t n, const void *x, void *y)
     memcpy(y, x, (size_t)n * size_of(at));
     at->k->scale(n, 0.3, y);
 }
+static void run_exp_negative(const instance *at, int64_t n, const void *x, void *y)
+{
+    at->k->exp_negative(n, x, y);
+}
+
 static void run_exp_sum(const instance *at, int64_t n, const void *x, void *y)
 {
     at->k->exp_sum(n, x, 0.25, y);
 }
 
-static one_array *const arrays[] = {run_exp, run_log, run_add, run_axpy, run_scale, run_exp_sum};
+static one_array *const arrays[] = {run_exp,  run_exp_negative, run_log,    run_add,
+                                    run_axpy, run_scale,        run_exp_sum};
 
 enum { PLACES = 83 };
 
@@ -391,6 +416,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(exp_is_within_two_ulps),
+        cmocka_unit_test(exp_of_negatives_leaves_out_denormals),
         cmocka_unit_test(log_is_within_two_ulps),
         cmocka_unit_test(special_values),
         cmocka_unit_test(bits_do_not_depend_on_the_place),

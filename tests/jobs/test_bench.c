@@ -236,6 +236,27 @@ static void sinkd_and_sinkhorn(void **state)
     bk_check_error(fabs(loss[2] / loss[1] - 1.0), 1e-6, "loss on two ranks");
 }
 
+/* 4 B H D FLOP for each pair that is seen, 3.5 times that with backward. */
+static void attention_counts_its_pairs(void **state)
+{
+    (void)state;
+    for (int causal = 0; causal < 2; causal++)
+        for (int backward = 0; backward < 2; backward++) {
+            char arguments[256];
+            snprintf(arguments, sizeof arguments,
+                     "bench attention --json batch=2 heads=3 length=5 width=4 causal=%s "
+                     "backward=%s threads=2 repeats=3",
+                     causal ? "true" : "false", backward ? "true" : "false");
+            json_t *r = run_json(1, arguments);
+            double flops = 4.0 * 2 * 3 * 4 * (causal ? 15 : 25) * (backward ? 3.5 : 1.0);
+            check_common(r, "attention", "FLOP/s", 1);
+            bk_check_error(fabs(number(r, "rate") * number(r, "seconds") / flops - 1.0), 1e-9,
+                           "FLOP");
+            assert_true(number(r, "peak_bytes") > 1e6);
+            json_decref(r);
+        }
+}
+
 static void lists_and_helps(void **state)
 {
     char out[1 << 14];
@@ -278,6 +299,8 @@ static void wrong_usage(void **state)
         "bench sinkd temperature=1",
         "bench sinkhorn iterations=0",
         "bench sinkhorn rows=4",
+        "bench attention kind=sofmax",
+        "bench attention batch=0",
         "bench step gemm",
         "bench batch=4",
         "bench step --out x",
@@ -308,11 +331,17 @@ static int remove_directory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(step_of_the_layout),      cmocka_unit_test(profile_names_the_ops),
-        cmocka_unit_test(step_of_a_configuration), cmocka_unit_test(libraries_are_chosen),
-        cmocka_unit_test(kernels_and_machine),     cmocka_unit_test(mixture_of_experts),
-        cmocka_unit_test(transport_of_a_router),   cmocka_unit_test(sinkd_and_sinkhorn),
-        cmocka_unit_test(lists_and_helps),         cmocka_unit_test(wrong_usage),
+        cmocka_unit_test(step_of_the_layout),
+        cmocka_unit_test(profile_names_the_ops),
+        cmocka_unit_test(step_of_a_configuration),
+        cmocka_unit_test(libraries_are_chosen),
+        cmocka_unit_test(kernels_and_machine),
+        cmocka_unit_test(mixture_of_experts),
+        cmocka_unit_test(transport_of_a_router),
+        cmocka_unit_test(sinkd_and_sinkhorn),
+        cmocka_unit_test(attention_counts_its_pairs),
+        cmocka_unit_test(lists_and_helps),
+        cmocka_unit_test(wrong_usage),
     };
     return cmocka_run_group_tests(tests, make_directory, remove_directory);
 }

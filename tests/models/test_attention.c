@@ -21,8 +21,8 @@ typedef struct call {
     const bk_attention_kind *kind;
     double config[64];
     int64_t first, samples, length;
-    bool causal;
-    float filler; /* in padding */
+    bool causal, joined; /* joined: q, k, v and the result side by side */
+    float filler;        /* in padding */
     bk_tape tape;
     bk_tensor *q, *k, *v, *mask, *out;
     bk_attention_args args;
@@ -85,9 +85,10 @@ static void fill(call *c)
     for (int64_t j = 0; j < bk_count(c->mask); j++)
         ((int32_t *)c->mask->data)[j] = is_real(c->first + j / c->length, j % c->length);
     make_parameters(c);
-    c->args.q = c->q;
-    c->args.k = c->k;
-    c->args.v = c->v;
+    c->args.heads = c->joined ? H : 0;
+    c->args.q = c->joined ? bk_merge_heads(&c->tape, c->q) : c->q;
+    c->args.k = c->joined ? bk_merge_heads(&c->tape, c->k) : c->k;
+    c->args.v = c->joined ? bk_merge_heads(&c->tape, c->v) : c->v;
     c->args.mask = c->mask;
     c->args.causal = c->causal;
     c->args.config = c->config;
@@ -109,6 +110,7 @@ static double out_weight(const call *c, int64_t j)
 static void run(call *c)
 {
     c->out = c->kind->apply(&c->tape, &c->args);
+    c->out = c->joined ? bk_split_heads(&c->tape, c->out, H) : c->out;
     assert_true(bk_same_shape(c->out, c->q));
 }
 
@@ -293,6 +295,29 @@ static void no_sample_is_fine(void **state)
 {
     (void)state;
     for_every_variant(check_no_sample);
+}
+
+/* ---- heads side by side ---- */
+
+static void check_joined(const call *given, const char *what)
+{
+    call c[2] = {*given, *given};
+    if (!(given->kind->flags & BK_ATTENTION_JOINED))
+        return;
+    c[1].joined = true;
+    for (int i = 0; i < 2; i++) {
+        prepare(&c[i], BK_F32);
+        run_back(&c[i]);
+    }
+    same_calls(&c[0], &c[1], what);
+    bk_test_tape_free(&c[0].tape);
+    bk_test_tape_free(&c[1].tape);
+}
+
+static void joined_heads_give_the_same_bits(void **state)
+{
+    (void)state;
+    for_every_variant(check_joined);
 }
 
 /* ---- samples, ranks ---- */
@@ -550,6 +575,7 @@ int main(void)
         cmocka_unit_test(every_gradient),
         cmocka_unit_test(padding_moves_no_bit),
         cmocka_unit_test(no_sample_is_fine),
+        cmocka_unit_test(joined_heads_give_the_same_bits),
         cmocka_unit_test(samples_do_not_know_of_each_other),
         cmocka_unit_test(the_future_is_not_seen),
         cmocka_unit_test(golden_values),
