@@ -3,6 +3,7 @@
 #define BK_DIST_INTERNAL_H
 
 #include "dist/comm.h"
+#include "dist/traffic.h"
 
 #include <mpi.h>
 
@@ -10,6 +11,7 @@ struct bk_comm {
     MPI_Comm handle;
     int rank, size;
     const char *name;
+    bk_traffic_part part; /* that its messages are counted for */
     bk_reducer reducer;
     bk_arena *scratch; /* for sums; reset by each */
 };
@@ -17,9 +19,6 @@ struct bk_comm {
 /* A failed MPI call is fatal, with the call's name. */
 void bk_mpi_check(int code, const char *call);
 #define BK_MPI(call) bk_mpi_check((call), #call)
-
-/* Counts one sent message for bk_traffic_now. */
-void bk_traffic_add(int64_t bytes);
 
 /* Elements above which one message is split. */
 enum { BK_MESSAGE_MAX = 1 << 30 };

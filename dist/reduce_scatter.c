@@ -1,5 +1,6 @@
 #include "dist/reduce_scatter.h"
 
+#include "core/log.h"
 #include "dist/internal.h"
 
 #include <string.h>
@@ -24,9 +25,11 @@ static void swap(const bk_comm *c, bk_dtype dtype, int64_t count, const int part
                  const void *send, void *receive)
 {
     BK_ASSERT(count < BK_MESSAGE_MAX, "a piece of %lld elements", (long long)count);
+    double start = bk_seconds();
     BK_MPI(MPI_Sendrecv(send, (int)count, type_of(dtype), partner[0], 0, receive, (int)count,
                         type_of(dtype), partner[1], 0, c->handle, MPI_STATUS_IGNORE));
-    bk_traffic_add(count * (int64_t)bk_dtype_size(dtype));
+    bk_traffic_add(BK_TRAFFIC_REDUCE, count * (int64_t)bk_dtype_size(dtype));
+    bk_traffic_blocked(BK_TRAFFIC_REDUCE, start);
 }
 
 /* The rank whose bit is 0 keeps the lower half and sends the upper one. */
@@ -63,9 +66,11 @@ static int64_t library(const bk_comm *c, bk_dtype dtype, int64_t n, char *x, cha
     int64_t width = n / c->size, first = width * c->rank;
     size_t size = bk_dtype_size(dtype);
     BK_ASSERT(width < BK_MESSAGE_MAX, "a segment of %lld elements", (long long)width);
+    double start = bk_seconds();
     BK_MPI(MPI_Reduce_scatter_block(x, incoming, (int)width, type_of(dtype), MPI_SUM, c->handle));
     memcpy(x + (size_t)first * size, incoming, (size_t)width * size);
-    bk_traffic_add((n - width) * (int64_t)size);
+    bk_traffic_add(BK_TRAFFIC_REDUCE, (n - width) * (int64_t)size);
+    bk_traffic_blocked(BK_TRAFFIC_REDUCE, start);
     return first;
 }
 

@@ -115,7 +115,7 @@ static bk_traffic reduce_slab(bk_operator_call *c, const bk_tensor *x, float *ou
     bk_reduction_finish(r);
     bk_traffic after = bk_traffic_now();
     gather_slab(r, slab, out);
-    return (bk_traffic){after.bytes - before.bytes, after.messages - before.messages};
+    return bk_traffic_minus(after, before);
 }
 
 /* The same with arrays of any dtype and the other algorithms, bucket by bucket. */

@@ -1,0 +1,49 @@
+/* dist/bucket_internal.h - what the files of the gradient reduction share; nobody else includes it.
+ */
+#ifndef BK_DIST_BUCKET_INTERNAL_H
+#define BK_DIST_BUCKET_INTERNAL_H
+
+#include "dist/bucket.h"
+#include "dist/internal.h"
+
+/* Where a bucket stands.  One bucket is under way at a time; they start in index order on all
+ * ranks. */
+struct bk_reduction {
+    const bk_world *world;
+    bk_slab *slab;
+    bk_lanes lanes;
+    bool overlap, exact;
+    int64_t experts;    /* of the model, over all ranks */
+    int64_t local_most; /* experts on the fullest rank */
+    int *second_use;    /* [buckets] bucket of use 1 of the bucket of use 0, or -1 */
+    int *tag;           /* [buckets] of its messages; the same on all ranks that reduce it */
+    /* the bucket under way */
+    int next; /* index of the next bucket to start, or of the one under way */
+    bool under_way;
+    int distance;
+    int64_t lo, hi; /* floats of the bucket that are still ours */
+    float *incoming;
+    MPI_Request request[2];
+};
+
+/* The ranks that a bucket is reduced over. */
+static inline const bk_comm *bk_bucket_comm(const bk_reduction *r, const bk_bucket *b)
+{
+    return b->expert < 0 ? r->world->world : r->world->edp_buckets;
+}
+
+static inline float *bk_bucket_grad(const bk_reduction *r, const bk_bucket *b)
+{
+    return r->slab->grad + b->grad_offset;
+}
+
+/* Place of a rank's segment in a bucket: halving with distance 1 first leaves them bit-reversed. */
+static inline int bk_bit_reverse(int rank, int size)
+{
+    int reversed = 0;
+    for (; size > 1; size /= 2, rank /= 2)
+        reversed = 2 * reversed + rank % 2;
+    return reversed;
+}
+
+#endif
