@@ -18,13 +18,20 @@ bk_traffic bk_traffic_of(bk_traffic_part part)
 
 bk_traffic bk_traffic_now(void)
 {
+    return bk_traffic_sum(parts);
+}
+
+bk_traffic bk_traffic_sum(const bk_traffic part[BK_TRAFFIC_PARTS])
+{
     bk_traffic sum = {0};
-    for (int i = 0; i < BK_TRAFFIC_PARTS; i++) {
-        sum.bytes += parts[i].bytes;
-        sum.messages += parts[i].messages;
-        sum.blocked += parts[i].blocked;
-    }
+    for (int i = 0; i < BK_TRAFFIC_PARTS; i++)
+        sum = bk_traffic_plus(sum, part[i]);
     return sum;
+}
+
+bk_traffic bk_traffic_plus(bk_traffic x, bk_traffic y)
+{
+    return (bk_traffic){x.bytes + y.bytes, x.messages + y.messages, x.blocked + y.blocked};
 }
 
 bk_traffic bk_traffic_minus(bk_traffic x, bk_traffic y)

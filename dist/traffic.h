@@ -32,8 +32,10 @@ const char *bk_traffic_name(bk_traffic_part part);
 bk_traffic bk_traffic_of(bk_traffic_part part);
 bk_traffic bk_traffic_now(void);
 
-/* x - y, field by field. */
+/* x + y and x - y, field by field; the sum of all parts. */
+bk_traffic bk_traffic_plus(bk_traffic x, bk_traffic y);
 bk_traffic bk_traffic_minus(bk_traffic x, bk_traffic y);
+bk_traffic bk_traffic_sum(const bk_traffic part[BK_TRAFFIC_PARTS]);
 
 /* Counts one sent message. */
 void bk_traffic_add(bk_traffic_part part, int64_t bytes);

@@ -14,7 +14,7 @@ typedef struct bk_bench_figure {
     double value;
 } bk_bench_figure;
 
-enum { BK_BENCH_FIGURES = 96, BK_BENCH_REPEATS = 1000 };
+enum { BK_BENCH_FIGURES = 128, BK_BENCH_REPEATS = 1000 };
 
 typedef struct bk_bench_result {
     double seconds; /* median over the repeats, of the slowest rank each */

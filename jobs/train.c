@@ -133,6 +133,10 @@ static void write_line(loop *l, const bk_step_result *r, double tokens_per_secon
     bk_metrics_number(l->metrics, "tokens_per_second", tokens_per_second);
     bk_metrics_number(l->metrics, "seconds", bk_seconds() - l->job->started);
     bk_metrics_number(l->metrics, "model_flops_utilization", utilization);
+    bk_traffic sent = bk_traffic_sum(r->sent);
+    bk_metrics_integer(l->metrics, "bytes_sent", sent.bytes);
+    bk_metrics_integer(l->metrics, "messages_sent", sent.messages);
+    bk_metrics_number(l->metrics, "seconds_blocked", sent.blocked);
     write_moe(l);
     bk_metrics_end(l->metrics);
 }
