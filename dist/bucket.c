@@ -1,8 +1,8 @@
 #include "dist/bucket.h"
 
-#include "core/blas.h"
 #include "core/hooks.h"
 #include "core/log.h"
+#include "core/parallel.h"
 #include "core/vector.h"
 #include "dist/bucket_internal.h"
 #include "dist/collective.h"
@@ -67,6 +67,26 @@ static void number_messages(bk_reduction *r, bk_arena *arena)
         r->tag[i] = 2 * (r->slab->bucket[i].expert < 0 ? dense++ : experts++);
 }
 
+/* One flight takes any bucket; the others those of up to twice the mean length. */
+static void make_flights(bk_reduction *r, bk_arena *arena)
+{
+    int64_t longest = 0, sum = 0;
+    for (int i = 0; i < r->slab->buckets; i++) {
+        int64_t length = r->slab->bucket[i].length;
+        BK_ASSERT(length % r->world->size == 0, "bucket %d is not padded for %d ranks", i,
+                  r->world->size);
+        longest = length > longest ? length : longest;
+        sum += length;
+    }
+    int64_t usual = r->slab->buckets > 0 ? 2 * sum / r->slab->buckets : 0;
+    for (int i = 0; i < BK_FLIGHTS; i++) {
+        int64_t most = i == 0 || usual > longest ? longest : usual;
+        r->flight[i].bucket = -1;
+        r->flight[i].room = most / 2;
+        r->flight[i].incoming = BK_NEW(arena, float, most / 2 + 1);
+    }
+}
+
 bk_reduction *bk_reduction_new(bk_arena *arena, const bk_world *world, bk_slab *slab,
                                const bk_lanes *lanes, bool overlap)
 {
@@ -76,13 +96,7 @@ bk_reduction *bk_reduction_new(bk_arena *arena, const bk_world *world, bk_slab *
                         .lanes = *lanes,
                         .overlap = overlap,
                         .exact = bk_lanes_exact(lanes, world->size)};
-    int64_t longest = 0;
-    for (int i = 0; i < slab->buckets; i++) {
-        BK_ASSERT(slab->bucket[i].length % world->size == 0, "bucket %d is not padded for %d ranks",
-                  i, world->size);
-        longest = slab->bucket[i].length > longest ? slab->bucket[i].length : longest;
-    }
-    r->incoming = BK_NEW(arena, float, longest / 2 + 1);
+    make_flights(r, arena);
     link_second_uses(r, arena);
     number_messages(r, arena);
     count_experts(r);
@@ -92,22 +106,22 @@ bk_reduction *bk_reduction_new(bk_arena *arena, const bk_world *world, bk_slab *
 /* ---- recursive halving ---- */
 
 /* Distance 1 first: the rank whose bit is 0 keeps the lower half and sends the upper one. */
-static void post_level(bk_reduction *r, const bk_bucket *b)
+static void post_level(const bk_reduction *r, bk_flight *f)
 {
+    const bk_bucket *b = &r->slab->bucket[f->bucket];
     const bk_comm *c = bk_bucket_comm(r, b);
-    int partner = c->rank ^ r->distance;
-    int64_t half = (r->hi - r->lo) / 2;
-    bool lower = (c->rank & r->distance) == 0;
-    int64_t send = lower ? r->lo + half : r->lo;
+    int partner = c->rank ^ f->distance, tag = r->tag[f->bucket];
+    int64_t half = (f->hi - f->lo) / 2;
+    bool lower = (c->rank & f->distance) == 0;
+    int64_t send = lower ? f->lo + half : f->lo;
     if (lower)
-        r->hi -= half;
+        f->hi -= half;
     else
-        r->lo += half;
+        f->lo += half;
     BK_ASSERT(half < BK_MESSAGE_MAX, "a bucket of %lld floats", (long long)b->length);
-    BK_MPI(MPI_Irecv(r->incoming, (int)half, MPI_FLOAT, partner, r->tag[r->next], c->handle,
-                     &r->request[0]));
-    BK_MPI(MPI_Isend(bk_bucket_grad(r, b) + send, (int)half, MPI_FLOAT, partner, r->tag[r->next],
-                     c->handle, &r->request[1]));
+    BK_MPI(MPI_Irecv(f->incoming, (int)half, MPI_FLOAT, partner, tag, c->handle, &f->request[0]));
+    BK_MPI(MPI_Isend(bk_bucket_grad(r, b) + send, (int)half, MPI_FLOAT, partner, tag, c->handle,
+                     &f->request[1]));
     bk_traffic_add(BK_TRAFFIC_REDUCE, half * (int64_t)sizeof(float));
 }
 
@@ -127,75 +141,114 @@ static void reduce_plain(bk_reduction *r, const bk_bucket *b)
     bk_arena_release(c->scratch, mark);
 }
 
-static void bucket_done(bk_reduction *r)
+typedef struct addition {
+    float *sum;
+    const float *other;
+} addition;
+
+static void add_piece(void *context, int64_t first, int64_t last)
 {
-    r->under_way = false;
-    r->next++;
+    const addition *a = context;
+    bk_vector(BK_F32)->add(last - first, a->other + first, a->sum + first);
 }
 
-static void start_bucket(bk_reduction *r)
+static void add_to(float *sum, const float *other, int64_t n)
 {
-    const bk_bucket *b = &r->slab->bucket[r->next];
-    const bk_comm *c = bk_bucket_comm(r, b);
-    if (!bk_is_power_of_two(c->size))
-        reduce_plain(r, b);
-    if (c->size == 1 || !bk_is_power_of_two(c->size)) {
-        bucket_done(r);
-        return;
-    }
-    r->under_way = true;
-    r->distance = 1;
-    r->lo = 0;
-    r->hi = b->length;
-    post_level(r, b);
+    bk_parallel(n, BK_PARALLEL_VECTOR, 1, add_piece, &(addition){sum, other});
 }
 
-static void finish_level(bk_reduction *r)
+static void finish_level(const bk_reduction *r, bk_flight *f)
 {
-    const bk_bucket *b = &r->slab->bucket[r->next];
-    bk_vector(BK_F32)->add(r->hi - r->lo, r->incoming, bk_bucket_grad(r, b) + r->lo);
-    r->distance *= 2;
-    if (r->distance < bk_bucket_comm(r, b)->size)
-        post_level(r, b);
+    const bk_bucket *b = &r->slab->bucket[f->bucket];
+    add_to(bk_bucket_grad(r, b) + f->lo, f->incoming, f->hi - f->lo);
+    f->distance *= 2;
+    if (f->distance < bk_bucket_comm(r, b)->size)
+        post_level(r, f);
     else
-        bucket_done(r);
+        f->bucket = -1;
 }
 
-static bool arrived(bk_reduction *r, bool wait)
+/* Finishes the levels whose messages are there; whether there were any. */
+static bool advance(bk_reduction *r)
 {
-    if (wait) {
-        double start = bk_seconds();
-        BK_MPI(MPI_Waitall(2, r->request, MPI_STATUSES_IGNORE));
-        bk_traffic_blocked(BK_TRAFFIC_REDUCE, start);
-        return true;
+    bool moved = false;
+    for (int i = 0; i < BK_FLIGHTS; i++) {
+        int here = 0;
+        if (r->flight[i].bucket < 0)
+            continue;
+        BK_MPI(MPI_Testall(2, r->flight[i].request, &here, MPI_STATUSES_IGNORE));
+        if (here)
+            finish_level(r, &r->flight[i]);
+        moved = moved || here;
     }
-    int flag = 0;
-    BK_MPI(MPI_Testall(2, r->request, &flag, MPI_STATUSES_IGNORE));
-    return flag != 0;
+    return moved;
 }
 
-/* A plain reduction blocks, so it must not be started from inside backward on one rank while
- * another computes: it would still be right, but it would stall; it waits for bk_reduction_finish.
- */
-static bool may_start(const bk_reduction *r, bool wait)
+/* The bucket that started first, or NULL. */
+static bk_flight *oldest(bk_reduction *r)
+{
+    bk_flight *first = NULL;
+    for (int i = 0; i < BK_FLIGHTS; i++)
+        if (r->flight[i].bucket >= 0 && (!first || r->flight[i].bucket < first->bucket))
+            first = &r->flight[i];
+    return first;
+}
+
+/* A free flight with room; the last with room, for the first alone takes the longest buckets. */
+static bk_flight *free_flight(bk_reduction *r, int64_t length)
+{
+    for (int i = BK_FLIGHTS - 1; i >= 0; i--)
+        if (r->flight[i].bucket < 0 && r->flight[i].room >= length / 2)
+            return &r->flight[i];
+    return NULL;
+}
+
+/* Starts the next bucket if it may.  A plain reduction blocks: it waits for bk_reduction_finish, so
+ * that no rank stalls another in backward, and for the buckets on their way, whose partners may not
+ * be there yet. */
+static bool start_next(bk_reduction *r, bool wait)
 {
     if (r->next >= r->slab->buckets || r->slab->bucket[r->next].waiting > 0)
         return false;
-    return wait || bk_is_power_of_two(bk_bucket_comm(r, &r->slab->bucket[r->next])->size);
+    const bk_bucket *b = &r->slab->bucket[r->next];
+    int size = bk_bucket_comm(r, b)->size;
+    if (!bk_is_power_of_two(size)) {
+        if (!wait || oldest(r))
+            return false;
+        reduce_plain(r, b);
+    } else if (size > 1) {
+        bk_flight *f = free_flight(r, b->length);
+        if (!f)
+            return false;
+        f->bucket = r->next;
+        f->distance = 1;
+        f->lo = 0;
+        f->hi = b->length;
+        post_level(r, f);
+    }
+    r->next++;
+    return true;
+}
+
+static void wait_for(const bk_reduction *r, bk_flight *f)
+{
+    double start = bk_seconds();
+    BK_MPI(MPI_Waitall(2, f->request, MPI_STATUSES_IGNORE));
+    bk_traffic_blocked(BK_TRAFFIC_REDUCE, start);
+    finish_level(r, f);
 }
 
 static void progress(bk_reduction *r, bool wait)
 {
     for (;;) {
-        if (r->under_way) {
-            if (!arrived(r, wait))
-                return;
-            finish_level(r);
-        } else if (may_start(r, wait)) {
-            start_bucket(r);
-        } else {
+        bool moved = advance(r);
+        while (start_next(r, wait))
+            moved = true;
+        if (moved)
+            continue;
+        if (!wait || !oldest(r))
             return;
-        }
+        wait_for(r, oldest(r));
     }
 }
 
@@ -219,7 +272,6 @@ void bk_reduction_begin(bk_reduction *r, bk_tape *tape)
     for (int i = 0; i < r->slab->buckets; i++)
         r->slab->bucket[i].waiting = r->slab->bucket[i].parameters;
     r->next = 0;
-    r->under_way = false;
     tape->grad_ready = parameter_ready;
     tape->grad_ready_context = r;
     polled = r->overlap ? r : NULL;
@@ -232,11 +284,8 @@ static void add_second_uses(bk_reduction *r)
         if (r->second_use[i] < 0)
             continue;
         bk_segment own = bk_reduction_segment(r, i);
-        float *first = bk_bucket_grad(r, &r->slab->bucket[i]);
-        const float *second = bk_bucket_grad(r, &r->slab->bucket[r->second_use[i]]);
-#pragma omp parallel for simd schedule(static) num_threads(bk_blas_threads())
-        for (int64_t j = own.lo; j < own.hi; j++)
-            first[j] += second[j];
+        add_to(bk_bucket_grad(r, &r->slab->bucket[i]) + own.lo,
+               bk_bucket_grad(r, &r->slab->bucket[r->second_use[i]]) + own.lo, own.hi - own.lo);
     }
 }
 
@@ -295,25 +344,21 @@ static int levels_of(int size)
     return levels;
 }
 
-/* One bucket each way. */
-static bk_traffic one_way(const bk_comm *c, int64_t length)
+bk_traffic bk_bucket_formula(const bk_reduction *r, int bucket)
 {
-    if (c->size == 1)
+    const bk_bucket *b = &r->slab->bucket[bucket];
+    int size = bk_bucket_comm(r, b)->size;
+    if (size == 1)
         return (bk_traffic){0};
-    return (bk_traffic){.bytes = length / c->size * (c->size - 1) * (int64_t)sizeof(float),
-                        .messages = bk_is_power_of_two(c->size) ? levels_of(c->size) : 1};
+    return (bk_traffic){.bytes = b->length / size * (size - 1) * (int64_t)sizeof(float),
+                        .messages = bk_is_power_of_two(size) ? levels_of(size) : 1};
 }
 
 bk_traffic bk_reduction_formula(const bk_reduction *r, bk_traffic_part part)
 {
     bk_traffic sum = {0};
-    for (int i = 0; i < r->slab->buckets; i++) {
-        const bk_bucket *b = &r->slab->bucket[i];
-        if (b->use > 0 && part == BK_TRAFFIC_GATHER)
-            continue;
-        bk_traffic one = one_way(bk_bucket_comm(r, b), b->length);
-        sum.bytes += one.bytes;
-        sum.messages += one.messages;
-    }
+    for (int i = 0; i < r->slab->buckets; i++)
+        if (part == BK_TRAFFIC_REDUCE || r->slab->bucket[i].use == 0)
+            sum = bk_traffic_plus(sum, bk_bucket_formula(r, i));
     return sum;
 }

@@ -31,9 +31,11 @@ void bk_reduction_finish(bk_reduction *r);
  * parameters after the update. */
 void bk_reduction_allgather(bk_reduction *r, float *array);
 
-/* Not collective.  What this rank sends in one step by the formulas: n (P-1)/P bytes of each bucket
+/* Not collective.  What this rank sends for one bucket, each way, by the formula: n (P-1)/P bytes
  * in log2 P messages (one call of MPI for a P that is no power of two), P the ranks that the bucket
- * is reduced over.  part: BK_TRAFFIC_REDUCE all buckets, BK_TRAFFIC_GATHER those of a first use. */
+ * is reduced over.  And in one step: BK_TRAFFIC_REDUCE all buckets, BK_TRAFFIC_GATHER those of a
+ * first use. */
+bk_traffic bk_bucket_formula(const bk_reduction *r, int bucket);
 bk_traffic bk_reduction_formula(const bk_reduction *r, bk_traffic_part part);
 
 /* Per block (bucket length / L floats; any other P: one block = the own segment) sums of squares of

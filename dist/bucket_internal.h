@@ -6,8 +6,20 @@
 #include "dist/bucket.h"
 #include "dist/internal.h"
 
-/* Where a bucket stands.  One bucket is under way at a time; they start in index order on all
- * ranks. */
+/* Buckets that are on their way at once.  A level of one needs a poll to be finished: alone it
+ * would wait log2 P polls for each bucket. */
+enum { BK_FLIGHTS = 4 };
+
+/* A bucket on its way: at level log2(distance) of the exchange. */
+typedef struct bk_flight {
+    int bucket; /* -1: free */
+    int distance;
+    int64_t lo, hi;  /* floats of the bucket that are still ours */
+    float *incoming; /* [room] */
+    int64_t room;    /* floats: half of the longest bucket that it can take */
+    MPI_Request request[2];
+} bk_flight;
+
 struct bk_reduction {
     const bk_world *world;
     bk_slab *slab;
@@ -17,13 +29,8 @@ struct bk_reduction {
     int64_t local_most; /* experts on the fullest rank */
     int *second_use;    /* [buckets] bucket of use 1 of the bucket of use 0, or -1 */
     int *tag;           /* [buckets] of its messages; the same on all ranks that reduce it */
-    /* the bucket under way */
-    int next; /* index of the next bucket to start, or of the one under way */
-    bool under_way;
-    int distance;
-    int64_t lo, hi; /* floats of the bucket that are still ours */
-    float *incoming;
-    MPI_Request request[2];
+    int next;           /* bucket to start: they start in index order on all ranks */
+    bk_flight flight[BK_FLIGHTS];
 };
 
 /* The ranks that a bucket is reduced over. */

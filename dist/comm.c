@@ -26,12 +26,19 @@ static void abort_job(int exit_code)
     _Exit(exit_code);
 }
 
+/* The simulator (SMPI) has no threads and says so. */
+#ifdef BIRKHOFF_SMPI
+enum { THREADS = MPI_THREAD_SINGLE };
+#else
+enum { THREADS = MPI_THREAD_FUNNELED };
+#endif
+
 bk_status bk_mpi_start(int *argc, char ***argv)
 {
     int given = 0;
-    if (MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &given) != MPI_SUCCESS)
+    if (MPI_Init_thread(argc, argv, THREADS, &given) != MPI_SUCCESS)
         return bk_fail(BK_FAULT, "MPI did not start: run birkhoff doctor on this machine");
-    if (given < MPI_THREAD_FUNNELED)
+    if (given < THREADS)
         return bk_fail(
             BK_FAULT,
             "MPI gives thread level SINGLE (FUNNELED is needed): use an MPI built with threads");

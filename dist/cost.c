@@ -2,8 +2,8 @@
 
 #include "core/log.h"
 #include "core/vector.h"
+#include "dist/bucket_internal.h"
 #include "dist/collective.h"
-#include "dist/internal.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -96,9 +96,20 @@ double bk_cost_allreduce(const bk_cost *c, bk_reduce_algorithm algorithm, int ra
     return fmin(fmin(tree, ring), levels * (c->alpha + bytes * (c->beta + c->gamma)));
 }
 
-double bk_cost_buckets(const bk_cost *c, const bk_reduction *r, bk_traffic_part part)
+static double messages(const bk_cost *c, bk_traffic sent)
 {
-    bk_traffic sent = bk_reduction_formula(r, part);
-    double added = part == BK_TRAFFIC_REDUCE ? c->gamma : 0.0;
-    return (double)sent.messages * c->alpha + (double)sent.bytes * (c->beta + added);
+    return (double)sent.messages * c->alpha + (double)sent.bytes * c->beta;
+}
+
+double bk_cost_messages(const bk_cost *c, const bk_reduction *r, bk_traffic_part part)
+{
+    return messages(c, bk_reduction_formula(r, part));
+}
+
+double bk_cost_exposed(const bk_cost *c, const bk_reduction *r, double backward)
+{
+    bk_traffic sent = bk_reduction_formula(r, BK_TRAFFIC_REDUCE);
+    double last = messages(c, bk_bucket_formula(r, r->slab->buckets - 1));
+    return fmax(last, messages(c, sent) - backward) + (double)sent.bytes * c->gamma +
+           bk_cost_messages(c, r, BK_TRAFFIC_GATHER);
 }

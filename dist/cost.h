@@ -25,9 +25,13 @@ bk_cost bk_cost_measure(const bk_comm *comm, int repeats);
  *   library: the better of both and of recursive doubling, log2 P (alpha + n beta + n gamma). */
 double bk_cost_allreduce(const bk_cost *c, bk_reduce_algorithm algorithm, int ranks, double bytes);
 
-/* Seconds of the reduction (BK_TRAFFIC_REDUCE) or the all-gather (BK_TRAFFIC_GATHER) of all
- * buckets, one after the other: messages alpha + bytes (beta + gamma of what is added), the
- * messages and bytes of bk_reduction_formula. */
-double bk_cost_buckets(const bk_cost *c, const bk_reduction *r, bk_traffic_part part);
+/* Seconds of the messages of all buckets, one after the other, in the reduction (BK_TRAFFIC_REDUCE)
+ * or the all-gather (BK_TRAFFIC_GATHER): messages alpha + bytes beta of bk_reduction_formula. */
+double bk_cost_messages(const bk_cost *c, const bk_reduction *r, bk_traffic_part part);
+
+/* Seconds by which reduction and gather lengthen a step whose backward pass takes `backward`
+ * seconds (0: no overlap): the messages of the reduction that do not fit beside it, those of the
+ * last bucket at least; the additions, which the computing cores do; and the whole gather. */
+double bk_cost_exposed(const bk_cost *c, const bk_reduction *r, double backward);
 
 #endif

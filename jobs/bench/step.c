@@ -188,17 +188,6 @@ static void add_largest(const bk_comm *comm, double value, const char *name, dou
     bk_bench_add(out, "communication", name, value / steps);
 }
 
-/* What of the reduction cannot hide: all that exceeds the backward pass (two thirds of the time
- * that no message blocked) without its last bucket; and the whole gather. */
-static double exposed_bound(const bk_cost *cost, const bk_job *job, double computing)
-{
-    double buckets = job->slab->buckets, backward = 2.0 / 3.0 * computing;
-    double reduce = bk_cost_buckets(cost, job->reduction, BK_TRAFFIC_REDUCE);
-    double hidden = job->config->parallel.overlap ? backward * (1.0 - 1.0 / buckets) : 0.0;
-    return fmax(reduce / buckets, reduce - hidden) +
-           bk_cost_buckets(cost, job->reduction, BK_TRAFFIC_GATHER);
-}
-
 static void add_communication(work *w, double steps, bk_bench_result *out)
 {
     static const char *const bytes[BK_TRAFFIC_PARTS] = {
@@ -217,7 +206,9 @@ static void add_communication(work *w, double steps, bk_bench_result *out)
     add_largest(ctl, w->sent[BK_TRAFFIC_GATHER].blocked, "gather_exposed", steps, out);
     add_largest(ctl, exposed, "exposed", steps, out);
     double computing = fmax(0.0, out->seconds - sum.blocked / steps);
-    add_largest(ctl, exposed_bound(&cost, w->job, computing), "exposed_bound", 1.0, out);
+    double backward = w->job->config->parallel.overlap ? 2.0 / 3.0 * computing : 0.0;
+    add_largest(ctl, bk_cost_exposed(&cost, w->job->reduction, backward), "exposed_bound", 1.0,
+                out);
     bk_bench_add(out, "communication", "alpha", cost.alpha);
     bk_bench_add(out, "communication", "beta", cost.beta);
     bk_bench_add(out, "communication", "gamma", cost.gamma);

@@ -32,13 +32,22 @@ static void buckets_by_their_messages(void **state)
     const bk_cost latency = {.alpha = 1.0}, bytes = {.beta = 1.0}, sums = {.gamma = 1.0};
     (void)state;
     bk_test_slab s = bk_test_slab_open(&(bk_test_layout){.lanes = 8, .bucket_floats = 100});
-    for (int k = 0; k < 2; k++) {
-        bk_traffic_part part = k ? BK_TRAFFIC_GATHER : BK_TRAFFIC_REDUCE;
-        bk_traffic sent = bk_reduction_formula(s.reduction, part);
-        assert_true(bk_cost_buckets(&latency, s.reduction, part) == (double)sent.messages);
-        assert_true(bk_cost_buckets(&bytes, s.reduction, part) == (double)sent.bytes);
-        assert_true(bk_cost_buckets(&sums, s.reduction, part) == (k ? 0.0 : (double)sent.bytes));
-    }
+    const bk_reduction *r = s.reduction;
+    bk_traffic reduce = bk_reduction_formula(r, BK_TRAFFIC_REDUCE);
+    bk_traffic gather = bk_reduction_formula(r, BK_TRAFFIC_GATHER);
+    bk_traffic last = bk_bucket_formula(r, s.slab->buckets - 1);
+    assert_true(bk_cost_messages(&latency, r, BK_TRAFFIC_REDUCE) == (double)reduce.messages);
+    assert_true(bk_cost_messages(&bytes, r, BK_TRAFFIC_GATHER) == (double)gather.bytes);
+    assert_true(bk_cost_messages(&sums, r, BK_TRAFFIC_REDUCE) == 0.0);
+    /* nothing hides; all but 10 bytes; all but the last bucket; additions never */
+    double all = (double)(reduce.bytes + gather.bytes),
+           beside = fmax(0.0, (double)reduce.bytes - 10.0);
+    assert_true(bk_cost_exposed(&bytes, r, 0.0) == all);
+    if (last.bytes < 10 && s.world->size > 1)
+        fail_msg("a last bucket of %lld bytes", (long long)last.bytes);
+    assert_true(bk_cost_exposed(&bytes, r, beside) == (double)(last.bytes + gather.bytes));
+    assert_true(bk_cost_exposed(&bytes, r, 10.0) == (s.world->size > 1 ? all - 10.0 : 0.0));
+    assert_true(bk_cost_exposed(&sums, r, 1e9) == (double)reduce.bytes);
     bk_test_slab_close(&s);
 }
 
