@@ -297,22 +297,7 @@ void bk_reduction_finish(bk_reduction *r)
     add_second_uses(r);
 }
 
-/* ---- all-gather: the steps backwards ---- */
-
-static void gather_doubling(const bk_comm *c, float *x, int64_t length, int tag)
-{
-    int64_t width = length / c->size;
-    int64_t lo = width * bk_bit_reverse(c->rank, c->size);
-    for (int distance = c->size / 2; distance >= 1; distance /= 2, width *= 2) {
-        bool lower = (c->rank & distance) == 0;
-        int64_t theirs = lower ? lo + width : lo - width;
-        int partner = c->rank ^ distance;
-        BK_MPI(MPI_Sendrecv(x + lo, (int)width, MPI_FLOAT, partner, tag, x + theirs, (int)width,
-                            MPI_FLOAT, partner, tag, c->handle, MPI_STATUS_IGNORE));
-        bk_traffic_add(BK_TRAFFIC_GATHER, width * (int64_t)sizeof *x);
-        lo = lower ? lo : theirs;
-    }
-}
+/* ---- all-gather ---- */
 
 void bk_reduction_allgather(bk_reduction *r, float *array)
 {
@@ -323,7 +308,7 @@ void bk_reduction_allgather(bk_reduction *r, float *array)
         if (b->use > 0 || c->size == 1)
             continue;
         if (bk_is_power_of_two(c->size)) {
-            gather_doubling(c, array + b->offset, b->length, r->tag[i] + 1);
+            bk_gather_halves(c, BK_F32, b->length, array + b->offset, r->tag[i] + 1);
             continue;
         }
         int64_t width = b->length / c->size;

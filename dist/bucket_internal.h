@@ -44,13 +44,4 @@ static inline float *bk_bucket_grad(const bk_reduction *r, const bk_bucket *b)
     return r->slab->grad + b->grad_offset;
 }
 
-/* Place of a rank's segment in a bucket: halving with distance 1 first leaves them bit-reversed. */
-static inline int bk_bit_reverse(int rank, int size)
-{
-    int reversed = 0;
-    for (; size > 1; size /= 2, rank /= 2)
-        reversed = 2 * reversed + rank % 2;
-    return reversed;
-}
-
 #endif

@@ -61,6 +61,14 @@ double bk_bench_peak(const bk_comm *comm)
     return (double)flops;
 }
 
+const char *bk_bench_directory(const char *path)
+{
+    const char *temporary = getenv("TMPDIR");
+    if (path)
+        return path;
+    return temporary && *temporary ? temporary : "/tmp";
+}
+
 /* ---- printing ---- */
 
 static void print_list(bool json)

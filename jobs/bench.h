@@ -52,4 +52,7 @@ BK_CHECKED bk_status bk_bench_time(const bk_comm *comm, int64_t warmup, int64_t 
 /* Collective.  FLOP/s of fused multiply-adds on all ranks together (jobs/peak.h). */
 double bk_bench_peak(const bk_comm *comm);
 
+/* Where a bench writes: `path` when it is given, else TMPDIR, else /tmp. */
+const char *bk_bench_directory(const char *path);
+
 #endif

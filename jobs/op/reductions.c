@@ -136,7 +136,7 @@ static bk_traffic reduce_arrays(bk_operator_call *c, const bk_tensor *x, char *o
         bk_traffic after = bk_traffic_now();
         sent.bytes += after.bytes - before.bytes;
         sent.messages += after.messages - before.messages;
-        bk_reduce_gather(c->world->world, x->dtype, padded, sum, at);
+        bk_reduce_gather(c->world->world, (bk_reduce_algorithm)s->algorithm, x->dtype, padded, sum);
         memcpy(out + (size_t)first * size, sum, (size_t)count * size);
     }
     return sent;

@@ -22,19 +22,36 @@ void bk_machine_set(const bk_machine *machine)
     here = *machine;
 }
 
+/* Short times add up before they pass: the simulator works for each piece. */
+static double owed; /* seconds */
+
+static void pass(double seconds, double least)
+{
+    owed += seconds;
+    if (owed <= least)
+        return;
+    smpi_execute_flops(owed * here.flops); /* the hosts' speed is given in operations */
+    owed = 0.0;
+}
+
 void bk_machine_multiply(double flops, bool polls)
 {
-    double slice = polls ? here.poll * here.flops : flops;
-    for (; flops > 0.0; flops -= slice) {
-        smpi_execute_flops(flops < slice ? flops : slice);
-        bk_poll();
+    double seconds = flops / here.flops, slice = polls ? here.poll : seconds;
+    for (; seconds > 0.0; seconds -= slice) {
+        pass(seconds < slice ? seconds : slice, polls ? 0.9 * here.poll : 0.0);
+        if (owed == 0.0)
+            bk_poll();
     }
 }
 
-/* The hosts' speed is given in operations. */
 void bk_machine_stream(double bytes)
 {
-    smpi_execute_flops(bytes / here.memory * here.flops);
+    pass(bytes / here.memory, 2e-5);
+}
+
+void bk_machine_flush(void)
+{
+    pass(0.0, 0.0);
 }
 
 double bk_seconds(void)

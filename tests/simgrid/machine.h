@@ -22,7 +22,9 @@ void bk_machine_set(const bk_machine *machine);
 /* Lets the time of so many operations pass; polls: with a call of the hook after each
  * `machine.poll` seconds. */
 void bk_machine_multiply(double flops, bool polls);
-/* Lets the time of so many bytes of memory traffic pass. */
+/* Lets the time of so many bytes of memory traffic pass; short times are collected until 20 us. */
 void bk_machine_stream(double bytes);
+/* Lets what was collected pass. */
+void bk_machine_flush(void);
 
 #endif

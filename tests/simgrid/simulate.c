@@ -273,6 +273,7 @@ static void agree(model *m)
                                .all_blocks = block + blocks};
     for (int64_t i = 0; i < m->shard->owned; i++) /* squares of the own gradients */
         bk_machine_stream(sizeof(float) * (double)m->shard->own[i].count);
+    bk_machine_flush();
     bk_step_agree(m->world->ctl, &m->lanes, &message);
     BK_ASSERT(message.status == BK_OK, "status %d", message.status);
     bk_reduction_norm(m->reduction, message.all_blocks);
@@ -286,8 +287,10 @@ static void step(model *m)
     forward(m);
     backward(m);
     bk_reduction_finish(m->reduction);
+    bk_machine_flush();
     agree(m);
     bk_shard_update(m->shard, m->slab, &optimizer, NULL, &(bk_update){.step = 1});
+    bk_machine_flush();
     bk_reduction_allgather(m->reduction, m->slab->value);
 }
 
