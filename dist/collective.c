@@ -189,16 +189,32 @@ void bk_alltoall_counts(const bk_comm *comm, int64_t per_rank, const int32_t *se
     count(comm, per_rank * (int64_t)sizeof *send * (comm->size - 1), start);
 }
 
-static int fill_counts(const bk_comm *comm, const int64_t *rows, int *counts, int *places)
+/* A type of one row, so that counts are rows: bytes would pass 2^31.  Returns the elements of a
+ * row. The simulator copies what is of such a type; there a row is its bytes. */
+static int open_row(size_t row_bytes, MPI_Datatype *row)
+{
+#ifdef BIRKHOFF_SMPI
+    *row = MPI_BYTE;
+    return (int)row_bytes;
+#else
+    BK_MPI(MPI_Type_contiguous((int)row_bytes, MPI_BYTE, row));
+    BK_MPI(MPI_Type_commit(row));
+    return 1;
+#endif
+}
+
+/* In elements of the type of a row; returns their number. */
+static int64_t fill_counts(const bk_comm *comm, int unit, const int64_t *rows, int *counts,
+                           int *places)
 {
     int64_t place = 0;
     for (int r = 0; r < comm->size; r++) {
-        counts[r] = (int)rows[r];
+        counts[r] = (int)(rows[r] * unit);
         places[r] = (int)place;
-        place += rows[r];
+        place += rows[r] * unit;
     }
     BK_ASSERT(place < INT32_MAX, "%lld rows in one exchange", (long long)place);
-    return (int)place;
+    return place;
 }
 
 void bk_alltoallv_rows(const bk_comm *comm, size_t row_bytes, const void *send,
@@ -211,15 +227,15 @@ void bk_alltoallv_rows(const bk_comm *comm, size_t row_bytes, const void *send,
     }
     bk_arena_mark mark = bk_arena_get_mark(comm->scratch);
     int *list = BK_NEW(comm->scratch, int, 4 * comm->size);
-    int rows = fill_counts(comm, send_count, list, list + comm->size);
-    fill_counts(comm, receive_count, list + 2 * comm->size, list + 3 * comm->size);
     double start = bk_seconds();
     MPI_Datatype row;
-    BK_MPI(MPI_Type_contiguous((int)row_bytes, MPI_BYTE, &row));
-    BK_MPI(MPI_Type_commit(&row));
+    int unit = open_row(row_bytes, &row);
+    int64_t rows = fill_counts(comm, unit, send_count, list, list + comm->size) / unit;
+    fill_counts(comm, unit, receive_count, list + 2 * comm->size, list + 3 * comm->size);
     BK_MPI(MPI_Alltoallv(send, list, list + comm->size, row, receive, list + 2 * comm->size,
                          list + 3 * comm->size, row, comm->handle));
-    BK_MPI(MPI_Type_free(&row));
+    if (row != MPI_BYTE)
+        BK_MPI(MPI_Type_free(&row));
     count(comm, (int64_t)row_bytes * (rows - send_count[comm->rank]), start);
     bk_arena_release(comm->scratch, mark);
 }
