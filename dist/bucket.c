@@ -1,59 +1,27 @@
 #include "dist/bucket.h"
 
-#include "core/blas.h"
 #include "core/hooks.h"
+#include "core/log.h"
+#include "core/parallel.h"
+#include "core/vector.h"
+#include "dist/bucket_internal.h"
 #include "dist/collective.h"
-#include "dist/internal.h"
 
-#include <math.h>
 #include <string.h>
-
-/* Where a bucket stands.  One bucket is under way at a time; they start in index order on all
- * ranks. */
-struct bk_reduction {
-    const bk_world *world;
-    bk_slab *slab;
-    bk_lanes lanes;
-    bool overlap, exact;
-    int64_t experts;    /* of the model, over all ranks */
-    int64_t local_most; /* experts on the fullest rank */
-    int *second_use;    /* [buckets] bucket of use 1 of the bucket of use 0, or -1 */
-    int *tag;           /* [buckets] of its messages; the same on all ranks that reduce it */
-    /* the bucket under way */
-    int next; /* index of the next bucket to start, or of the one under way */
-    bool under_way;
-    int distance;
-    int64_t lo, hi; /* floats of the bucket that are still ours */
-    float *incoming;
-    MPI_Request request[2];
-};
 
 static bk_reduction *polled;
 
-static const bk_comm *comm_of(const bk_reduction *r, const bk_bucket *b)
-{
-    return b->expert < 0 ? r->world->world : r->world->edp_buckets;
-}
-
 /* ---- segments ---- */
-
-static int bit_reverse(int rank, int size)
-{
-    int reversed = 0;
-    for (; size > 1; size /= 2, rank /= 2)
-        reversed = 2 * reversed + rank % 2;
-    return reversed;
-}
 
 static int place_of_rank(int rank, int size)
 {
-    return bk_is_power_of_two(size) ? bit_reverse(rank, size) : rank;
+    return bk_is_power_of_two(size) ? bk_bit_reverse(rank, size) : rank;
 }
 
 bk_segment bk_reduction_segment(const bk_reduction *r, int bucket)
 {
     const bk_bucket *b = &r->slab->bucket[bucket];
-    const bk_comm *c = comm_of(r, b);
+    const bk_comm *c = bk_bucket_comm(r, b);
     int64_t width = b->length / c->size;
     int64_t lo = width * place_of_rank(c->rank, c->size);
     return (bk_segment){lo, lo + width};
@@ -99,6 +67,26 @@ static void number_messages(bk_reduction *r, bk_arena *arena)
         r->tag[i] = 2 * (r->slab->bucket[i].expert < 0 ? dense++ : experts++);
 }
 
+/* One flight takes any bucket; the others those of up to twice the mean length. */
+static void make_flights(bk_reduction *r, bk_arena *arena)
+{
+    int64_t longest = 0, sum = 0;
+    for (int i = 0; i < r->slab->buckets; i++) {
+        int64_t length = r->slab->bucket[i].length;
+        BK_ASSERT(length % r->world->size == 0, "bucket %d is not padded for %d ranks", i,
+                  r->world->size);
+        longest = length > longest ? length : longest;
+        sum += length;
+    }
+    int64_t usual = r->slab->buckets > 0 ? 2 * sum / r->slab->buckets : 0;
+    for (int i = 0; i < BK_FLIGHTS; i++) {
+        int64_t most = i == 0 || usual > longest ? longest : usual;
+        r->flight[i].bucket = -1;
+        r->flight[i].room = most / 2;
+        r->flight[i].incoming = BK_NEW(arena, float, most / 2 + 1);
+    }
+}
+
 bk_reduction *bk_reduction_new(bk_arena *arena, const bk_world *world, bk_slab *slab,
                                const bk_lanes *lanes, bool overlap)
 {
@@ -108,13 +96,7 @@ bk_reduction *bk_reduction_new(bk_arena *arena, const bk_world *world, bk_slab *
                         .lanes = *lanes,
                         .overlap = overlap,
                         .exact = bk_lanes_exact(lanes, world->size)};
-    int64_t longest = 0;
-    for (int i = 0; i < slab->buckets; i++) {
-        BK_ASSERT(slab->bucket[i].length % world->size == 0, "bucket %d is not padded for %d ranks",
-                  i, world->size);
-        longest = slab->bucket[i].length > longest ? slab->bucket[i].length : longest;
-    }
-    r->incoming = BK_NEW(arena, float, longest / 2 + 1);
+    make_flights(r, arena);
     link_second_uses(r, arena);
     number_messages(r, arena);
     count_experts(r);
@@ -123,114 +105,150 @@ bk_reduction *bk_reduction_new(bk_arena *arena, const bk_world *world, bk_slab *
 
 /* ---- recursive halving ---- */
 
-static float *bucket_grad(const bk_reduction *r, const bk_bucket *b)
-{
-    return r->slab->grad + b->grad_offset;
-}
-
 /* Distance 1 first: the rank whose bit is 0 keeps the lower half and sends the upper one. */
-static void post_level(bk_reduction *r, const bk_bucket *b)
+static void post_level(const bk_reduction *r, bk_flight *f)
 {
-    const bk_comm *c = comm_of(r, b);
-    int partner = c->rank ^ r->distance;
-    int64_t half = (r->hi - r->lo) / 2;
-    bool lower = (c->rank & r->distance) == 0;
-    int64_t send = lower ? r->lo + half : r->lo;
+    const bk_bucket *b = &r->slab->bucket[f->bucket];
+    const bk_comm *c = bk_bucket_comm(r, b);
+    int partner = c->rank ^ f->distance, tag = r->tag[f->bucket];
+    int64_t half = (f->hi - f->lo) / 2;
+    bool lower = (c->rank & f->distance) == 0;
+    int64_t send = lower ? f->lo + half : f->lo;
     if (lower)
-        r->hi -= half;
+        f->hi -= half;
     else
-        r->lo += half;
+        f->lo += half;
     BK_ASSERT(half < BK_MESSAGE_MAX, "a bucket of %lld floats", (long long)b->length);
-    BK_MPI(MPI_Irecv(r->incoming, (int)half, MPI_FLOAT, partner, r->tag[r->next], c->handle,
-                     &r->request[0]));
-    BK_MPI(MPI_Isend(bucket_grad(r, b) + send, (int)half, MPI_FLOAT, partner, r->tag[r->next],
-                     c->handle, &r->request[1]));
-    bk_traffic_add(half * (int64_t)sizeof(float));
+    BK_MPI(MPI_Irecv(f->incoming, (int)half, MPI_FLOAT, partner, tag, c->handle, &f->request[0]));
+    BK_MPI(MPI_Isend(bk_bucket_grad(r, b) + send, (int)half, MPI_FLOAT, partner, tag, c->handle,
+                     &f->request[1]));
+    bk_traffic_add(BK_TRAFFIC_REDUCE, half * (int64_t)sizeof(float));
 }
 
 static void reduce_plain(bk_reduction *r, const bk_bucket *b)
 {
-    const bk_comm *c = comm_of(r, b);
+    const bk_comm *c = bk_bucket_comm(r, b);
     bk_segment own = bk_reduction_segment(r, r->next);
     int64_t width = own.hi - own.lo;
     bk_arena_mark mark = bk_arena_get_mark(c->scratch);
     float *sum = BK_NEW(c->scratch, float, width);
-    BK_MPI(MPI_Reduce_scatter_block(bucket_grad(r, b), sum, (int)width, MPI_FLOAT, MPI_SUM,
+    double start = bk_seconds();
+    BK_MPI(MPI_Reduce_scatter_block(bk_bucket_grad(r, b), sum, (int)width, MPI_FLOAT, MPI_SUM,
                                     c->handle));
-    memcpy(bucket_grad(r, b) + own.lo, sum, (size_t)width * sizeof *sum);
-    bk_traffic_add((b->length - width) * (int64_t)sizeof *sum);
+    memcpy(bk_bucket_grad(r, b) + own.lo, sum, (size_t)width * sizeof *sum);
+    bk_traffic_add(BK_TRAFFIC_REDUCE, (b->length - width) * (int64_t)sizeof *sum);
+    bk_traffic_blocked(BK_TRAFFIC_REDUCE, start);
     bk_arena_release(c->scratch, mark);
 }
 
-static void bucket_done(bk_reduction *r)
+typedef struct addition {
+    float *sum;
+    const float *other;
+} addition;
+
+static void add_piece(void *context, int64_t first, int64_t last)
 {
-    r->under_way = false;
-    r->next++;
+    const addition *a = context;
+    bk_vector(BK_F32)->add(last - first, a->other + first, a->sum + first);
 }
 
-static void start_bucket(bk_reduction *r)
+static void add_to(float *sum, const float *other, int64_t n)
 {
-    const bk_bucket *b = &r->slab->bucket[r->next];
-    const bk_comm *c = comm_of(r, b);
-    if (!bk_is_power_of_two(c->size))
-        reduce_plain(r, b);
-    if (c->size == 1 || !bk_is_power_of_two(c->size)) {
-        bucket_done(r);
-        return;
-    }
-    r->under_way = true;
-    r->distance = 1;
-    r->lo = 0;
-    r->hi = b->length;
-    post_level(r, b);
+    bk_parallel(n, BK_PARALLEL_VECTOR, 1, add_piece, &(addition){sum, other});
 }
 
-static void finish_level(bk_reduction *r)
+static void finish_level(const bk_reduction *r, bk_flight *f)
 {
-    const bk_bucket *b = &r->slab->bucket[r->next];
-    float *own = bucket_grad(r, b);
-    for (int64_t i = r->lo; i < r->hi; i++)
-        own[i] += r->incoming[i - r->lo];
-    r->distance *= 2;
-    if (r->distance < comm_of(r, b)->size)
-        post_level(r, b);
+    const bk_bucket *b = &r->slab->bucket[f->bucket];
+    add_to(bk_bucket_grad(r, b) + f->lo, f->incoming, f->hi - f->lo);
+    f->distance *= 2;
+    if (f->distance < bk_bucket_comm(r, b)->size)
+        post_level(r, f);
     else
-        bucket_done(r);
+        f->bucket = -1;
 }
 
-static bool arrived(bk_reduction *r, bool wait)
+/* Finishes the levels whose messages are there; whether there were any. */
+static bool advance(bk_reduction *r)
 {
-    if (wait) {
-        BK_MPI(MPI_Waitall(2, r->request, MPI_STATUSES_IGNORE));
-        return true;
+    bool moved = false;
+    for (int i = 0; i < BK_FLIGHTS; i++) {
+        int here = 0;
+        if (r->flight[i].bucket < 0)
+            continue;
+        BK_MPI(MPI_Testall(2, r->flight[i].request, &here, MPI_STATUSES_IGNORE));
+        if (here)
+            finish_level(r, &r->flight[i]);
+        moved = moved || here;
     }
-    int flag = 0;
-    BK_MPI(MPI_Testall(2, r->request, &flag, MPI_STATUSES_IGNORE));
-    return flag != 0;
+    return moved;
 }
 
-/* A plain reduction blocks, so it must not be started from inside backward on one rank while
- * another computes: it would still be right, but it would stall; it waits for bk_reduction_finish.
- */
-static bool may_start(const bk_reduction *r, bool wait)
+/* The bucket that started first, or NULL. */
+static bk_flight *oldest(bk_reduction *r)
+{
+    bk_flight *first = NULL;
+    for (int i = 0; i < BK_FLIGHTS; i++)
+        if (r->flight[i].bucket >= 0 && (!first || r->flight[i].bucket < first->bucket))
+            first = &r->flight[i];
+    return first;
+}
+
+/* A free flight with room; the last with room, for the first alone takes the longest buckets. */
+static bk_flight *free_flight(bk_reduction *r, int64_t length)
+{
+    for (int i = BK_FLIGHTS - 1; i >= 0; i--)
+        if (r->flight[i].bucket < 0 && r->flight[i].room >= length / 2)
+            return &r->flight[i];
+    return NULL;
+}
+
+/* Starts the next bucket if it may.  A plain reduction blocks: it waits for bk_reduction_finish, so
+ * that no rank stalls another in backward, and for the buckets on their way, whose partners may not
+ * be there yet. */
+static bool start_next(bk_reduction *r, bool wait)
 {
     if (r->next >= r->slab->buckets || r->slab->bucket[r->next].waiting > 0)
         return false;
-    return wait || bk_is_power_of_two(comm_of(r, &r->slab->bucket[r->next])->size);
+    const bk_bucket *b = &r->slab->bucket[r->next];
+    int size = bk_bucket_comm(r, b)->size;
+    if (!bk_is_power_of_two(size)) {
+        if (!wait || oldest(r))
+            return false;
+        reduce_plain(r, b);
+    } else if (size > 1) {
+        bk_flight *f = free_flight(r, b->length);
+        if (!f)
+            return false;
+        f->bucket = r->next;
+        f->distance = 1;
+        f->lo = 0;
+        f->hi = b->length;
+        post_level(r, f);
+    }
+    r->next++;
+    return true;
+}
+
+static void wait_for(const bk_reduction *r, bk_flight *f)
+{
+    double start = bk_seconds();
+    BK_MPI(MPI_Waitall(2, f->request, MPI_STATUSES_IGNORE));
+    bk_traffic_blocked(BK_TRAFFIC_REDUCE, start);
+    finish_level(r, f);
 }
 
 static void progress(bk_reduction *r, bool wait)
 {
     for (;;) {
-        if (r->under_way) {
-            if (!arrived(r, wait))
-                return;
-            finish_level(r);
-        } else if (may_start(r, wait)) {
-            start_bucket(r);
-        } else {
+        bool moved = advance(r);
+        while (start_next(r, wait))
+            moved = true;
+        if (moved)
+            continue;
+        if (!wait || !oldest(r))
             return;
-        }
+        wait_for(r, oldest(r));
     }
 }
 
@@ -254,7 +272,6 @@ void bk_reduction_begin(bk_reduction *r, bk_tape *tape)
     for (int i = 0; i < r->slab->buckets; i++)
         r->slab->bucket[i].waiting = r->slab->bucket[i].parameters;
     r->next = 0;
-    r->under_way = false;
     tape->grad_ready = parameter_ready;
     tape->grad_ready_context = r;
     polled = r->overlap ? r : NULL;
@@ -267,11 +284,8 @@ static void add_second_uses(bk_reduction *r)
         if (r->second_use[i] < 0)
             continue;
         bk_segment own = bk_reduction_segment(r, i);
-        float *first = bucket_grad(r, &r->slab->bucket[i]);
-        const float *second = bucket_grad(r, &r->slab->bucket[r->second_use[i]]);
-#pragma omp parallel for simd schedule(static) num_threads(bk_blas_threads())
-        for (int64_t j = own.lo; j < own.hi; j++)
-            first[j] += second[j];
+        add_to(bk_bucket_grad(r, &r->slab->bucket[i]) + own.lo,
+               bk_bucket_grad(r, &r->slab->bucket[r->second_use[i]]) + own.lo, own.hi - own.lo);
     }
 }
 
@@ -283,151 +297,53 @@ void bk_reduction_finish(bk_reduction *r)
     add_second_uses(r);
 }
 
-/* ---- all-gather: the steps backwards ---- */
-
-static void gather_doubling(const bk_comm *c, float *x, int64_t length, int tag)
-{
-    int64_t width = length / c->size;
-    int64_t lo = width * bit_reverse(c->rank, c->size);
-    for (int distance = c->size / 2; distance >= 1; distance /= 2, width *= 2) {
-        bool lower = (c->rank & distance) == 0;
-        int64_t theirs = lower ? lo + width : lo - width;
-        int partner = c->rank ^ distance;
-        BK_MPI(MPI_Sendrecv(x + lo, (int)width, MPI_FLOAT, partner, tag, x + theirs, (int)width,
-                            MPI_FLOAT, partner, tag, c->handle, MPI_STATUS_IGNORE));
-        bk_traffic_add(width * (int64_t)sizeof *x);
-        lo = lower ? lo : theirs;
-    }
-}
+/* ---- all-gather ---- */
 
 void bk_reduction_allgather(bk_reduction *r, float *array)
 {
+    double start = bk_seconds();
     for (int i = 0; i < r->slab->buckets; i++) {
         const bk_bucket *b = &r->slab->bucket[i];
-        const bk_comm *c = comm_of(r, b);
+        const bk_comm *c = bk_bucket_comm(r, b);
         if (b->use > 0 || c->size == 1)
             continue;
         if (bk_is_power_of_two(c->size)) {
-            gather_doubling(c, array + b->offset, b->length, r->tag[i] + 1);
+            bk_gather_halves(c, BK_F32, b->length, array + b->offset, r->tag[i] + 1);
             continue;
         }
         int64_t width = b->length / c->size;
         BK_MPI(MPI_Allgather(MPI_IN_PLACE, 0, MPI_FLOAT, array + b->offset, (int)width, MPI_FLOAT,
                              c->handle));
-        bk_traffic_add(width * (c->size - 1) * (int64_t)sizeof *array);
+        bk_traffic_add(BK_TRAFFIC_GATHER, width * (c->size - 1) * (int64_t)sizeof *array);
     }
+    bk_traffic_blocked(BK_TRAFFIC_GATHER, start);
 }
 
-/* ---- the norm ---- */
+/* ---- formulas ---- */
 
-/* Blocks of a segment: L / ranks of the bucket's communicator, so that one block is the shard of P
- * = L; one otherwise. */
-static int64_t blocks_of(const bk_reduction *r, const bk_comm *c)
+static int levels_of(int size)
 {
-    return r->exact ? r->lanes.total / c->size : 1;
+    int levels = 0;
+    while (1 << levels < size)
+        levels++;
+    return levels;
 }
 
-static int64_t expert_blocks(const bk_reduction *r)
+bk_traffic bk_bucket_formula(const bk_reduction *r, int bucket)
 {
-    return blocks_of(r, r->world->edp_buckets);
+    const bk_bucket *b = &r->slab->bucket[bucket];
+    int size = bk_bucket_comm(r, b)->size;
+    if (size == 1)
+        return (bk_traffic){0};
+    return (bk_traffic){.bytes = b->length / size * (size - 1) * (int64_t)sizeof(float),
+                        .messages = bk_is_power_of_two(size) ? levels_of(size) : 1};
 }
 
-int64_t bk_reduction_norm_records(const bk_reduction *r)
+bk_traffic bk_reduction_formula(const bk_reduction *r, bk_traffic_part part)
 {
-    return blocks_of(r, r->world->world) + r->local_most * expert_blocks(r);
-}
-
-/* Eight accumulators, then a fixed tree: a fixed order for equal n. */
-static double sum_of_squares(const float *x, int64_t n)
-{
-    double a[8] = {0};
-    for (int64_t i = 0; i + 8 <= n; i += 8)
-        for (int j = 0; j < 8; j++)
-            a[j] += (double)x[i + j] * (double)x[i + j];
-    for (int64_t i = n / 8 * 8; i < n; i++)
-        a[i % 8] += (double)x[i] * (double)x[i];
-    return ((a[0] + a[1]) + (a[2] + a[3])) + ((a[4] + a[5]) + (a[6] + a[7]));
-}
-
-static int64_t count_nonfinite(const float *x, int64_t n)
-{
-    int64_t count = 0;
-    for (int64_t i = 0; i < n; i++)
-        count += !isfinite(x[i]);
-    return count;
-}
-
-/* First expert of this rank, from its parameters; 0 when there are none. */
-static int first_expert(const bk_slab *slab)
-{
-    int first = -1;
-    for (int i = 0; i < slab->parameters; i++) {
-        int expert = slab->parameter[i]->expert;
-        if (expert >= 0 && (first < 0 || expert < first))
-            first = expert;
-    }
-    return first < 0 ? 0 : first;
-}
-
-void bk_reduction_squares(const bk_reduction *r, double *records, int64_t *nonfinite)
-{
-    memset(records, 0, (size_t)bk_reduction_norm_records(r) * sizeof *records);
-    *nonfinite = 0;
-    int first = first_expert(r->slab);
-    for (int i = 0; i < r->slab->buckets; i++) {
-        const bk_bucket *b = &r->slab->bucket[i];
-        if (b->use > 0)
-            continue;
-        const bk_comm *c = comm_of(r, b);
-        bk_segment own = bk_reduction_segment(r, i);
-        int64_t blocks = blocks_of(r, c), width = (own.hi - own.lo) / blocks;
-        const float *grad = bucket_grad(r, b) + own.lo;
-        double *record = records;
-        if (b->expert >= 0)
-            record += blocks_of(r, r->world->world) + (b->expert - first) * expert_blocks(r);
-        bool bad = false;
-        for (int64_t j = 0; j < blocks; j++) {
-            double squares = sum_of_squares(grad + j * width, width);
-            record[j] += squares;
-            bad = bad || !isfinite(squares);
-        }
-        if (bad)
-            *nonfinite += count_nonfinite(grad, own.hi - own.lo);
-    }
-}
-
-/* Puts the records of one kind (dense, or one expert) in block order and adds them by the lane
- * tree; any other P: in rank order. */
-static double add_blocks(const bk_reduction *r, const double *all, int64_t offset, int first_rank,
-                         int stride, int ranks)
-{
-    int64_t stored = bk_reduction_norm_records(r);
-    int64_t blocks = r->exact ? r->lanes.total / ranks : 1;
-    bk_arena *scratch = r->world->world->scratch;
-    bk_arena_mark mark = bk_arena_get_mark(scratch);
-    double *ordered = BK_NEW(scratch, double, blocks *ranks);
-    for (int i = 0; i < ranks; i++) {
-        int place = r->exact ? bit_reverse(i, ranks) : i;
-        const double *from = all + (int64_t)(first_rank + i * stride) * stored + offset;
-        memcpy(ordered + place * blocks, from, (size_t)blocks * sizeof *from);
-    }
-    double sum = 0.0;
-    if (r->exact)
-        bk_lane_tree_values(blocks * ranks, 1, ordered, &sum, scratch);
-    for (int i = 0; !r->exact && i < ranks; i++)
-        sum += ordered[i];
-    bk_arena_release(scratch, mark);
+    bk_traffic sum = {0};
+    for (int i = 0; i < r->slab->buckets; i++)
+        if (part == BK_TRAFFIC_REDUCE || r->slab->bucket[i].use == 0)
+            sum = bk_traffic_plus(sum, bk_bucket_formula(r, i));
     return sum;
-}
-
-double bk_reduction_norm(const bk_reduction *r, const double *all_records)
-{
-    int size = r->world->size, ep = r->world->expert;
-    double squares = add_blocks(r, all_records, 0, 0, 1, size);
-    int64_t dense = blocks_of(r, r->world->world);
-    int64_t share = r->experts / ep, more = r->experts % ep; /* owner rule of the experts */
-    for (int e = 0; e < ep; e++)
-        for (int64_t i = 0; i < share + (e < more); i++)
-            squares += add_blocks(r, all_records, dense + i * expert_blocks(r), e, ep, size / ep);
-    return sqrt(squares);
 }

@@ -7,6 +7,7 @@
 #include "core/param.h"
 #include "core/tape.h"
 #include "dist/comm.h"
+#include "dist/traffic.h"
 
 typedef struct bk_reduction bk_reduction;
 
@@ -29,6 +30,13 @@ void bk_reduction_finish(bk_reduction *r);
 /* Collective.  Hands the own segments of `array` (laid out like slab->value) to all ranks:
  * parameters after the update. */
 void bk_reduction_allgather(bk_reduction *r, float *array);
+
+/* Not collective.  What this rank sends for one bucket, each way, by the formula: n (P-1)/P bytes
+ * in log2 P messages (one call of MPI for a P that is no power of two), P the ranks that the bucket
+ * is reduced over.  And in one step: BK_TRAFFIC_REDUCE all buckets, BK_TRAFFIC_GATHER those of a
+ * first use. */
+bk_traffic bk_bucket_formula(const bk_reduction *r, int bucket);
+bk_traffic bk_reduction_formula(const bk_reduction *r, bk_traffic_part part);
 
 /* Per block (bucket length / L floats; any other P: one block = the own segment) sums of squares of
  * the own segments, as records in the order that bk_reduction_norm adds up.  `nonfinite` counts

@@ -1,20 +1,15 @@
 #include "dist/collective.h"
 
+#include "core/log.h"
 #include "dist/internal.h"
 
 #include <string.h>
 
-static bk_traffic traffic;
-
-bk_traffic bk_traffic_now(void)
+/* A blocking call that sends: counted, and the time in it too. */
+static void count(const bk_comm *comm, int64_t bytes, double start)
 {
-    return traffic;
-}
-
-void bk_traffic_add(int64_t bytes)
-{
-    traffic.bytes += bytes;
-    traffic.messages++;
+    bk_traffic_add(comm->part, bytes);
+    bk_traffic_blocked(comm->part, start);
 }
 
 void bk_barrier(const bk_comm *comm)
@@ -46,11 +41,12 @@ static void allreduce(const bk_comm *comm, int64_t n, void *x, MPI_Datatype type
     if (!comm || comm->size == 1)
         return;
     for (int64_t done = 0; done < n;) {
-        int64_t count = (int64_t)piece((size_t)(n - done));
-        BK_MPI(MPI_Allreduce(MPI_IN_PLACE, (char *)x + (size_t)done * size, (int)count, type, op,
+        int64_t some = (int64_t)piece((size_t)(n - done));
+        double start = bk_seconds();
+        BK_MPI(MPI_Allreduce(MPI_IN_PLACE, (char *)x + (size_t)done * size, (int)some, type, op,
                              comm->handle));
-        bk_traffic_add(count * (int64_t)size);
-        done += count;
+        count(comm, some * (int64_t)size, start);
+        done += some;
     }
 }
 
@@ -78,12 +74,13 @@ static void exchange(const bk_comm *comm, int partner, int tag, const void *send
                      int64_t bytes)
 {
     for (int64_t done = 0; done < bytes;) {
-        int count = (int)piece((size_t)(bytes - done));
-        BK_MPI(MPI_Sendrecv((const char *)send + done, count, MPI_BYTE, partner, tag,
-                            (char *)receive + done, count, MPI_BYTE, partner, tag, comm->handle,
+        int some = (int)piece((size_t)(bytes - done));
+        double start = bk_seconds();
+        BK_MPI(MPI_Sendrecv((const char *)send + done, some, MPI_BYTE, partner, tag,
+                            (char *)receive + done, some, MPI_BYTE, partner, tag, comm->handle,
                             MPI_STATUS_IGNORE));
-        bk_traffic_add(count);
-        done += count;
+        count(comm, some, start);
+        done += some;
     }
 }
 
@@ -107,14 +104,15 @@ static void sum_on_root(const bk_comm *comm, int64_t n, double *x)
     bk_arena_mark mark = bk_arena_get_mark(comm->scratch);
     double *all = BK_NEW(comm->scratch, double, comm->rank == 0 ? n * comm->size : 1);
     BK_ASSERT(n < BK_MESSAGE_MAX, "a vector of %lld doubles", (long long)n);
+    double start = bk_seconds();
     BK_MPI(MPI_Gather(x, (int)n, MPI_DOUBLE, all, (int)n, MPI_DOUBLE, 0, comm->handle));
     for (int r = 1; comm->rank == 0 && r < comm->size; r++)
         for (int64_t i = 0; i < n; i++)
             all[i] += all[(int64_t)r * n + i];
     if (comm->rank == 0)
         memcpy(x, all, (size_t)n * sizeof *x);
-    bk_traffic_add(n * (int64_t)sizeof *x);
     bk_broadcast(comm, 0, x, (size_t)n * sizeof *x);
+    count(comm, n * (int64_t)sizeof *x, start);
     bk_arena_release(comm->scratch, mark);
 }
 
@@ -155,24 +153,27 @@ void bk_gather_counts(const bk_comm *comm, int64_t mine, int64_t *all)
         all[0] = mine;
         return;
     }
+    double start = bk_seconds();
     BK_MPI(MPI_Allgather(&mine, 1, MPI_INT64_T, all, 1, MPI_INT64_T, comm->handle));
-    bk_traffic_add((int64_t)sizeof mine);
+    count(comm, (comm->size - 1) * (int64_t)sizeof mine, start);
 }
 
 /* Blocks of different length, each broadcast by its owner: no count or displacement that could pass
  * 2^31. */
-void bk_allgather_bytes(const bk_comm *comm, const void *mine, int64_t bytes, const int64_t *count,
+void bk_allgather_bytes(const bk_comm *comm, const void *mine, int64_t bytes, const int64_t *length,
                         void *all)
 {
     char *to = all;
+    double start = bk_seconds();
     for (int r = 0; r < bk_comm_size(comm); r++) {
         if (r == bk_comm_rank(comm) && bytes > 0)
             memmove(to, mine, (size_t)bytes);
         if (bk_comm_size(comm) > 1)
-            bk_broadcast(comm, r, to, (size_t)count[r]);
-        to += count[r];
+            bk_broadcast(comm, r, to, (size_t)length[r]);
+        to += length[r];
     }
-    bk_traffic_add(bytes * (bk_comm_size(comm) - 1));
+    if (bk_comm_size(comm) > 1)
+        count(comm, bytes * (comm->size - 1), start);
 }
 
 void bk_alltoall_counts(const bk_comm *comm, int64_t per_rank, const int32_t *send,
@@ -182,21 +183,38 @@ void bk_alltoall_counts(const bk_comm *comm, int64_t per_rank, const int32_t *se
         memcpy(receive, send, (size_t)per_rank * sizeof *send);
         return;
     }
+    double start = bk_seconds();
     BK_MPI(MPI_Alltoall(send, (int)per_rank, MPI_INT32_T, receive, (int)per_rank, MPI_INT32_T,
                         comm->handle));
-    bk_traffic_add(per_rank * (int64_t)sizeof *send * (comm->size - 1));
+    count(comm, per_rank * (int64_t)sizeof *send * (comm->size - 1), start);
 }
 
-static int fill_counts(const bk_comm *comm, const int64_t *count, int *counts, int *places)
+/* A type of one row, so that counts are rows: bytes would pass 2^31.  Returns the elements of a
+ * row. The simulator copies what is of such a type; there a row is its bytes. */
+static int open_row(size_t row_bytes, MPI_Datatype *row)
+{
+#ifdef BIRKHOFF_SMPI
+    *row = MPI_BYTE;
+    return (int)row_bytes;
+#else
+    BK_MPI(MPI_Type_contiguous((int)row_bytes, MPI_BYTE, row));
+    BK_MPI(MPI_Type_commit(row));
+    return 1;
+#endif
+}
+
+/* In elements of the type of a row; returns their number. */
+static int64_t fill_counts(const bk_comm *comm, int unit, const int64_t *rows, int *counts,
+                           int *places)
 {
     int64_t place = 0;
     for (int r = 0; r < comm->size; r++) {
-        counts[r] = (int)count[r];
+        counts[r] = (int)(rows[r] * unit);
         places[r] = (int)place;
-        place += count[r];
+        place += rows[r] * unit;
     }
     BK_ASSERT(place < INT32_MAX, "%lld rows in one exchange", (long long)place);
-    return (int)place;
+    return place;
 }
 
 void bk_alltoallv_rows(const bk_comm *comm, size_t row_bytes, const void *send,
@@ -209,34 +227,36 @@ void bk_alltoallv_rows(const bk_comm *comm, size_t row_bytes, const void *send,
     }
     bk_arena_mark mark = bk_arena_get_mark(comm->scratch);
     int *list = BK_NEW(comm->scratch, int, 4 * comm->size);
-    int rows = fill_counts(comm, send_count, list, list + comm->size);
-    fill_counts(comm, receive_count, list + 2 * comm->size, list + 3 * comm->size);
+    double start = bk_seconds();
     MPI_Datatype row;
-    BK_MPI(MPI_Type_contiguous((int)row_bytes, MPI_BYTE, &row));
-    BK_MPI(MPI_Type_commit(&row));
+    int unit = open_row(row_bytes, &row);
+    int64_t rows = fill_counts(comm, unit, send_count, list, list + comm->size) / unit;
+    fill_counts(comm, unit, receive_count, list + 2 * comm->size, list + 3 * comm->size);
     BK_MPI(MPI_Alltoallv(send, list, list + comm->size, row, receive, list + 2 * comm->size,
                          list + 3 * comm->size, row, comm->handle));
-    BK_MPI(MPI_Type_free(&row));
-    bk_traffic_add((int64_t)row_bytes * (rows - send_count[comm->rank]));
+    if (row != MPI_BYTE)
+        BK_MPI(MPI_Type_free(&row));
+    count(comm, (int64_t)row_bytes * (rows - send_count[comm->rank]), start);
     bk_arena_release(comm->scratch, mark);
 }
 
 void bk_send_bytes(const bk_comm *comm, int to, int tag, const void *data, int64_t bytes)
 {
     for (int64_t done = 0; done < bytes;) {
-        int count = (int)piece((size_t)(bytes - done));
-        BK_MPI(MPI_Send((const char *)data + done, count, MPI_BYTE, to, tag, comm->handle));
-        bk_traffic_add(count);
-        done += count;
+        int some = (int)piece((size_t)(bytes - done));
+        double start = bk_seconds();
+        BK_MPI(MPI_Send((const char *)data + done, some, MPI_BYTE, to, tag, comm->handle));
+        count(comm, some, start);
+        done += some;
     }
 }
 
 void bk_receive_bytes(const bk_comm *comm, int from, int tag, void *data, int64_t bytes)
 {
     for (int64_t done = 0; done < bytes;) {
-        int count = (int)piece((size_t)(bytes - done));
-        BK_MPI(MPI_Recv((char *)data + done, count, MPI_BYTE, from, tag, comm->handle,
+        int some = (int)piece((size_t)(bytes - done));
+        BK_MPI(MPI_Recv((char *)data + done, some, MPI_BYTE, from, tag, comm->handle,
                         MPI_STATUS_IGNORE));
-        done += count;
+        done += some;
     }
 }

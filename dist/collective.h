@@ -4,6 +4,7 @@
 #define BK_DIST_COLLECTIVE_H
 
 #include "dist/comm.h"
+#include "dist/traffic.h"
 
 /* comm NULL: one rank; nothing is done, here and in the sums below. */
 void bk_barrier(const bk_comm *comm);
@@ -23,11 +24,11 @@ bool bk_lanes_exact(const bk_lanes *lanes, int size);
 void bk_sum_lanes(const bk_comm *comm, const bk_lanes *lanes, int64_t n, const double *local,
                   double *out);
 
-/* Every rank's `bytes` bytes (any number, 0 too), concatenated in rank order.  all: buffer of the
- * caller of sum of bytes; count[size] and displacement[size] in bytes are filled when not NULL. */
-void bk_gather_counts(const bk_comm *comm, int64_t mine,
-                      int64_t *all); /* one int64 of each rank -> all[size] */
-void bk_allgather_bytes(const bk_comm *comm, const void *mine, int64_t bytes, const int64_t *count,
+/* One int64 of each rank -> all[size]. */
+void bk_gather_counts(const bk_comm *comm, int64_t mine, int64_t *all);
+/* Every rank's `bytes` bytes (any number, 0 too), concatenated in rank order: all[sum of length],
+ * length[size] the bytes of each rank. */
+void bk_allgather_bytes(const bk_comm *comm, const void *mine, int64_t bytes, const int64_t *length,
                         void *all);
 
 /* Rows of `row_bytes` bytes: send_count[size] rows to each rank from `send` in rank order,
@@ -36,13 +37,6 @@ void bk_alltoall_counts(const bk_comm *comm, int64_t per_rank, const int32_t *se
                         int32_t *receive);
 void bk_alltoallv_rows(const bk_comm *comm, size_t row_bytes, const void *send,
                        const int64_t *send_count, void *receive, const int64_t *receive_count);
-
-/* Bytes and messages this rank has sent through dist since the start, for reports against the
- * formulas. */
-typedef struct bk_traffic {
-    int64_t bytes, messages;
-} bk_traffic;
-bk_traffic bk_traffic_now(void);
 
 /* Point to point, for the writers of checkpoints: blocking, any size. */
 void bk_send_bytes(const bk_comm *comm, int to, int tag, const void *data, int64_t bytes);

@@ -26,12 +26,19 @@ static void abort_job(int exit_code)
     _Exit(exit_code);
 }
 
+/* The simulator (SMPI) has no threads and says so. */
+#ifdef BIRKHOFF_SMPI
+enum { THREADS = MPI_THREAD_SINGLE };
+#else
+enum { THREADS = MPI_THREAD_FUNNELED };
+#endif
+
 bk_status bk_mpi_start(int *argc, char ***argv)
 {
     int given = 0;
-    if (MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &given) != MPI_SUCCESS)
+    if (MPI_Init_thread(argc, argv, THREADS, &given) != MPI_SUCCESS)
         return bk_fail(BK_FAULT, "MPI did not start: run birkhoff doctor on this machine");
-    if (given < MPI_THREAD_FUNNELED)
+    if (given < THREADS)
         return bk_fail(
             BK_FAULT,
             "MPI gives thread level SINGLE (FUNNELED is needed): use an MPI built with threads");
@@ -75,11 +82,12 @@ const char *bk_mpi_library(void)
 
 /* ---- communicators ---- */
 
-static bk_comm *wrap(bk_arena *arena, MPI_Comm handle, const char *name)
+static bk_comm *wrap(bk_arena *arena, MPI_Comm handle, const char *name, bk_traffic_part part)
 {
     bk_comm *c = BK_ZNEW(arena, bk_comm, 1);
     c->handle = handle;
     c->name = name;
+    c->part = part;
     BK_MPI(MPI_Comm_set_errhandler(handle, MPI_ERRORS_RETURN));
     BK_MPI(MPI_Comm_rank(handle, &c->rank));
     BK_MPI(MPI_Comm_size(handle, &c->size));
@@ -91,18 +99,18 @@ static bk_comm *wrap(bk_arena *arena, MPI_Comm handle, const char *name)
     return c;
 }
 
-static bk_comm *duplicate(bk_arena *arena, MPI_Comm of, const char *name)
+static bk_comm *duplicate(bk_arena *arena, MPI_Comm of, const char *name, bk_traffic_part part)
 {
     MPI_Comm handle;
     BK_MPI(MPI_Comm_dup(of, &handle));
-    return wrap(arena, handle, name);
+    return wrap(arena, handle, name, part);
 }
 
-static bk_comm *split(bk_arena *arena, int color, int key, const char *name)
+static bk_comm *split(bk_arena *arena, int color, int key, const char *name, bk_traffic_part part)
 {
     MPI_Comm handle;
     BK_MPI(MPI_Comm_split(MPI_COMM_WORLD, color, key, &handle));
-    return wrap(arena, handle, name);
+    return wrap(arena, handle, name, part);
 }
 
 static bk_comm *split_by_node(bk_arena *arena)
@@ -110,7 +118,7 @@ static bk_comm *split_by_node(bk_arena *arena)
     MPI_Comm handle;
     BK_MPI(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, world_rank, MPI_INFO_NULL,
                                &handle));
-    return wrap(arena, handle, "node");
+    return wrap(arena, handle, "node", BK_TRAFFIC_REST);
 }
 
 static int count_nodes(const bk_comm *node)
@@ -131,17 +139,17 @@ bk_status bk_world_open(bk_arena *arena, int expert, bk_world **world)
     w->rank = world_rank;
     w->size = world_size;
     w->expert = expert;
-    w->world = duplicate(arena, MPI_COMM_WORLD, "world");
-    w->ctl = duplicate(arena, MPI_COMM_WORLD, "ctl");
-    w->loss = duplicate(arena, MPI_COMM_WORLD, "loss");
-    w->route = duplicate(arena, MPI_COMM_WORLD, "route");
-    w->ep = split(arena, world_rank / expert, world_rank % expert, "ep");
-    w->edp = split(arena, world_rank % expert, world_rank / expert, "edp");
-    w->edp_buckets = duplicate(arena, w->edp->handle, "edp_buckets");
+    w->world = duplicate(arena, MPI_COMM_WORLD, "world", BK_TRAFFIC_REDUCE);
+    w->ctl = duplicate(arena, MPI_COMM_WORLD, "ctl", BK_TRAFFIC_AGREE);
+    w->loss = duplicate(arena, MPI_COMM_WORLD, "loss", BK_TRAFFIC_LOSS);
+    w->route = duplicate(arena, MPI_COMM_WORLD, "route", BK_TRAFFIC_ROUTE);
+    w->ep = split(arena, world_rank / expert, world_rank % expert, "ep", BK_TRAFFIC_EXPERT);
+    w->edp = split(arena, world_rank % expert, world_rank / expert, "edp", BK_TRAFFIC_EXPERT);
+    w->edp_buckets = duplicate(arena, w->edp->handle, "edp_buckets", BK_TRAFFIC_REDUCE);
     w->node = split_by_node(arena);
     w->nodes = count_nodes(w->node);
-    w->data = duplicate(arena, MPI_COMM_WORLD, "data");
-    w->checkpoint = duplicate(arena, MPI_COMM_WORLD, "checkpoint");
+    w->data = duplicate(arena, MPI_COMM_WORLD, "data", BK_TRAFFIC_REST);
+    w->checkpoint = duplicate(arena, MPI_COMM_WORLD, "checkpoint", BK_TRAFFIC_REST);
     *world = w;
     return BK_OK;
 }

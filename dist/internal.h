@@ -2,7 +2,9 @@
 #ifndef BK_DIST_INTERNAL_H
 #define BK_DIST_INTERNAL_H
 
+#include "core/tensor.h"
 #include "dist/comm.h"
+#include "dist/traffic.h"
 
 #include <mpi.h>
 
@@ -10,6 +12,7 @@ struct bk_comm {
     MPI_Comm handle;
     int rank, size;
     const char *name;
+    bk_traffic_part part; /* that its messages are counted for */
     bk_reducer reducer;
     bk_arena *scratch; /* for sums; reset by each */
 };
@@ -17,9 +20,6 @@ struct bk_comm {
 /* A failed MPI call is fatal, with the call's name. */
 void bk_mpi_check(int code, const char *call);
 #define BK_MPI(call) bk_mpi_check((call), #call)
-
-/* Counts one sent message for bk_traffic_now. */
-void bk_traffic_add(int64_t bytes);
 
 /* Elements above which one message is split. */
 enum { BK_MESSAGE_MAX = 1 << 30 };
@@ -29,6 +29,19 @@ static inline bool bk_is_power_of_two(int64_t n)
 {
     return n > 0 && (n & (n - 1)) == 0;
 }
+
+/* Place of a rank's segment in an array: halving with distance 1 first leaves them bit-reversed. */
+static inline int bk_bit_reverse(int rank, int size)
+{
+    int reversed = 0;
+    for (; size > 1; size /= 2, rank /= 2)
+        reversed = 2 * reversed + rank % 2;
+    return reversed;
+}
+
+/* Collective.  All-gather of x[n] in place after halving: each rank holds the segment of its
+ * bit-reversed rank; P a power of two.  The time in it is the caller's to count. */
+void bk_gather_halves(const bk_comm *c, bk_dtype dtype, int64_t n, void *x, int tag);
 
 /* The sums that make up a communicator's reducer (collective.c). */
 void bk_reducer_vector(void *comm, const bk_lanes *lanes, int64_t n, const double *local,

@@ -1,5 +1,6 @@
 #include "dist/reduce_scatter.h"
 
+#include "core/log.h"
 #include "dist/internal.h"
 
 #include <string.h>
@@ -24,9 +25,11 @@ static void swap(const bk_comm *c, bk_dtype dtype, int64_t count, const int part
                  const void *send, void *receive)
 {
     BK_ASSERT(count < BK_MESSAGE_MAX, "a piece of %lld elements", (long long)count);
+    double start = bk_seconds();
     BK_MPI(MPI_Sendrecv(send, (int)count, type_of(dtype), partner[0], 0, receive, (int)count,
                         type_of(dtype), partner[1], 0, c->handle, MPI_STATUS_IGNORE));
-    bk_traffic_add(count * (int64_t)bk_dtype_size(dtype));
+    bk_traffic_add(BK_TRAFFIC_REDUCE, count * (int64_t)bk_dtype_size(dtype));
+    bk_traffic_blocked(BK_TRAFFIC_REDUCE, start);
 }
 
 /* The rank whose bit is 0 keeps the lower half and sends the upper one. */
@@ -63,9 +66,11 @@ static int64_t library(const bk_comm *c, bk_dtype dtype, int64_t n, char *x, cha
     int64_t width = n / c->size, first = width * c->rank;
     size_t size = bk_dtype_size(dtype);
     BK_ASSERT(width < BK_MESSAGE_MAX, "a segment of %lld elements", (long long)width);
+    double start = bk_seconds();
     BK_MPI(MPI_Reduce_scatter_block(x, incoming, (int)width, type_of(dtype), MPI_SUM, c->handle));
     memcpy(x + (size_t)first * size, incoming, (size_t)width * size);
-    bk_traffic_add((n - width) * (int64_t)size);
+    bk_traffic_add(BK_TRAFFIC_REDUCE, (n - width) * (int64_t)size);
+    bk_traffic_blocked(BK_TRAFFIC_REDUCE, start);
     return first;
 }
 
@@ -87,19 +92,68 @@ void bk_reduce_scatter(const bk_comm *comm, bk_reduce_algorithm algorithm, bk_dt
     bk_arena_release(comm->scratch, mark);
 }
 
-void bk_reduce_gather(const bk_comm *comm, bk_dtype dtype, int64_t n, void *x, int64_t first)
+/* The steps of halving backwards. */
+void bk_gather_halves(const bk_comm *c, bk_dtype dtype, int64_t n, void *x, int tag)
 {
     size_t size = bk_dtype_size(dtype);
+    int64_t width = n / c->size, lo = width * bk_bit_reverse(c->rank, c->size);
+    for (int distance = c->size / 2; distance >= 1; distance /= 2, width *= 2) {
+        bool lower = (c->rank & distance) == 0;
+        int64_t theirs = lower ? lo + width : lo - width;
+        int partner = c->rank ^ distance;
+        BK_MPI(MPI_Sendrecv((char *)x + (size_t)lo * size, (int)width, type_of(dtype), partner, tag,
+                            (char *)x + (size_t)theirs * size, (int)width, type_of(dtype), partner,
+                            tag, c->handle, MPI_STATUS_IGNORE));
+        bk_traffic_add(BK_TRAFFIC_GATHER, width * (int64_t)size);
+        lo = lower ? lo : theirs;
+    }
+}
+
+/* Step s: segment r-s goes to the right, segment r-s-1 comes from the left. */
+static void gather_ring(const bk_comm *c, bk_dtype dtype, int64_t n, char *x)
+{
+    int size = c->size, right = (c->rank + 1) % size, left = (c->rank + size - 1) % size;
+    size_t bytes = (size_t)(n / size) * bk_dtype_size(dtype);
+    for (int s = 0; s + 1 < size; s++) {
+        int give = (c->rank - s + size) % size, take = (c->rank - s - 1 + size) % size;
+        BK_MPI(MPI_Sendrecv(x + (size_t)give * bytes, (int)(n / size), type_of(dtype), right, 0,
+                            x + (size_t)take * bytes, (int)(n / size), type_of(dtype), left, 0,
+                            c->handle, MPI_STATUS_IGNORE));
+        bk_traffic_add(BK_TRAFFIC_GATHER, (int64_t)bytes);
+    }
+}
+
+void bk_reduce_gather(const bk_comm *comm, bk_reduce_algorithm algorithm, bk_dtype dtype, int64_t n,
+                      void *x)
+{
     if (bk_comm_size(comm) == 1)
         return;
-    bk_arena_mark mark = bk_arena_get_mark(comm->scratch);
-    int64_t width = n / comm->size, *place = BK_NEW(comm->scratch, int64_t, comm->size);
-    char *all = bk_arena_alloc(comm->scratch, (size_t)n * size);
-    BK_MPI(MPI_Allgather(&first, 1, MPI_INT64_T, place, 1, MPI_INT64_T, comm->handle));
-    BK_MPI(MPI_Allgather((char *)x + (size_t)first * size, (int)width, type_of(dtype), all,
-                         (int)width, type_of(dtype), comm->handle));
-    for (int r = 0; r < comm->size; r++)
-        memcpy((char *)x + (size_t)place[r] * size, all + (size_t)(r * width) * size,
-               (size_t)width * size);
-    bk_arena_release(comm->scratch, mark);
+    double start = bk_seconds();
+    if (algorithm == BK_REDUCE_TREE && bk_is_power_of_two(comm->size)) {
+        bk_gather_halves(comm, dtype, n, x, 0);
+    } else if (algorithm == BK_REDUCE_RING) {
+        gather_ring(comm, dtype, n, x);
+    } else {
+        int64_t width = n / comm->size;
+        BK_MPI(MPI_Allgather(MPI_IN_PLACE, 0, type_of(dtype), x, (int)width, type_of(dtype),
+                             comm->handle));
+        bk_traffic_add(BK_TRAFFIC_GATHER, (n - width) * (int64_t)bk_dtype_size(dtype));
+    }
+    bk_traffic_blocked(BK_TRAFFIC_GATHER, start);
+}
+
+void bk_allreduce(const bk_comm *comm, bk_reduce_algorithm algorithm, bk_dtype dtype, int64_t n,
+                  void *x)
+{
+    int64_t first;
+    if (algorithm != BK_REDUCE_MPI || bk_comm_size(comm) == 1) {
+        bk_reduce_scatter(comm, algorithm, dtype, n, x, &first);
+        bk_reduce_gather(comm, algorithm, dtype, n, x);
+        return;
+    }
+    BK_ASSERT(n < BK_MESSAGE_MAX, "an array of %lld elements", (long long)n);
+    double start = bk_seconds();
+    BK_MPI(MPI_Allreduce(MPI_IN_PLACE, x, (int)n, type_of(dtype), MPI_SUM, comm->handle));
+    bk_traffic_add(BK_TRAFFIC_REDUCE, n * (int64_t)bk_dtype_size(dtype));
+    bk_traffic_blocked(BK_TRAFFIC_REDUCE, start);
 }

@@ -18,7 +18,13 @@ typedef enum bk_reduce_algorithm {
 void bk_reduce_scatter(const bk_comm *comm, bk_reduce_algorithm algorithm, bk_dtype dtype,
                        int64_t n, void *x, int64_t *first);
 
-/* Collective.  The own segments of bk_reduce_scatter, of all ranks, in place. */
-void bk_reduce_gather(const bk_comm *comm, bk_dtype dtype, int64_t n, void *x, int64_t first);
+/* Collective.  The own segments of bk_reduce_scatter by the same algorithm, of all ranks, in place.
+ * Sends n (P-1)/P elements. */
+void bk_reduce_gather(const bk_comm *comm, bk_reduce_algorithm algorithm, bk_dtype dtype, int64_t n,
+                      void *x);
+
+/* Collective.  Both: x[n] summed over the ranks, in place.  BK_REDUCE_MPI: MPI_Allreduce. */
+void bk_allreduce(const bk_comm *comm, bk_reduce_algorithm algorithm, bk_dtype dtype, int64_t n,
+                  void *x);
 
 #endif

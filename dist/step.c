@@ -1,5 +1,6 @@
 #include "dist/step.h"
 
+#include "core/log.h"
 #include "dist/agree.h"
 #include "dist/collective.h"
 #include "dist/internal.h"
@@ -80,8 +81,11 @@ void bk_step_agree(const bk_comm *comm, const bk_lanes *lanes, bk_step_message *
     double *part = BK_ZNEW(comm->scratch, double, width);
     double *all = BK_NEW(comm->scratch, double, width * comm->size);
     pack(comm, lanes, m, part);
+    double start = bk_seconds();
     BK_MPI(MPI_Allgather(part, (int)width, MPI_DOUBLE, all, (int)width, MPI_DOUBLE, comm->handle));
-    bk_traffic_add(width * (int64_t)sizeof *part);
+    if (comm->size > 1)
+        bk_traffic_add(comm->part, width * (comm->size - 1) * (int64_t)sizeof *part);
+    bk_traffic_blocked(comm->part, start);
     sum_flags(comm, all, width, m);
     sum_records(comm, lanes, all, width, m);
     for (int r = 0; r < comm->size; r++)

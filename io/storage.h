@@ -17,4 +17,11 @@ void bk_storage_read(const char *path, bk_storage *out);
  * BK_USAGE when the directory cannot be written, BK_FAULT when a sync fails. */
 BK_CHECKED bk_status bk_storage_try(const char *directory, double *seconds);
 
+/* Not collective.  Writes a file of `bytes` bytes in the directory, syncs it, drops it from the
+ * cache of the system where that is allowed, reads it and removes it.  Seconds of the write with
+ * its sync, and of the read.  BK_USAGE when the directory cannot be written, BK_FAULT when the sync
+ * or the read fails. */
+BK_CHECKED bk_status bk_storage_rates(const char *directory, int64_t bytes, double *write,
+                                      double *read);
+
 #endif

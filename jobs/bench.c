@@ -91,6 +91,14 @@ double bk_bench_cpu_since(const bk_comm *comm, double start)
     return 1e-6 * (double)taken;
 }
 
+const char *bk_bench_directory(const char *path)
+{
+    const char *temporary = getenv("TMPDIR");
+    if (path)
+        return path;
+    return temporary && *temporary ? temporary : "/tmp";
+}
+
 /* ---- printing ---- */
 
 static void print_list(bool json)

@@ -14,7 +14,7 @@ typedef struct bk_bench_figure {
     double value;
 } bk_bench_figure;
 
-enum { BK_BENCH_FIGURES = 96, BK_BENCH_REPEATS = 1000 };
+enum { BK_BENCH_FIGURES = 128, BK_BENCH_REPEATS = 1000 };
 
 typedef struct bk_bench_result {
     double seconds; /* median over the repeats, of the slowest rank each */
@@ -57,5 +57,8 @@ double bk_bench_peak_bf16(const bk_comm *comm);
 double bk_bench_cpu_seconds(void);
 /* Collective.  Those since `start`, summed over the ranks: what other programs disturb less. */
 double bk_bench_cpu_since(const bk_comm *comm, double start);
+
+/* Where a bench writes: `path` when it is given, else TMPDIR, else /tmp. */
+const char *bk_bench_directory(const char *path);
 
 #endif

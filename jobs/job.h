@@ -5,6 +5,7 @@
 
 #include "core/attributes.h"
 #include "dist/shard.h"
+#include "dist/traffic.h"
 #include "io/checkpoint.h"
 #include "io/dataset.h"
 #include "io/metrics.h"
@@ -114,7 +115,8 @@ typedef struct bk_step_result {
     double grad_norm, lr;
     int64_t positions; /* real positions of the global batch */
     int64_t nonfinite;
-    bk_stop stop; /* the same on all ranks */
+    bk_stop stop;                      /* the same on all ranks */
+    bk_traffic sent[BK_TRAFFIC_PARTS]; /* by this rank */
 } bk_step_result;
 
 /* Collective.  One training step: batch, teacher, forward, losses, backward, reduction, agreement,

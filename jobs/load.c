@@ -72,7 +72,7 @@ const char *bk_ladder_text(const bk_split *split, double accuracy, char text[128
 typedef struct step_costs {
     double activations; /* bytes of the arenas of a step */
     double resident;    /* peak bytes of this rank, all included */
-    bk_traffic sent;
+    bk_traffic sent[BK_TRAFFIC_PARTS];
 } step_costs;
 
 static double arena_bytes(const bk_job *job)
@@ -88,25 +88,25 @@ static double arena_bytes(const bk_job *job)
 static step_costs measure_step(bk_job *job)
 {
     bk_slab_initialise(job->slab, (uint64_t)job->config->run.seed);
-    bk_traffic before = bk_traffic_now();
-    bk_job_step(job);
-    bk_traffic after = bk_traffic_now();
-    return (step_costs){.activations = arena_bytes(job),
-                        .resident = (double)bk_peak_bytes(),
-                        .sent = {.bytes = after.bytes - before.bytes,
-                                 .messages = after.messages - before.messages}};
+    bk_step_result r = bk_job_step(job);
+    step_costs out = {.activations = arena_bytes(job), .resident = (double)bk_peak_bytes()};
+    memcpy(out.sent, r.sent, sizeof out.sent);
+    return out;
 }
 
-/* Reduce-scatter of every bucket, all-gather of those of a first use: n (P-1)/P bytes each. */
-static double reduction_bytes(const bk_job *job)
+/* What was counted, and what the formulas say of gradients and parameters. */
+static void print_messages(const bk_job *job, const bk_traffic *part)
 {
-    double bytes = 0.0;
-    for (int i = 0; i < job->slab->buckets; i++) {
-        const bk_bucket *b = &job->slab->bucket[i];
-        double ranks = job->world->size / (b->expert < 0 ? 1 : job->world->expert);
-        bytes += (b->use == 0 ? 2.0 : 1.0) * 4.0 * (double)b->length * (ranks - 1.0) / ranks;
-    }
-    return bytes;
+    bk_traffic sent = bk_traffic_sum(part);
+    int64_t formula = bk_reduction_formula(job->reduction, BK_TRAFFIC_REDUCE).bytes +
+                      bk_reduction_formula(job->reduction, BK_TRAFFIC_GATHER).bytes;
+    printf("sent a step by rank 0 %lld bytes in %lld messages, %lld of them gradients and "
+           "parameters: n (P-1)/P each way\n",
+           (long long)sent.bytes, (long long)sent.messages, (long long)formula);
+    for (int i = 0; i < BK_TRAFFIC_PARTS; i++)
+        if (part[i].messages > 0)
+            printf("  %-19s %lld bytes in %lld messages\n", bk_traffic_name(i),
+                   (long long)part[i].bytes, (long long)part[i].messages);
 }
 
 static void print_memory(const bk_job *job, const step_costs *step)
@@ -133,9 +133,7 @@ bk_status bk_dry_run(bk_job *job)
     printf("active parameters     %lld\n", (long long)f.active_parameters);
     printf("flops a step          %.4g\n", 3.0 * f.flops_per_sample * (double)job->lanes.batch);
     print_memory(job, &step);
-    printf("sent a step by rank 0 %lld bytes in %lld messages, %.0f of them gradients and "
-           "parameters: n (P-1)/P each way\n",
-           (long long)step.sent.bytes, (long long)step.sent.messages, reduction_bytes(job));
+    print_messages(job, step.sent);
     printf("checkpoint            %.3f MB\n", 4.0 * tensors * (double)job->slab->total_count / 1e6);
     return BK_OK;
 }

@@ -199,7 +199,7 @@ void bk_job_advance(bk_job *job, int64_t positions)
     s->epoch = s->cursor / bk_sampler_samples(job->train_sampler);
 }
 
-bk_step_result bk_job_step(bk_job *job)
+static bk_step_result one_step(bk_job *job)
 {
     bk_bundle bundle = {0};
     bk_step_result out = {0};
@@ -214,5 +214,16 @@ bk_step_result bk_job_step(bk_job *job)
     }
     update(job, &out);
     bk_job_advance(job, out.positions);
+    return out;
+}
+
+bk_step_result bk_job_step(bk_job *job)
+{
+    bk_traffic before[BK_TRAFFIC_PARTS];
+    for (int i = 0; i < BK_TRAFFIC_PARTS; i++)
+        before[i] = bk_traffic_of(i);
+    bk_step_result out = one_step(job);
+    for (int i = 0; i < BK_TRAFFIC_PARTS; i++)
+        out.sent[i] = bk_traffic_minus(bk_traffic_of(i), before[i]);
     return out;
 }

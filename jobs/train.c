@@ -140,6 +140,10 @@ static void write_line(loop *l, const bk_step_result *r, const machine_figures *
     bk_metrics_number(l->metrics, "seconds", bk_seconds() - l->job->started);
     bk_metrics_number(l->metrics, "model_flops_utilization", f->utilization);
     bk_metrics_integer(l->metrics, "peak_bytes", f->peak_bytes);
+    bk_traffic sent = bk_traffic_sum(r->sent);
+    bk_metrics_integer(l->metrics, "bytes_sent", sent.bytes);
+    bk_metrics_integer(l->metrics, "messages_sent", sent.messages);
+    bk_metrics_number(l->metrics, "seconds_blocked", sent.blocked);
     write_moe(l);
     bk_metrics_end(l->metrics);
 }

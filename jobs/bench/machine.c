@@ -1,9 +1,13 @@
-/* bench machine: the arithmetic of the cores, alone and together, and the bandwidth of memory. */
+/* bench machine: the arithmetic of the cores, alone and together, the bandwidth of memory, what a
+ * message costs, and the disk. */
 #include "core/blas.h"
 #include "core/fma.h"
 #include "core/vector.h"
+#include "dist/agree.h"
 #include "dist/collective.h"
+#include "dist/cost.h"
 #include "dist/topology.h"
+#include "io/storage.h"
 #include "jobs/bench.h"
 
 #include <omp.h>
@@ -12,6 +16,7 @@
 
 typedef struct machine_config {
     int64_t threads, repeats, megabytes;
+    const char *path;
 } machine_config;
 
 static const bk_option options[] = {
@@ -19,7 +24,10 @@ static const bk_option options[] = {
                   "threads a rank; 0 = cores bound / ranks on the node"),
     BK_OPTION_I64(machine_config, repeats, 9, 1, BK_BENCH_REPEATS, "runs; the median counts"),
     BK_OPTION_I64(machine_config, megabytes, 64, 1, 1 << 20,
-                  "MiB of each of the two arrays of a rank that are read and written"),
+                  "MiB of each of the two arrays of a rank that are read and written, and of the "
+                  "file"),
+    BK_OPTION_TEXT(machine_config, path, NULL,
+                   "directory of the disk to measure; without: TMPDIR, or /tmp"),
     BK_OPTION_END,
 };
 
@@ -54,6 +62,29 @@ static bk_status stream(void *context)
     return BK_OK;
 }
 
+/* Rank 0 writes and reads one file. */
+static bk_status measure_disk(const bk_comm *comm, const machine_config *c, bk_bench_result *out)
+{
+    double bytes = (double)c->megabytes * (1 << 20), seconds[2] = {0.0, 0.0};
+    bk_status status = BK_OK;
+    if (bk_comm_rank(comm) == 0)
+        status =
+            bk_storage_rates(bk_bench_directory(c->path), (int64_t)bytes, &seconds[0], &seconds[1]);
+    BK_TRY(bk_agree(comm, status));
+    bk_max_f64(comm, 2, seconds);
+    bk_bench_add(out, NULL, "disk_write", bytes / seconds[0]);
+    bk_bench_add(out, NULL, "disk_read", bytes / seconds[1]);
+    return BK_OK;
+}
+
+static void measure_messages(const bk_comm *comm, const machine_config *c, bk_bench_result *out)
+{
+    bk_cost cost = bk_cost_measure(comm, (int)c->repeats);
+    bk_bench_add(out, NULL, "alpha", cost.alpha);
+    bk_bench_add(out, NULL, "beta", cost.beta);
+    bk_bench_add(out, NULL, "gamma", cost.gamma);
+}
+
 static bk_status measure(const bk_comm *comm, const machine_config *c, work *w,
                          bk_bench_result *out)
 {
@@ -66,7 +97,8 @@ static bk_status measure(const bk_comm *comm, const machine_config *c, work *w,
     bk_bench_add(out, NULL, "bf16_limit", bk_bench_peak_bf16(comm));
     bk_bench_add(out, NULL, "bytes_per_second",
                  3.0 * sizeof(float) * (double)w->floats * size / streaming);
-    return BK_OK;
+    measure_messages(comm, c, out);
+    return measure_disk(comm, c, out);
 }
 
 static bk_status run(bk_context *context, const void *config, bk_bench_result *out)
@@ -86,7 +118,7 @@ static bk_status run(bk_context *context, const void *config, bk_bench_result *o
 
 const bk_bench bk_bench_machine = {
     .name = "machine",
-    .summary = "multiply-adds of all cores at once against their best, and memory bandwidth",
+    .summary = "multiply-adds of all cores at once against their best; memory, messages, disk",
     .options = options,
     .config_size = sizeof(machine_config),
     .run = run,

@@ -4,10 +4,13 @@
 #include "core/rng.h"
 #include "dist/agree.h"
 #include "dist/collective.h"
+#include "dist/cost.h"
 #include "io/files.h"
 #include "jobs/bench.h"
 #include "jobs/load.h"
 #include "jobs/memory.h"
+
+#include <math.h>
 
 typedef struct step_config {
     int layout, gemm;
@@ -93,7 +96,7 @@ static bk_dataset *generate(bk_arena *arena, const bk_config *config, int64_t sy
 
 /* ---- seconds by op ---- */
 
-enum { OPS = (BK_BENCH_FIGURES - 16) / 2 };
+enum { OPS = (BK_BENCH_FIGURES - 48) / 2 };
 
 typedef struct profile {
     bool counting;
@@ -129,7 +132,8 @@ static void add_profile(const profile *p, int64_t steps, bk_bench_result *out)
 typedef struct work {
     bk_job *job;
     int64_t warmup, done, positions;
-    double cpu; /* seconds of this process when the warm-up was over */
+    double cpu;                        /* seconds of this process when the warm-up was over */
+    bk_traffic sent[BK_TRAFFIC_PARTS]; /* of the steps that count */
     profile *profile;
 } work;
 
@@ -143,10 +147,48 @@ static bk_status step(void *context)
     w->done++;
     bk_step_result r = bk_job_step(w->job);
     w->positions = r.positions;
+    for (int i = 0; i < BK_TRAFFIC_PARTS && w->done > w->warmup; i++)
+        w->sent[i] = bk_traffic_plus(w->sent[i], r.sent[i]);
     if (r.status == BK_NONFINITE)
         return bk_fail(BK_NONFINITE, "loss or gradient is not finite at step %lld (%lld values)",
                        (long long)w->done, (long long)r.nonfinite);
     return r.status;
+}
+
+/* ---- messages ---- */
+
+/* The largest of a figure over the ranks, a step. */
+static void add_largest(const bk_comm *comm, double value, const char *name, double steps,
+                        bk_bench_result *out)
+{
+    bk_max_f64(comm, 1, &value);
+    bk_bench_add(out, "communication", name, value / steps);
+}
+
+static void add_communication(work *w, double steps, bk_bench_result *out)
+{
+    static const char *const bytes[BK_TRAFFIC_PARTS] = {
+        "reduce_bytes", "gather_bytes", "agree_bytes", "loss_bytes",
+        "route_bytes",  "expert_bytes", "rest_bytes"};
+    const bk_comm *ctl = w->job->world->ctl;
+    bk_traffic sum = bk_traffic_sum(w->sent);
+    double exposed = w->sent[BK_TRAFFIC_REDUCE].blocked + w->sent[BK_TRAFFIC_GATHER].blocked;
+    bk_cost cost = bk_cost_measure(ctl, 9);
+    add_largest(ctl, (double)sum.bytes, "bytes", steps, out);
+    add_largest(ctl, (double)sum.messages, "messages", steps, out);
+    for (int i = 0; i < BK_TRAFFIC_PARTS; i++)
+        add_largest(ctl, (double)w->sent[i].bytes, bytes[i], steps, out);
+    add_largest(ctl, sum.blocked, "blocked", steps, out);
+    add_largest(ctl, w->sent[BK_TRAFFIC_REDUCE].blocked, "reduce_exposed", steps, out);
+    add_largest(ctl, w->sent[BK_TRAFFIC_GATHER].blocked, "gather_exposed", steps, out);
+    add_largest(ctl, exposed, "exposed", steps, out);
+    double computing = fmax(0.0, out->seconds - sum.blocked / steps);
+    double backward = w->job->config->parallel.overlap ? 2.0 / 3.0 * computing : 0.0;
+    add_largest(ctl, bk_cost_exposed(&cost, w->job->reduction, backward), "exposed_bound", 1.0,
+                out);
+    bk_bench_add(out, "communication", "alpha", cost.alpha);
+    bk_bench_add(out, "communication", "beta", cost.beta);
+    bk_bench_add(out, "communication", "gamma", cost.gamma);
 }
 
 static double flops_of(const bk_job *job)
@@ -181,6 +223,7 @@ static bk_status measure(bk_job *job, const step_config *c, bk_bench_result *out
     bk_bench_add(out, NULL, "parameters", (double)job->slab->total_count);
     bk_bench_add(out, NULL, "batch", (double)job->lanes.batch);
     bk_bench_add(out, NULL, "lanes", (double)job->lanes.total);
+    add_communication(&w, (double)c->repeats, out);
     add_profile(&p, c->repeats, out);
     return BK_OK;
 }

@@ -115,7 +115,7 @@ static bk_traffic reduce_slab(bk_operator_call *c, const bk_tensor *x, float *ou
     bk_reduction_finish(r);
     bk_traffic after = bk_traffic_now();
     gather_slab(r, slab, out);
-    return (bk_traffic){after.bytes - before.bytes, after.messages - before.messages};
+    return bk_traffic_minus(after, before);
 }
 
 /* The same with arrays of any dtype and the other algorithms, bucket by bucket. */
@@ -136,7 +136,7 @@ static bk_traffic reduce_arrays(bk_operator_call *c, const bk_tensor *x, char *o
         bk_traffic after = bk_traffic_now();
         sent.bytes += after.bytes - before.bytes;
         sent.messages += after.messages - before.messages;
-        bk_reduce_gather(c->world->world, x->dtype, padded, sum, at);
+        bk_reduce_gather(c->world->world, (bk_reduce_algorithm)s->algorithm, x->dtype, padded, sum);
         memcpy(out + (size_t)first * size, sum, (size_t)count * size);
     }
     return sent;

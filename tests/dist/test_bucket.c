@@ -80,6 +80,13 @@ static void check_norm(const bk_test_slab *s)
     assert_memory_equal(&norm, &first, sizeof norm);
 }
 
+static void check_formula(const bk_test_slab *s, bk_traffic sent, bk_traffic_part part)
+{
+    bk_traffic want = bk_reduction_formula(s->reduction, part);
+    assert_int_equal(sent.bytes, want.bytes);
+    assert_int_equal(sent.messages, want.messages);
+}
+
 static void check_layout(const bk_test_layout *layout)
 {
     bk_test_slab s = bk_test_slab_open(layout);
@@ -88,12 +95,14 @@ static void check_layout(const bk_test_layout *layout)
         bk_test_slab_backward(&s, step);
         bk_traffic reduced = bk_traffic_now();
         assert_int_equal(reduced.bytes - before.bytes, formula(&s, true));
+        check_formula(&s, bk_traffic_minus(reduced, before), BK_TRAFFIC_REDUCE);
         check_sums(&s, false);
         check_norm(&s);
         before = bk_traffic_now();
         bk_reduction_allgather(s.reduction, s.slab->grad);
         reduced = bk_traffic_now();
         assert_int_equal(reduced.bytes - before.bytes, formula(&s, false));
+        check_formula(&s, bk_traffic_minus(reduced, before), BK_TRAFFIC_GATHER);
         check_sums(&s, true);
     }
     bk_test_slab_close(&s);

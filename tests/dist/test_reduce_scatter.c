@@ -59,7 +59,10 @@ static void run(bk_reduce_algorithm algorithm, bk_dtype dtype, double *out)
     assert_int_equal(bk_traffic_now().bytes - before,
                      N * (size - 1) / size * (int64_t)bk_dtype_size(dtype));
     assert_in_range(first, 0, N - N / size);
-    bk_reduce_gather(comm, dtype, N, x, first);
+    before = bk_traffic_now().bytes;
+    bk_reduce_gather(comm, algorithm, dtype, N, x);
+    assert_int_equal(bk_traffic_now().bytes - before,
+                     N * (size - 1) / size * (int64_t)bk_dtype_size(dtype));
     for (int i = 0; i < N; i++)
         out[i] = at(dtype, x, i);
 }
@@ -75,6 +78,24 @@ static void the_tree_has_its_bits(void **state)
             continue;
         tree(size, dtype, sum);
         assert_memory_equal(out, sum, sizeof sum);
+    }
+}
+
+/* In one call: what scatter and gather give; MPI's own to rounding. */
+static void allreduce_is_both(void **state)
+{
+    const bk_comm *comm = bk_test_world()->world;
+    (void)state;
+    for (int algorithm = BK_REDUCE_TREE; algorithm <= BK_REDUCE_MPI; algorithm++) {
+        double x[N], out[N];
+        run((bk_reduce_algorithm)algorithm, BK_F64, out);
+        fill(bk_comm_rank(comm), BK_F64, x);
+        bk_allreduce(comm, (bk_reduce_algorithm)algorithm, BK_F64, N, x);
+        for (int i = 0; i < N; i++)
+            if (algorithm == BK_REDUCE_MPI)
+                assert_true(fabs(x[i] - out[i]) <= 1e-12 * (1.0 + fabs(out[i])));
+            else
+                assert_memory_equal(&x[i], &out[i], sizeof *x);
     }
 }
 
@@ -101,6 +122,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_tree_has_its_bits),
         cmocka_unit_test(every_algorithm_sums),
+        cmocka_unit_test(allreduce_is_both),
     };
     bk_test_ranks_start(&argc, &argv);
     return bk_test_ranks_stop(cmocka_run_group_tests(tests, NULL, NULL));

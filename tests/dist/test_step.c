@@ -139,7 +139,7 @@ static void costs_one_exchange(void **state)
     prepare(&x, 4);
     bk_traffic before = bk_traffic_now();
     bk_step_agree(ctl, &x.lanes, &x.message);
-    assert_int_equal(bk_traffic_now().messages - before.messages, 1);
+    assert_int_equal(bk_traffic_now().messages - before.messages, bk_comm_size(ctl) > 1);
 }
 
 int main(int argc, char **argv)

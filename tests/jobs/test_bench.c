@@ -160,6 +160,64 @@ static void kernels_and_machine(void **state)
         r = run_json(ranks, "bench machine --json megabytes=1 repeats=3 threads=1");
         check_common(r, "machine", "FLOP/s", ranks);
         assert_true(number(r, "bytes_per_second") > 0);
+        assert_true(number(r, "disk_write") > 0 && number(r, "disk_read") > 0);
+        assert_true(number(r, "gamma") > 0 && (number(r, "alpha") > 0) == (ranks > 1));
+        json_decref(r);
+    }
+}
+
+/* Every algorithm on every number of ranks: 1,000 bytes are padded to 16 floats a rank. */
+static void allreduce_by_each_algorithm(void **state)
+{
+    static const char *const algorithm[] = {"own", "ring", "mpi"};
+    (void)state;
+    for (int ranks = 1; ranks <= 3; ranks++)
+        for (int i = 0; i < 3; i++) {
+            char arguments[128];
+            snprintf(arguments, sizeof arguments,
+                     "bench allreduce --json bytes=1000 repeats=3 algorithm=%s", algorithm[i]);
+            json_t *r = run_json(ranks, arguments);
+            check_common(r, "allreduce", "B/s", ranks);
+            double padded = ceil(1000.0 / (64.0 * ranks)) * 64.0 * ranks;
+            assert_true(number(r, "bytes") == padded);
+            if (i < 2) /* n (P-1)/P each way */
+                assert_true(number(r, "bytes_sent") == 2.0 * padded * (ranks - 1) / ranks);
+            json_decref(r);
+        }
+}
+
+static void checkpoint_on_a_disk(void **state)
+{
+    char arguments[256], path[256];
+    (void)state;
+    for (int ranks = 1; ranks <= 2; ranks++) {
+        snprintf(arguments, sizeof arguments,
+                 "bench checkpoint --json bytes=300000 repeats=2 path=%s", directory);
+        json_t *r = run_json(ranks, arguments);
+        check_common(r, "checkpoint", "B/s", ranks);
+        assert_true(number(r, "bytes") >= 300000);
+        assert_true(number(r, "verify_rate") > 0 && number(r, "read_rate") > 0);
+        json_decref(r);
+    }
+    snprintf(path, sizeof path, "ls -A %s | grep -q birkhoff-", directory);
+    assert_int_not_equal(system(path), 0); /* nothing is left */
+}
+
+/* The group that reports messages: formulas of bytes, parts that add up. */
+static void step_counts_its_messages(void **state)
+{
+    (void)state;
+    for (int ranks = 1; ranks <= 4; ranks *= 2) {
+        json_t *r = run_json(ranks, "bench step --json parallel.threads=1 " TINY);
+        const json_t *c = json_object_get(r, "communication");
+        double sent = 4.0 * number(r, "parameters") * (ranks - 1) / ranks;
+        assert_true(number(c, "gather_bytes") >= sent && number(c, "gather_bytes") <= 1.1 * sent);
+        double parts = number(c, "reduce_bytes") + number(c, "gather_bytes") +
+                       number(c, "agree_bytes") + number(c, "loss_bytes");
+        assert_true(number(c, "bytes") == parts);
+        assert_true((number(c, "messages") > 0) == (ranks > 1));
+        assert_true(number(c, "exposed") <= number(c, "blocked"));
+        assert_true((number(c, "exposed_bound") > 0) == (ranks > 1));
         json_decref(r);
     }
 }
@@ -301,6 +359,10 @@ static void wrong_usage(void **state)
         "bench sinkhorn rows=4",
         "bench attention kind=sofmax",
         "bench attention batch=0",
+        "bench allreduce algorithm=tree",
+        "bench allreduce bytes=0",
+        "bench checkpoint path=/proc/none",
+        "bench machine path=/proc/none megabytes=1 repeats=1",
         "bench step gemm",
         "bench batch=4",
         "bench step --out x",
@@ -342,6 +404,9 @@ int main(void)
         cmocka_unit_test(attention_counts_its_pairs),
         cmocka_unit_test(lists_and_helps),
         cmocka_unit_test(wrong_usage),
+        cmocka_unit_test(allreduce_by_each_algorithm),
+        cmocka_unit_test(checkpoint_on_a_disk),
+        cmocka_unit_test(step_counts_its_messages),
     };
     return cmocka_run_group_tests(tests, make_directory, remove_directory);
 }

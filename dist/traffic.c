@@ -1,0 +1,51 @@
+#include "dist/traffic.h"
+
+#include "core/log.h"
+
+static bk_traffic parts[BK_TRAFFIC_PARTS];
+
+const char *bk_traffic_name(bk_traffic_part part)
+{
+    static const char *const names[BK_TRAFFIC_PARTS] = {"reduce", "gather", "agree", "loss",
+                                                        "route",  "expert", "rest"};
+    return names[part];
+}
+
+bk_traffic bk_traffic_of(bk_traffic_part part)
+{
+    return parts[part];
+}
+
+bk_traffic bk_traffic_now(void)
+{
+    return bk_traffic_sum(parts);
+}
+
+bk_traffic bk_traffic_sum(const bk_traffic part[BK_TRAFFIC_PARTS])
+{
+    bk_traffic sum = {0};
+    for (int i = 0; i < BK_TRAFFIC_PARTS; i++)
+        sum = bk_traffic_plus(sum, part[i]);
+    return sum;
+}
+
+bk_traffic bk_traffic_plus(bk_traffic x, bk_traffic y)
+{
+    return (bk_traffic){x.bytes + y.bytes, x.messages + y.messages, x.blocked + y.blocked};
+}
+
+bk_traffic bk_traffic_minus(bk_traffic x, bk_traffic y)
+{
+    return (bk_traffic){x.bytes - y.bytes, x.messages - y.messages, x.blocked - y.blocked};
+}
+
+void bk_traffic_add(bk_traffic_part part, int64_t bytes)
+{
+    parts[part].bytes += bytes;
+    parts[part].messages++;
+}
+
+void bk_traffic_blocked(bk_traffic_part part, double start)
+{
+    parts[part].blocked += bk_seconds() - start;
+}
