@@ -1,4 +1,5 @@
 /* The global norm of the gradients, from block sums that do not depend on the number of ranks. */
+#include "core/parallel.h"
 #include "dist/bucket_internal.h"
 
 #include <math.h>
@@ -53,31 +54,72 @@ static int first_expert(const bk_slab *slab)
     return first < 0 ? 0 : first;
 }
 
-void bk_reduction_squares(const bk_reduction *r, double *records, int64_t *nonfinite)
+/* Sums of squares of the own segment of each bucket, by block. */
+typedef struct block_squares {
+    const bk_reduction *r;
+    int64_t most;       /* blocks of a bucket */
+    double *sum;        /* [buckets,most] */
+    int64_t *nonfinite; /* [buckets] values */
+} block_squares;
+
+static bool counts(const bk_bucket *b)
 {
-    memset(records, 0, (size_t)bk_reduction_norm_records(r) * sizeof *records);
-    *nonfinite = 0;
+    return b->use == 0; /* the slots of second uses were added to it */
+}
+
+static void squares_of_buckets(void *context, int64_t first, int64_t last)
+{
+    const block_squares *s = context;
+    for (int64_t i = first; i < last; i++) {
+        const bk_bucket *b = &s->r->slab->bucket[i];
+        s->nonfinite[i] = 0;
+        if (!counts(b))
+            continue;
+        bk_segment own = bk_reduction_segment(s->r, (int)i);
+        int64_t blocks = blocks_of(s->r, bk_bucket_comm(s->r, b)),
+                width = (own.hi - own.lo) / blocks;
+        const float *grad = bk_bucket_grad(s->r, b) + own.lo;
+        bool finite = true;
+        for (int64_t j = 0; j < blocks; j++) {
+            s->sum[i * s->most + j] = sum_of_squares(grad + j * width, width);
+            finite = finite && isfinite(s->sum[i * s->most + j]);
+        }
+        if (!finite)
+            s->nonfinite[i] = count_nonfinite(grad, own.hi - own.lo);
+    }
+}
+
+/* Added in bucket order. */
+static void add_records(const block_squares *s, double *records, int64_t *nonfinite)
+{
+    const bk_reduction *r = s->r;
     int first = first_expert(r->slab);
     for (int i = 0; i < r->slab->buckets; i++) {
         const bk_bucket *b = &r->slab->bucket[i];
-        if (b->use > 0)
-            continue;
-        const bk_comm *c = bk_bucket_comm(r, b);
-        bk_segment own = bk_reduction_segment(r, i);
-        int64_t blocks = blocks_of(r, c), width = (own.hi - own.lo) / blocks;
-        const float *grad = bk_bucket_grad(r, b) + own.lo;
         double *record = records;
+        if (!counts(b))
+            continue;
         if (b->expert >= 0)
             record += blocks_of(r, r->world->world) + (b->expert - first) * expert_blocks(r);
-        bool bad = false;
-        for (int64_t j = 0; j < blocks; j++) {
-            double squares = sum_of_squares(grad + j * width, width);
-            record[j] += squares;
-            bad = bad || !isfinite(squares);
-        }
-        if (bad)
-            *nonfinite += count_nonfinite(grad, own.hi - own.lo);
+        for (int64_t j = 0; j < blocks_of(r, bk_bucket_comm(r, b)); j++)
+            record[j] += s->sum[i * s->most + j];
+        *nonfinite += s->nonfinite[i];
     }
+}
+
+void bk_reduction_squares(const bk_reduction *r, double *records, int64_t *nonfinite)
+{
+    int64_t buckets = r->slab->buckets;
+    bk_arena *scratch = r->world->world->scratch;
+    bk_arena_mark mark = bk_arena_get_mark(scratch);
+    block_squares s = {.r = r, .most = r->exact ? r->lanes.total : 1};
+    s.sum = BK_NEW(scratch, double, buckets *s.most);
+    s.nonfinite = BK_NEW(scratch, int64_t, buckets);
+    memset(records, 0, (size_t)bk_reduction_norm_records(r) * sizeof *records);
+    *nonfinite = 0;
+    bk_parallel(buckets, 1, buckets > 0 ? r->slab->values / buckets : 0, squares_of_buckets, &s);
+    add_records(&s, records, nonfinite);
+    bk_arena_release(scratch, mark);
 }
 
 /* Puts the records of one kind (dense, or one expert) in block order and adds them by the lane
