@@ -19,7 +19,6 @@ for ((round = 1; round <= rounds; round++)); do
         run "$p pytorch" $python "$here/gpt2_step.py" --threads 2 --warmup 1 --repeats 3 --precision "$p"
         run "$p 1x2" "$birkhoff" $step run.precision="$p" parallel.threads=2
         run "$p 2x1" mpirun -n 2 --bind-to core "$birkhoff" $step run.precision="$p" parallel.threads=1
-        [ "$p" = bf16 ] || run "$p 1x2 cblas" "$birkhoff" $step gemm=cblas parallel.threads=2
     done
 done
 
