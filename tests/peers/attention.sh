@@ -1,38 +1,12 @@
 #!/bin/bash
 # Softmax attention, forward and backward: Birkhoff against PyTorch, in alternation on this machine.
 #   tests/peers/attention.sh [ROUNDS]     (default 5; about one quiet minute each)
-# Installs Debian's python3-torch when it is missing.  Prints, for each shape, the median over the rounds of
+# Prints, for each shape, the median over the rounds of
 # PyTorch's seconds / Birkhoff's seconds (above 1 Birkhoff is faster), and the memory of both against the length.
-# BIRKHOFF names the program (default build/release/birkhoff).
 set -euo pipefail
 rounds=${1:-5}
 here=$(cd "$(dirname "$0")" && pwd)
-birkhoff=${BIRKHOFF:-$here/../../build/release/birkhoff}
-python=/usr/bin/python3
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-unset OMP_NUM_THREADS OPENBLAS_NUM_THREADS
-
-[ -x "$birkhoff" ] || { echo "no program at $birkhoff: build it, or set BIRKHOFF" >&2; exit 2; }
-if ! $python -c 'import torch' 2>/dev/null; then
-    sudo=
-    [ "$(id -u)" -eq 0 ] || sudo=sudo
-    $sudo apt-get install -y -q python3-torch
-fi
-# OpenBLAS 0.3.21 takes new processors for a Prescott: PyTorch gets the kernels of their instruction set.
-if [ -z "${OPENBLAS_CORETYPE:-}" ]; then
-    grep -qw avx2 /proc/cpuinfo && export OPENBLAS_CORETYPE=Haswell
-    grep -qw avx512f /proc/cpuinfo && export OPENBLAS_CORETYPE=SkylakeX
-fi
-results=$(mktemp)
-trap 'rm -f "$results"' EXIT
-
-# run NAME COMMAND...: one line "NAME|{json}" in the results.
-run() {
-    local name=$1 line
-    shift
-    line=$("$@") || { echo "failed: $*" >&2; exit 1; }
-    echo "$name|$line" >>"$results"
-}
+. "$here/common.sh"
 
 # both KIND HEADS LENGTH WIDTH CAUSAL REPEATS
 both() {
@@ -59,7 +33,7 @@ $python - "$results" <<'END'
 import json, statistics, sys
 runs = {}
 for line in open(sys.argv[1]):
-    name, text = line.split("|", 1)
+    name, text = line[: line.index("{")].strip(), line[line.index("{"):]
     shape, who = name.rsplit(" ", 1)
     runs.setdefault(shape, {}).setdefault(who, []).append(json.loads(text))
 first = next(iter(runs.values()))

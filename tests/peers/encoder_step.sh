@@ -2,31 +2,17 @@
 # A training step of a small encoder (4 layers, width 256, 4 heads, ffn 1024, 8 texts of 1024 bytes): Birkhoff
 # against PyTorch, in alternation on this machine.
 #   tests/peers/encoder_step.sh [ROUNDS]     (default 5; a quarter of a quiet minute each)
-# Installs Debian's python3-torch when it is missing.  Prints the median over the rounds of
+# Prints the median over the rounds of
 # PyTorch's seconds / Birkhoff's seconds (above 1 Birkhoff is faster); the second ratio is of processor seconds,
 # which other programs on the machine disturb less.
-# BIRKHOFF names the program (default build/release/birkhoff).
 set -euo pipefail
 rounds=${1:-5}
 here=$(cd "$(dirname "$0")" && pwd)
-birkhoff=$(realpath "${BIRKHOFF:-$here/../../build/release/birkhoff}")
-python=/usr/bin/python3
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_btl_vader_single_copy_mechanism=none
-unset OMP_NUM_THREADS OPENBLAS_NUM_THREADS
+. "$here/common.sh"
+birkhoff=$(realpath "$birkhoff")
 
-[ -x "$birkhoff" ] || { echo "no program at $birkhoff: build it, or set BIRKHOFF" >&2; exit 2; }
-if ! $python -c 'import torch' 2>/dev/null; then
-    sudo=
-    [ "$(id -u)" -eq 0 ] || sudo=sudo
-    $sudo apt-get install -y -q python3-torch
-fi
-# OpenBLAS 0.3.21 takes new processors for a Prescott: PyTorch gets the kernels of their instruction set.
-if [ -z "${OPENBLAS_CORETYPE:-}" ]; then
-    grep -qw avx2 /proc/cpuinfo && export OPENBLAS_CORETYPE=Haswell
-    grep -qw avx512f /proc/cpuinfo && export OPENBLAS_CORETYPE=SkylakeX
-fi
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+trap 'rm -rf "$work" "$results"' EXIT
 
 # Texts of random letters, all of the same length: no padding on either side.
 $python - >"$work/texts.tsv" <<'END_OF_TEXTS'
@@ -43,14 +29,6 @@ data: {train: texts.h5, batch: 8}
 model: {kind: encoder, layers: 4, width: 256, heads: 4, ffn: 1024}
 END_OF_CONFIGURATION
 
-# run NAME COMMAND...: one line "NAME {json}" in the results.
-run() {
-    local name=$1 line
-    shift
-    line=$("$@") || { echo "failed: $*" >&2; exit 1; }
-    echo "$name $line" >>"$work/results"
-}
-
 step="bench step config=$work/encoder.yaml warmup=1 repeats=1 --json"
 for ((round = 1; round <= rounds; round++)); do
     echo "round $round of $rounds" >&2
@@ -59,7 +37,7 @@ for ((round = 1; round <= rounds; round++)); do
     run 2x1 mpirun -n 2 --bind-to core "$birkhoff" $step parallel.threads=1
 done
 
-$python - "$work/results" <<'END'
+$python - "$results" <<'END'
 import json, statistics, sys
 runs = {}
 for line in open(sys.argv[1]):
