@@ -54,22 +54,32 @@ bk_status bk_bench_time(const bk_comm *comm, int64_t warmup, int64_t repeats,
     return BK_OK;
 }
 
-static double peak(const bk_comm *comm, bool bf16)
+double bk_bench_limit(const bk_comm *comm, double (*measure)(void))
 {
     bk_barrier(comm);
-    int64_t flops = (int64_t)bk_measure_peak(bf16);
-    bk_sum_i64(comm, 1, &flops);
-    return (double)flops;
+    int64_t limit = (int64_t)measure();
+    bk_sum_i64(comm, 1, &limit);
+    return (double)limit;
+}
+
+static double peak_fp32(void)
+{
+    return bk_measure_peak(false);
+}
+
+static double peak_bf16(void)
+{
+    return bk_measure_peak(true);
 }
 
 double bk_bench_peak(const bk_comm *comm)
 {
-    return peak(comm, false);
+    return bk_bench_limit(comm, peak_fp32);
 }
 
 double bk_bench_peak_bf16(const bk_comm *comm)
 {
-    return peak(comm, true);
+    return bk_bench_limit(comm, peak_bf16);
 }
 
 static int64_t microseconds(struct timeval t)

@@ -49,6 +49,9 @@ BK_CHECKED bk_status bk_bench_time(const bk_comm *comm, int64_t warmup, int64_t 
                                    bk_status (*work)(void *context), void *context,
                                    double *seconds);
 
+/* Collective.  What `measure` finds a second on each rank, all of them at once, added up. */
+double bk_bench_limit(const bk_comm *comm, double (*measure)(void));
+
 /* Collective.  FLOP/s of multiply-adds on all ranks together (jobs/peak.h), in fp32 and in bf16. */
 double bk_bench_peak(const bk_comm *comm);
 double bk_bench_peak_bf16(const bk_comm *comm);

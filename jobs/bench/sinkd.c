@@ -11,7 +11,6 @@
 #include "losses/sinkd_kernel.h"
 
 #include <math.h>
-#include <time.h>
 
 typedef struct sinkd_config {
     int64_t rows, vocabulary, iterations, threads, warmup, repeats;
@@ -43,14 +42,6 @@ static double min_add_limit(void)
     return best * bk_blas_threads();
 }
 
-static double limit_of_all(const bk_comm *comm)
-{
-    bk_barrier(comm);
-    int64_t limit = (int64_t)min_add_limit();
-    bk_sum_i64(comm, 1, &limit);
-    return (double)limit;
-}
-
 /* ---- loss and gradient ---- */
 
 typedef struct work {
@@ -61,7 +52,7 @@ typedef struct work {
     const void *config;            /* of the loss */
     double loss;
     int64_t runs, warmup;
-    clock_t cpu;       /* of this process when the warm-up was over */
+    double cpu;        /* seconds of this process when the warm-up was over */
     double seconds[2]; /* since then on this rank, forward and backward */
 } work;
 
@@ -89,7 +80,7 @@ static bk_status loss_and_gradient(void *context)
     work *w = context;
     bk_tape *t = &w->tape;
     if (w->runs++ == w->warmup)
-        w->cpu = clock();
+        w->cpu = bk_bench_cpu_seconds();
     bk_tape_begin(t);
     bk_loss_args a = {
         .logits = bk_tensor_wrap(t->arena, BK_F32, BK_SHAPE(w->own, w->vocabulary), w->student),
@@ -125,14 +116,12 @@ static bk_status measure(bk_arena *arena, const sinkd_config *c, work *w, bk_ben
     w->teacher = fill(arena, w, 2);
     BK_TRY(
         bk_bench_time(w->world->ctl, c->warmup, c->repeats, loss_and_gradient, w, &out->seconds));
-    int64_t cpu = (int64_t)(clock() - w->cpu);
-    bk_sum_i64(w->world->ctl, 1, &cpu);
+    double cpu = bk_bench_cpu_since(w->world->ctl, w->cpu);
     out->rate = 2.0 * (double)(c->rows * c->rows) * (double)c->vocabulary / out->seconds;
-    out->limit = limit_of_all(w->world->ctl);
+    out->limit = bk_bench_limit(w->world->ctl, min_add_limit);
     bk_bench_add(out, NULL, "forward_seconds", w->seconds[0] / (double)c->repeats);
     bk_bench_add(out, NULL, "backward_seconds", w->seconds[1] / (double)c->repeats);
-    bk_bench_add(out, NULL, "cpu_seconds",
-                 (double)cpu / (double)CLOCKS_PER_SEC / (double)c->repeats);
+    bk_bench_add(out, NULL, "cpu_seconds", cpu / (double)c->repeats);
     bk_bench_add(out, NULL, "loss", w->loss);
     return BK_OK;
 }

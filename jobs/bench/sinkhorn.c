@@ -49,14 +49,6 @@ static double exp_limit(void)
     return best * bk_blas_threads();
 }
 
-static double limit_of_all(const bk_comm *comm)
-{
-    bk_barrier(comm);
-    int64_t limit = (int64_t)exp_limit();
-    bk_sum_i64(comm, 1, &limit);
-    return (double)limit;
-}
-
 /* ---- the sweeps ---- */
 
 typedef struct work {
@@ -116,7 +108,7 @@ static bk_status measure(bk_context *context, const sinkhorn_config *c, const bk
     make_problem(context->arena, world->loss, &w, &block);
     BK_TRY(bk_bench_time(world->ctl, c->warmup, c->repeats, sweep, &w, &out->seconds));
     out->rate = (double)(c->n * c->m) * (double)c->iterations / out->seconds;
-    out->limit = limit_of_all(world->ctl);
+    out->limit = bk_bench_limit(world->ctl, exp_limit);
     return BK_OK;
 }
 
