@@ -17,7 +17,7 @@ typedef struct allreduce_config {
 static const bk_option options[] = {
     BK_OPTION_CHOICE(allreduce_config, algorithm, 0, "own|ring|mpi",
                      "own: halving with distance 1 first, and doubling (any P no power of two: "
-                     "MPI's reduce-scatter); ring; mpi: MPI_Allreduce"),
+                     "MPI's reduce-scatter); ring; mpi: what the library has"),
     BK_OPTION_I64(allreduce_config, bytes, 4 << 20, 4, INT64_C(1) << 40,
                   "of the array, rounded up to 16 floats a rank"),
     BK_OPTION_I64(allreduce_config, threads, 1, 0, 4096,
