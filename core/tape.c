@@ -45,6 +45,8 @@ bk_tensor *bk_tape_variable(bk_tape *t, int dims, const int64_t *shape)
 bk_tensor *bk_tape_parameter(bk_tape *t, bk_parameter *p)
 {
     BK_ASSERT(t->dtype == BK_F32, "parameters are fp32");
+    if (t->parameter_needed)
+        t->parameter_needed(t->parameter_context, p);
     bk_tensor *x = bk_tensor_wrap(t->arena, BK_F32, p->dims, p->shape, p->slab->value + p->offset);
     x->parameter = p;
     x->needs_grad = t->recording;

@@ -51,6 +51,10 @@ struct bk_tape {
     int segments;
     void (*grad_ready)(void *context, struct bk_parameter *parameter, int use);
     void *grad_ready_context;
+    /* Told before each use of a parameter: its values may still be under way.  NULL: they are not.
+     */
+    void (*parameter_needed)(void *context, struct bk_parameter *parameter);
+    void *parameter_context;
     /* Told the seconds of every forward and backward of an op; NULL: nobody measures. */
     void (*observe)(void *context, const bk_op *op, bool backward, double seconds);
     void *observe_context;

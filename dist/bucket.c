@@ -97,10 +97,36 @@ bk_reduction *bk_reduction_new(bk_arena *arena, const bk_world *world, bk_slab *
                         .overlap = overlap,
                         .exact = bk_lanes_exact(lanes, world->size)};
     make_flights(r, arena);
+    bk_gather_prepare(r, arena);
     link_second_uses(r, arena);
     number_messages(r, arena);
     count_experts(r);
     return r;
+}
+
+/* ---- flights ---- */
+
+bk_flight *bk_flight_oldest(bk_flight flight[BK_FLIGHTS])
+{
+    bk_flight *first = NULL;
+    for (int i = 0; i < BK_FLIGHTS; i++)
+        if (flight[i].bucket >= 0 && (!first || flight[i].turn < first->turn))
+            first = &flight[i];
+    return first;
+}
+
+bool bk_flight_landed(bk_flight *f)
+{
+    int here = 0;
+    BK_MPI(MPI_Testall(2, f->request, &here, MPI_STATUSES_IGNORE));
+    return here;
+}
+
+void bk_flight_wait(bk_flight *f, bk_traffic_part part)
+{
+    double start = bk_seconds();
+    BK_MPI(MPI_Waitall(2, f->request, MPI_STATUSES_IGNORE));
+    bk_traffic_blocked(part, start);
 }
 
 /* ---- recursive halving ---- */
@@ -172,26 +198,12 @@ static void finish_level(const bk_reduction *r, bk_flight *f)
 static bool advance(bk_reduction *r)
 {
     bool moved = false;
-    for (int i = 0; i < BK_FLIGHTS; i++) {
-        int here = 0;
-        if (r->flight[i].bucket < 0)
-            continue;
-        BK_MPI(MPI_Testall(2, r->flight[i].request, &here, MPI_STATUSES_IGNORE));
-        if (here)
-            finish_level(r, &r->flight[i]);
-        moved = moved || here;
-    }
-    return moved;
-}
-
-/* The bucket that started first, or NULL. */
-static bk_flight *oldest(bk_reduction *r)
-{
-    bk_flight *first = NULL;
     for (int i = 0; i < BK_FLIGHTS; i++)
-        if (r->flight[i].bucket >= 0 && (!first || r->flight[i].bucket < first->bucket))
-            first = &r->flight[i];
-    return first;
+        if (r->flight[i].bucket >= 0 && bk_flight_landed(&r->flight[i])) {
+            finish_level(r, &r->flight[i]);
+            moved = true;
+        }
+    return moved;
 }
 
 /* A free flight with room; the last with room, for the first alone takes the longest buckets. */
@@ -213,14 +225,14 @@ static bool start_next(bk_reduction *r, bool wait)
     const bk_bucket *b = &r->slab->bucket[r->next];
     int size = bk_bucket_comm(r, b)->size;
     if (!bk_is_power_of_two(size)) {
-        if (!wait || oldest(r))
+        if (!wait || bk_flight_oldest(r->flight))
             return false;
         reduce_plain(r, b);
     } else if (size > 1) {
         bk_flight *f = free_flight(r, b->length);
         if (!f)
             return false;
-        f->bucket = r->next;
+        f->bucket = f->turn = r->next;
         f->distance = 1;
         f->lo = 0;
         f->hi = b->length;
@@ -228,14 +240,6 @@ static bool start_next(bk_reduction *r, bool wait)
     }
     r->next++;
     return true;
-}
-
-static void wait_for(const bk_reduction *r, bk_flight *f)
-{
-    double start = bk_seconds();
-    BK_MPI(MPI_Waitall(2, f->request, MPI_STATUSES_IGNORE));
-    bk_traffic_blocked(BK_TRAFFIC_REDUCE, start);
-    finish_level(r, f);
 }
 
 static void progress(bk_reduction *r, bool wait)
@@ -246,16 +250,26 @@ static void progress(bk_reduction *r, bool wait)
             moved = true;
         if (moved)
             continue;
-        if (!wait || !oldest(r))
+        bk_flight *first = bk_flight_oldest(r->flight);
+        if (!wait || !first)
             return;
-        wait_for(r, oldest(r));
+        bk_flight_wait(first, BK_TRAFFIC_REDUCE);
+        finish_level(r, first);
     }
 }
 
 static void poll(void)
 {
-    if (polled)
+    if (polled && polled->gather.active)
+        bk_gather_progress(polled);
+    if (polled && polled->active)
         progress(polled, false);
+}
+
+void bk_reduction_poll(bk_reduction *r)
+{
+    polled = r;
+    bk_set_poll(poll);
 }
 
 static void parameter_ready(void *context, bk_parameter *p, int use)
@@ -274,8 +288,9 @@ void bk_reduction_begin(bk_reduction *r, bk_tape *tape)
     r->next = 0;
     tape->grad_ready = parameter_ready;
     tape->grad_ready_context = r;
-    polled = r->overlap ? r : NULL;
-    bk_set_poll(poll);
+    r->active = true;
+    if (r->overlap)
+        bk_reduction_poll(r);
 }
 
 static void add_second_uses(bk_reduction *r)
@@ -291,32 +306,12 @@ static void add_second_uses(bk_reduction *r)
 
 void bk_reduction_finish(bk_reduction *r)
 {
-    polled = NULL;
+    bk_reduction_gather_finish(r);
     progress(r, true);
+    r->active = false;
+    polled = NULL;
     BK_ASSERT(r->next == r->slab->buckets, "bucket %d never became ready", r->next);
     add_second_uses(r);
-}
-
-/* ---- all-gather ---- */
-
-void bk_reduction_allgather(bk_reduction *r, float *array)
-{
-    double start = bk_seconds();
-    for (int i = 0; i < r->slab->buckets; i++) {
-        const bk_bucket *b = &r->slab->bucket[i];
-        const bk_comm *c = bk_bucket_comm(r, b);
-        if (b->use > 0 || c->size == 1)
-            continue;
-        if (bk_is_power_of_two(c->size)) {
-            bk_gather_halves(c, BK_F32, b->length, array + b->offset, r->tag[i] + 1);
-            continue;
-        }
-        int64_t width = b->length / c->size;
-        BK_MPI(MPI_Allgather(MPI_IN_PLACE, 0, MPI_FLOAT, array + b->offset, (int)width, MPI_FLOAT,
-                             c->handle));
-        bk_traffic_add(BK_TRAFFIC_GATHER, width * (c->size - 1) * (int64_t)sizeof *array);
-    }
-    bk_traffic_blocked(BK_TRAFFIC_GATHER, start);
 }
 
 /* ---- formulas ---- */

@@ -1,6 +1,6 @@
 /* dist/bucket.h - the reduction of gradients: buckets of the slab, reduce-scatter by recursive
  * halving (distance 1 first, so that level j is level log2(m)+j of the lane tree), started during
- * backward, polled from core. */
+ * backward, polled from core; and the all-gather of parameters beside the next forward pass. */
 #ifndef BK_DIST_BUCKET_H
 #define BK_DIST_BUCKET_H
 
@@ -24,12 +24,22 @@ bk_segment bk_reduction_segment(const bk_reduction *r, int bucket);
 
 /* Before backward: resets the readiness of all buckets and hangs itself on tape->grad_ready. */
 void bk_reduction_begin(bk_reduction *r, bk_tape *tape);
-/* Collective.  After backward: finishes all buckets.  slab->grad then holds, in the own segments,
- * the sums over all ranks (second uses added). */
+/* Collective.  After backward: finishes all buckets, and a gather that is still under way.
+ * slab->grad then holds, in the own segments, the sums over all ranks (second uses added). */
 void bk_reduction_finish(bk_reduction *r);
-/* Collective.  Hands the own segments of `array` (laid out like slab->value) to all ranks:
- * parameters after the update. */
+/* ---- bucket_gather.c ---- */
+
+/* Collective.  Hands the own segments of `array` (laid out like slab->value) to all ranks. */
 void bk_reduction_allgather(bk_reduction *r, float *array);
+/* Collective.  Begins to hand the own segments of slab->value to all ranks, parameters after the
+ * update: in the order in which forward reads them, moved by core's polls, and each use of a
+ * parameter on `tape` waits for its bucket (tape->parameter_needed).  Until the gather is finished
+ * nobody writes slab->value or reads the others' segments of it but through the tape.  Its
+ * traffic is counted when it is finished.  Without overlap, and for ranks no power of two, all is
+ * there on return. */
+void bk_reduction_gather_begin(bk_reduction *r, bk_tape *tape);
+/* Collective.  Waits for what is still under way; nothing is fine. */
+void bk_reduction_gather_finish(bk_reduction *r);
 
 /* Not collective.  What this rank sends for one bucket, each way, by the formula: n (P-1)/P bytes
  * in log2 P messages (one call of MPI for a P that is no power of two), P the ranks that the bucket

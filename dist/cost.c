@@ -106,10 +106,17 @@ double bk_cost_messages(const bk_cost *c, const bk_reduction *r, bk_traffic_part
     return messages(c, bk_reduction_formula(r, part));
 }
 
-double bk_cost_exposed(const bk_cost *c, const bk_reduction *r, double backward)
+/* The bucket that forward reads first. */
+static double first_of_gather(const bk_cost *c, const bk_reduction *r)
+{
+    return r->gather.buckets > 0 ? messages(c, bk_bucket_formula(r, r->gather.order[0])) : 0.0;
+}
+
+double bk_cost_exposed(const bk_cost *c, const bk_reduction *r, double forward, double backward)
 {
     bk_traffic sent = bk_reduction_formula(r, BK_TRAFFIC_REDUCE);
     double last = messages(c, bk_bucket_formula(r, r->slab->buckets - 1));
+    double gather = bk_cost_messages(c, r, BK_TRAFFIC_GATHER);
     return fmax(last, messages(c, sent) - backward) + (double)sent.bytes * c->gamma +
-           bk_cost_messages(c, r, BK_TRAFFIC_GATHER);
+           fmax(first_of_gather(c, r), gather - forward);
 }

@@ -29,9 +29,10 @@ double bk_cost_allreduce(const bk_cost *c, bk_reduce_algorithm algorithm, int ra
  * or the all-gather (BK_TRAFFIC_GATHER): messages alpha + bytes beta of bk_reduction_formula. */
 double bk_cost_messages(const bk_cost *c, const bk_reduction *r, bk_traffic_part part);
 
-/* Seconds by which reduction and gather lengthen a step whose backward pass takes `backward`
- * seconds (0: no overlap): the messages of the reduction that do not fit beside it, those of the
- * last bucket at least; the additions, which the computing cores do; and the whole gather. */
-double bk_cost_exposed(const bk_cost *c, const bk_reduction *r, double backward);
+/* Seconds by which reduction and gather lengthen a step whose passes take `forward` and `backward`
+ * seconds (0: no overlap): the messages of the reduction that do not fit beside backward, those of
+ * the last bucket at least; the additions, which the computing cores do; and the messages of the
+ * gather that do not fit beside the next forward, those of its first bucket at least. */
+double bk_cost_exposed(const bk_cost *c, const bk_reduction *r, double forward, double backward);
 
 #endif

@@ -41,8 +41,12 @@ bk_traffic bk_traffic_minus(bk_traffic x, bk_traffic y)
 
 void bk_traffic_add(bk_traffic_part part, int64_t bytes)
 {
-    parts[part].bytes += bytes;
-    parts[part].messages++;
+    bk_traffic_add_all(part, (bk_traffic){.bytes = bytes, .messages = 1});
+}
+
+void bk_traffic_add_all(bk_traffic_part part, bk_traffic sent)
+{
+    parts[part] = bk_traffic_plus(parts[part], sent);
 }
 
 void bk_traffic_blocked(bk_traffic_part part, double start)

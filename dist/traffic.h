@@ -37,8 +37,9 @@ bk_traffic bk_traffic_plus(bk_traffic x, bk_traffic y);
 bk_traffic bk_traffic_minus(bk_traffic x, bk_traffic y);
 bk_traffic bk_traffic_sum(const bk_traffic part[BK_TRAFFIC_PARTS]);
 
-/* Counts one sent message. */
+/* Counts one sent message; what was sent. */
 void bk_traffic_add(bk_traffic_part part, int64_t bytes);
+void bk_traffic_add_all(bk_traffic_part part, bk_traffic sent);
 /* Counts the time since `start` (bk_seconds()) as blocked. */
 void bk_traffic_blocked(bk_traffic_part part, double start);
 

@@ -6,6 +6,7 @@
 #include "io/hdf5.h"
 #include "jobs/arguments.h"
 #include "jobs/help.h"
+#include "jobs/start.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -90,6 +91,7 @@ static void leave_together(int *argc, char ***argv)
 
 int main(int argc, char **argv)
 {
+    bk_start_again_if_needed(argv);
     bk_signals_install();
     bk_arena *arena = bk_arena_new("run");
     bk_call call;

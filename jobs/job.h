@@ -116,7 +116,8 @@ typedef struct bk_step_result {
     int64_t positions; /* real positions of the global batch */
     int64_t nonfinite;
     bk_stop stop;                      /* the same on all ranks */
-    bk_traffic sent[BK_TRAFFIC_PARTS]; /* by this rank */
+    bk_traffic sent[BK_TRAFFIC_PARTS]; /* by this rank; an all-gather of parameters beside the next
+                                          forward pass counts there */
 } bk_step_result;
 
 /* Collective.  One training step: batch, teacher, forward, losses, backward, reduction, agreement,

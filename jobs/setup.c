@@ -345,6 +345,8 @@ bk_status bk_job_open(bk_arena *arena, bk_config *config, bk_purpose purpose, bk
 
 void bk_job_close(bk_job *job)
 {
+    if (job->reduction)
+        bk_reduction_gather_finish(job->reduction);
     bk_arena_free(job->tape.arena);
     bk_arena_free(job->tape.scratch);
     bk_arena_free(job->tape.inner);

@@ -118,7 +118,7 @@ static void update(bk_job *job, bk_step_result *out)
         bk_reduction_allgather(job->reduction, job->slab->grad);
     bk_shard_update(job->shard, job->slab, c->optim.kind, c->optim.config, &u);
     if (c->parallel.zero == 1)
-        bk_reduction_allgather(job->reduction, job->slab->value);
+        bk_reduction_gather_begin(job->reduction, &job->tape);
 }
 
 /* Forward and backward over the rows of t->lanes. */

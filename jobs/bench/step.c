@@ -183,9 +183,9 @@ static void add_communication(work *w, double steps, bk_bench_result *out)
     add_largest(ctl, w->sent[BK_TRAFFIC_GATHER].blocked, "gather_exposed", steps, out);
     add_largest(ctl, exposed, "exposed", steps, out);
     double computing = fmax(0.0, out->seconds - sum.blocked / steps);
-    double backward = w->job->config->parallel.overlap ? 2.0 / 3.0 * computing : 0.0;
-    add_largest(ctl, bk_cost_exposed(&cost, w->job->reduction, backward), "exposed_bound", 1.0,
-                out);
+    double beside = w->job->config->parallel.overlap ? computing : 0.0;
+    add_largest(ctl, bk_cost_exposed(&cost, w->job->reduction, beside / 3.0, 2.0 / 3.0 * beside),
+                "exposed_bound", 1.0, out);
     bk_bench_add(out, "communication", "alpha", cost.alpha);
     bk_bench_add(out, "communication", "beta", cost.beta);
     bk_bench_add(out, "communication", "gamma", cost.gamma);

@@ -115,6 +115,61 @@ static void sums_have_the_bits_of_the_lane_tree(void **state)
         check_layout(&(bk_test_layout){.lanes = lanes, .bucket_floats = 100});
 }
 
+/* What every rank must hold of parameter p, element i, after the gather of step `step`. */
+static float updated(const bk_test_slab *s, const bk_parameter *p, int64_t i, int64_t step)
+{
+    return (float)(1000 * bk_test_slab_twin(s, p)->index + 7 * i + step);
+}
+
+/* An update of the own segments; what the others own is nowhere near. */
+static void update_own(const bk_test_slab *s, int64_t step)
+{
+    for (int k = 0; k < s->slab->parameters; k++) {
+        const bk_parameter *p = s->slab->parameter[k];
+        for (int64_t i = 0; i < p->count; i++)
+            s->slab->value[p->offset + i] = owned(s, p, i) ? updated(s, p, i, step) : NAN;
+    }
+}
+
+static void check_value(const bk_test_slab *s, const bk_parameter *p, int64_t step)
+{
+    const float *value = bk_f32(bk_tape_parameter(s->tape, s->slab->parameter[p->index]));
+    for (int64_t i = 0; i < p->count; i++)
+        assert_true(value[i] == updated(s, p, i, step));
+}
+
+/* A use of a parameter finds it whole, in any order of use; those never used are there in the end,
+ * and so are those whose next gradients come. */
+static void parameters_are_there_when_they_are_used(void **state)
+{
+    (void)state;
+    for (int variant = 0; variant < 4; variant++) {
+        bk_test_slab s = bk_test_slab_open(&(bk_test_layout){.lanes = 8,
+                                                             .bucket_floats = 60 + 100 * variant,
+                                                             .experts = variant % 2 ? 4 : 0,
+                                                             .overlap = variant < 3});
+        int last = s.slab->parameters - 1;
+        for (int64_t step = 0; step < 3; step++) {
+            s.tape->recording = true;
+            bk_test_slab_backward(&s, step);
+            check_sums(&s, false);
+            update_own(&s, step);
+            bk_tape_begin(s.tape);
+            s.tape->recording = false;
+            bk_traffic before = bk_traffic_now();
+            bk_reduction_gather_begin(s.reduction, s.tape);
+            for (int k = 0; k <= last - 1; k++)
+                check_value(&s, s.slab->parameter[step == 1 ? last - k : k], step);
+            if (step < 2) /* the next backward finishes it */
+                continue;
+            bk_reduction_gather_finish(s.reduction);
+            check_formula(&s, bk_traffic_minus(bk_traffic_now(), before), BK_TRAFFIC_GATHER);
+            check_value(&s, s.slab->parameter[last], step);
+        }
+        bk_test_slab_close(&s);
+    }
+}
+
 static void buckets_of_any_size(void **state)
 {
     static const int64_t sizes[] = {1, 250, 100000};
@@ -206,6 +261,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(sums_have_the_bits_of_the_lane_tree),
         cmocka_unit_test(buckets_of_any_size),
         cmocka_unit_test(experts_over_their_replicas),
+        cmocka_unit_test(parameters_are_there_when_they_are_used),
         cmocka_unit_test(segments_tile_a_bucket),
         cmocka_unit_test(nonfinite_values_are_counted),
         cmocka_unit_test(unused_parameters_do_not_hang),

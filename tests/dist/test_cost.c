@@ -39,15 +39,19 @@ static void buckets_by_their_messages(void **state)
     assert_true(bk_cost_messages(&latency, r, BK_TRAFFIC_REDUCE) == (double)reduce.messages);
     assert_true(bk_cost_messages(&bytes, r, BK_TRAFFIC_GATHER) == (double)gather.bytes);
     assert_true(bk_cost_messages(&sums, r, BK_TRAFFIC_REDUCE) == 0.0);
-    /* nothing hides; all but 10 bytes; all but the last bucket; additions never */
-    double all = (double)(reduce.bytes + gather.bytes),
-           beside = fmax(0.0, (double)reduce.bytes - 10.0);
-    assert_true(bk_cost_exposed(&bytes, r, 0.0) == all);
+    /* nothing hides; all but 10 bytes; all but the last bucket, the first of the gather; additions
+     * never */
+    double all = (double)(reduce.bytes + gather.bytes), ten = s.world->size > 1 ? 10.0 : 0.0,
+           beside = fmax(0.0, (double)reduce.bytes - ten);
+    assert_true(bk_cost_exposed(&bytes, r, 0.0, 0.0) == all);
     if (last.bytes < 10 && s.world->size > 1)
         fail_msg("a last bucket of %lld bytes", (long long)last.bytes);
-    assert_true(bk_cost_exposed(&bytes, r, beside) == (double)(last.bytes + gather.bytes));
-    assert_true(bk_cost_exposed(&bytes, r, 10.0) == (s.world->size > 1 ? all - 10.0 : 0.0));
-    assert_true(bk_cost_exposed(&sums, r, 1e9) == (double)reduce.bytes);
+    assert_true(bk_cost_exposed(&bytes, r, 0.0, beside) == (double)(last.bytes + gather.bytes));
+    assert_true(bk_cost_exposed(&bytes, r, 0.0, 10.0) == all - ten);
+    assert_true(bk_cost_exposed(&bytes, r, 10.0, 0.0) == all - ten);
+    double most = bk_cost_exposed(&bytes, r, 1e9, 0.0) - (double)reduce.bytes;
+    assert_true(most <= (double)gather.bytes && (most > 0.0) == (s.world->size > 1));
+    assert_true(bk_cost_exposed(&sums, r, 1e9, 1e9) == (double)reduce.bytes);
     bk_test_slab_close(&s);
 }
 

@@ -5,8 +5,9 @@
  *                             expert=1 (expert-parallel degree)  overlap=1  bucket_mb=4  steps=2
  *                             flops=5e12  memory=2e11  poll=2e-4
  *
- * Prints one line of JSON: seconds of the last step, bytes and messages that rank 0 sent in it, the
- * formulas of both, seconds of arithmetic, and the bound from a ping-pong on the same machine. */
+ * Prints one line of JSON: seconds of the last step (with the all-gather behind the one before),
+ * bytes and messages that rank 0 sent in it, the formulas of both, seconds of arithmetic, and the
+ * bound from a ping-pong on the same machine. */
 #include "core/log.h"
 #include "core/optim.h"
 #include "dist/bucket.h"
@@ -227,18 +228,29 @@ static void ready(model *m, int parameter, int use)
     m->tape.grad_ready(m->tape.grad_ready_context, m->slab->parameter[parameter], use);
 }
 
-/* Nothing is under way, so nothing is polled; nor before the first gradient of all. */
+/* Waits for the parameters first .. last-1 where they are still under way. */
+static void need(model *m, int first, int last)
+{
+    for (int p = first; p < last && m->tape.parameter_needed; p++)
+        m->tape.parameter_needed(m->tape.parameter_context, m->slab->parameter[p]);
+}
+
 static void forward(model *m)
 {
+    bool polls = m->tape.parameter_needed;
+    need(m, 0, m->first[0]);
     for (int i = 0; i < LAYERS; i++) {
+        need(m, m->first[i], m->first[i + 1]);
         if (is_mixture(m, i))
             exchange(m, true);
-        bk_machine_multiply(m->s->tokens * block_flops(m, i), false);
+        bk_machine_multiply(m->s->tokens * block_flops(m, i), polls);
     }
+    need(m, m->first[LAYERS], m->slab->parameters);
     bk_machine_multiply(m->s->tokens * head_flops(), false);
 }
 
-/* Gradients become ready from the last block to the first, each block's in the course of its
+/* Nothing is polled before the first gradient of all.
+ * Gradients become ready from the last block to the first, each block's in the course of its
  * products. */
 static void backward(model *m)
 {
@@ -291,7 +303,7 @@ static void step(model *m)
     agree(m);
     bk_shard_update(m->shard, m->slab, &optimizer, NULL, &(bk_update){.step = 1});
     bk_machine_flush();
-    bk_reduction_allgather(m->reduction, m->slab->value);
+    bk_reduction_gather_begin(m->reduction, &m->tape);
 }
 
 /* ---- the report ---- */
@@ -319,9 +331,9 @@ static double exchange_seconds(const model *m, const bk_cost *c)
 static double step_seconds(const model *m, const bk_cost *c)
 {
     double compute = step_flops(m) / m->s->flops;
-    double backward = m->s->overlap != 0.0 ? 2.0 / 3.0 * compute : 0.0;
+    double beside = m->s->overlap != 0.0 ? compute : 0.0;
     return compute + optimizer_seconds(m) + exchange_seconds(m, c) +
-           bk_cost_exposed(c, m->reduction, backward);
+           bk_cost_exposed(c, m->reduction, beside / 3.0, 2.0 / 3.0 * beside);
 }
 
 static void report(const model *m, const bk_traffic *sent, double seconds, const bk_cost *cost)
@@ -378,6 +390,7 @@ int main(int argc, char **argv)
         for (int k = 0; k < BK_TRAFFIC_PARTS; k++)
             sent[k] = bk_traffic_minus(bk_traffic_of(k), before[k]);
     }
+    bk_reduction_gather_finish(m.reduction);
     bk_max_f64(m.world->ctl, 1, &seconds);
     if (m.world->rank == 0)
         report(&m, sent, seconds, &cost);
