@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -84,8 +85,12 @@ static void print_machine(const bk_machine *m)
         printf("%d", m->least_cores);
     else
         printf("%d to %d", m->least_cores, m->most_cores);
-    printf(" of %d cores a rank, %d thread%s a rank\n", m->node_cores, m->threads,
+    printf(" of %d cores a rank, %d thread%s a rank", m->node_cores, m->threads,
            m->threads == 1 ? "" : "s");
+    const char *spins = getenv("GOMP_SPINCOUNT");
+    if (spins)
+        printf(", which spin %s times before they sleep", spins);
+    printf("\n");
 }
 
 static void print_libraries(void)

@@ -167,6 +167,25 @@ static void both_libraries_multiply(void **state)
     with_bias = false;
 }
 
+/* The same place with other numbers, alone and in a batch. */
+static void products_of_new_numbers(void **state)
+{
+    (void)state;
+    use(1, BK_GEMM_AUTO);
+    product p = make(BK_F32, (bk_gemm){.ta = BK_T, .m = 40, .n = 24, .k = 16, .alpha = 1.0});
+    for (int round = 0; round < 4; round++) {
+        float *a = p.a;
+        a[0] = (float)round;
+        if (round < 2)
+            bk_gemm_run(BK_F32, &p.g);
+        else
+            bk_gemm_batch(BK_F32, 1, &p.g);
+        double want = expected(&p, 0, 0);
+        assert_true(fabs(((const float *)p.c)[0] - want) < 1e-4);
+    }
+    drop(&p);
+}
+
 static void beta_zero_overwrites(void **state)
 {
     (void)state;
@@ -346,6 +365,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(both_libraries_multiply),
+        cmocka_unit_test(products_of_new_numbers),
         cmocka_unit_test(beta_zero_overwrites),
         cmocka_unit_test(empty_products),
         cmocka_unit_test(bits_do_not_depend_on_threads),

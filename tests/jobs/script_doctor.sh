@@ -11,6 +11,14 @@ says out 'not inside a job'
 says out 'fsync and rename work'
 [ -z "$(ls -A | grep probe)" ] || fail "doctor leaves files: $(ls -A)"
 
+# Threads that wait spin briefly, unless the user has chosen.
+env -u OMP_NUM_THREADS "$BIRKHOFF" doctor >out 2>err || fail "doctor with threads: $(cat err)"
+says out 'which spin 2000 times before they sleep'
+env -u OMP_NUM_THREADS GOMP_SPINCOUNT=77 "$BIRKHOFF" doctor >out 2>err || fail "doctor with threads: $(cat err)"
+says out 'which spin 77 times'
+env -u OMP_NUM_THREADS OMP_WAIT_POLICY=active "$BIRKHOFF" doctor >out 2>err || fail "doctor with threads: $(cat err)"
+grep -q 'which spin' out && fail "the user has chosen to wait actively: $(cat out)"
+
 expect 0 1 doctor --json
 says out '"problems": ['
 says out '"slurm": null'

@@ -43,7 +43,7 @@ equal reduce_messages 51
 equal reduce_bytes "$(value reduce_formula)"
 
 # Two experts for each of 4,096 tokens, 4 of 8 ranks hold them: 6 layers, 4 exchanges of rows each, and the counts.
-simulate 8 steps=1 experts=16 expert=4
+simulate 8 steps=2 experts=16 expert=4
 rows=$((4096 * 2 * 3 / 4))
 equal expert_bytes $((6 * (4 * rows * 768 * 4 + 4 * 4 * 3 + 8)))
 equal expert_messages $((6 * 6))
