@@ -10,7 +10,11 @@ typedef enum bk_step_flag {
     BK_STEP_NONFINITE, /* values found that are not finite */
     BK_STEP_TERM,      /* ranks that saw SIGTERM or SIGINT */
     BK_STEP_USR1,
-    BK_STEP_TIME, /* ranks whose time limit is near */
+    BK_STEP_TIME,        /* ranks whose time limit is near */
+    BK_STEP_SAVE_DONE,   /* ranks whose part of a background save is done */
+    BK_STEP_SAVE_FAILED, /* or has failed */
+    BK_STEP_SAVE_DUE,    /* a checkpoint is due by rank 0's clock */
+    BK_STEP_SAVE_DEAR,   /* one would cost too much so soon, by rank 0's clock */
     BK_STEP_FLAGS
 } bk_step_flag;
 

@@ -45,10 +45,14 @@ typedef struct bk_save_options {
 } bk_save_options;
 
 typedef struct bk_saved {
-    int64_t bytes;
-    double seconds;
+    int64_t step, bytes;
+    double seconds; /* from the beginning to the commit */
+    double stall;   /* of them, those that the main thread spent in it */
     char payload[65];
 } bk_saved;
+
+/* Not collective.  Ranks of `size` that write files of a checkpoint of so many bytes. */
+int bk_checkpoint_writers(const bk_save_options *options, int size, int64_t bytes);
 
 /* Collective.  Commits `directory`/step-%08d from what the ranks own: the pieces of all ranks must
  * cover every tensor exactly once.  On failure nothing final-named is left behind and every rank
@@ -57,6 +61,37 @@ BK_CHECKED bk_status bk_checkpoint_save(const bk_comm *comm, const char *directo
                                         const bk_piece *pieces, int64_t count,
                                         const bk_run_state *state, const bk_save_options *options,
                                         bk_saved *out);
+
+/* Saves one checkpoint after the other into a directory.  In the background: the elements are
+ * copied at once, a thread of each writing rank makes its file beside the training, rank 0's
+ * thread commits, and the main threads meet twice for a few messages, when the threads of all ranks
+ * are done.  The staging memory stays until the saver is freed. */
+typedef struct bk_saver bk_saver;
+
+/* Not collective.  `directory` is borrowed. */
+bk_saver *bk_saver_new(const bk_comm *comm, const char *directory, bool background);
+/* Not collective.  No save is under way (bk_saver_finish).  NULL is fine. */
+void bk_saver_free(bk_saver *v);
+
+/* Collective.  Begins what bk_checkpoint_save does; none is under way.  On return the pieces may
+ * change; the texts of state and options are borrowed until the save is over. */
+BK_CHECKED bk_status bk_saver_begin(bk_saver *v, const bk_piece *pieces, int64_t count,
+                                    const bk_run_state *state, const bk_save_options *options);
+
+/* Not collective, the same on all ranks.  NULL is not busy. */
+bool bk_saver_busy(const bk_saver *v);
+
+/* Not collective.  This rank's part of the present phase.  When no rank's is under way any more
+ * (flags of the step's message), all call bk_saver_advance. */
+typedef enum bk_saver_part { BK_PART_UNDER_WAY, BK_PART_DONE, BK_PART_FAILED } bk_saver_part;
+bk_saver_part bk_saver_part_of(const bk_saver *v);
+
+/* Collective.  Waits for this phase and begins the next.  When the saver is not busy any more, the
+ * checkpoint is committed and *saved filled; or it failed (BK_FAULT, agreed) and nothing is left of
+ * it. */
+BK_CHECKED bk_status bk_saver_advance(bk_saver *v, bk_saved *saved);
+/* Collective.  The same to the end; nothing under way is fine, then *saved stays as it is. */
+BK_CHECKED bk_status bk_saver_finish(bk_saver *v, bk_saved *saved);
 
 /* A checkpoint found and verified. */
 typedef struct bk_checkpoint bk_checkpoint;

@@ -2,11 +2,14 @@
  * same questions. */
 #include "io/checkpoint_internal.h"
 
+#include "core/fault.h"
 #include "core/log.h"
 #include "dist/agree.h"
 #include "dist/collective.h"
 #include "io/files.h"
 
+#include <dirent.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -65,7 +68,8 @@ bk_status bk_manifest_load(bk_arena *arena, const char *path, bk_manifest *out)
     const char *file = bk_arena_printf(arena, "%s/manifest.json", path);
     char *text;
     size_t length;
-    if (bk_read_file(arena, file, &text, &length) != BK_OK)
+    if (bk_fault_at(BK_FAULT_LOAD_MANIFEST, file) ||
+        bk_read_file(arena, file, &text, &length) != BK_OK)
         return bk_fail(BK_INPUT, "it has no manifest.json");
     *out = (bk_manifest){0};
     BK_TRY(bk_manifest_parse(arena, file, text, out));
@@ -90,8 +94,12 @@ static bk_status check_digests(const bk_comm *comm, bk_arena *arena, const char 
 {
     for (int i = bk_comm_rank(comm); i < m->shards; i += bk_comm_size(comm)) {
         const bk_shard_file *s = &m->shard[i];
+        const char *file = bk_arena_printf(arena, "%s/%s", path, s->file);
         bk_file_digest found;
-        BK_TRY(bk_digest_file(bk_arena_printf(arena, "%s/%s", path, s->file), &found));
+        int error = bk_fault_at(BK_FAULT_LOAD_DIGEST, file);
+        if (error)
+            return bk_fail(BK_INPUT, "%s cannot be read: %s", s->file, strerror(error));
+        BK_TRY(bk_digest_file(file, &found));
         if (strcmp(found.sha256, s->digest.sha256) != 0)
             return bk_fail(BK_INPUT, "%s: digest differs", s->file);
     }
@@ -169,9 +177,24 @@ static void compare_latest(bk_arena *arena, const char *directory, int64_t newes
                 (long long)newest);
 }
 
+/* Not there is fine; a directory that cannot be read is not an empty one. */
+static bk_status check_listing(const char *directory)
+{
+    int error = bk_fault(BK_FAULT_LOAD_LIST);
+    DIR *open = error ? NULL : opendir(directory);
+    if (!open && !error && errno != ENOENT)
+        error = errno;
+    if (open)
+        closedir(open);
+    return error ? bk_fail(BK_INPUT, "the checkpoints cannot be listed (%s): %s", directory,
+                           strerror(error))
+                 : BK_OK;
+}
+
 bk_status bk_checkpoint_find(const bk_comm *comm, bk_arena *arena, const char *directory,
                              bool strict, bk_checkpoint **out)
 {
+    BK_TRY(bk_agree(comm, bk_comm_rank(comm) == 0 ? check_listing(directory) : BK_OK));
     int64_t *steps, count = bk_list_steps_everywhere(comm, arena, directory, &steps);
     const char *findings = "";
     *out = NULL;
@@ -312,7 +335,7 @@ void bk_discard(bk_arena *arena, const char *directory, const char *name, const 
         bk_arena_printf(arena, "%s/.trash-%s.%s.%d", directory, name, run_id, (int)getpid());
     if (rename(from, trash) != 0 || bk_sync_directory(directory) != BK_OK)
         bk_warn("an old checkpoint cannot be removed (%s)", from);
-    else
+    else if (!bk_fault(BK_FAULT_SAVE_UNLINK))
         bk_remove_directory(trash);
 }
 
@@ -338,6 +361,8 @@ void bk_retain(bk_arena *arena, const char *directory, const bk_save_options *o)
 {
     int64_t *steps, count = bk_list_steps(arena, directory, &steps), valid = 0, newer = 0;
     int64_t keep = o->keep > 2 ? o->keep : 2;
+    if (bk_fault(BK_FAULT_SAVE_RETAIN))
+        return;
     for (int64_t i = 0; i < count; i++) {
         const char *path = bk_step_path(arena, directory, steps[i]);
         if (!is_valid(arena, path))

@@ -1,7 +1,9 @@
 /* io/checkpoint_internal.h - between the checkpoint_*.c files; nobody else includes it.
  *
  *   plan      who writes which slice of which tensor
- *   write     stage, write, sync, digest, commit
+ *   save      stage, then write and commit, on a thread or not; what all ranks do together
+ *   shard     one writer's file
+ *   commit    directory, manifest, rename, hints: rank 0
  *   manifest  what a committed directory says of itself
  *   state     the small groups of shard 0
  *   find      the newest directory that can be believed
@@ -99,6 +101,33 @@ static inline int bk_writer_rank(int shard, int shards, int size)
 {
     return (int)((int64_t)shard * size / shards);
 }
+
+/* ---- save ---- */
+
+/* One checkpoint on its way to the disk. */
+typedef struct bk_save {
+    const bk_comm *comm;
+    bk_arena *arena;
+    const char *directory, *temporary; /* DIR, DIR/.tmp-step-... */
+    bk_run_state state;
+    bk_save_options options;
+    bk_plan plan;
+    int rank, size, shard; /* shard: the one this rank writes, -1 = none */
+    void **staged;         /* [tensors] own slice of each tensor */
+    uint8_t **leaves;      /* [tensors] rank 0: of the whole; else of the own slice */
+    bk_file_digest digest; /* of the own shard */
+} bk_save;
+
+/* The piece of a tensor that this rank writes; NULL: none. */
+const bk_stored_piece *bk_own_piece(const bk_save *s, int64_t tensor);
+const char *bk_shard_path(const bk_save *s);
+
+/* Not collective, any thread.  The own shard from what was staged: written, digested, synced; and
+ * the digests of its leaves. */
+BK_CHECKED bk_status bk_shard_write(bk_save *s);
+/* Not collective, rank 0, any thread. */
+BK_CHECKED bk_status bk_commit_begin(const bk_save *s); /* makes the temporary directory */
+BK_CHECKED bk_status bk_commit(const bk_save *s);       /* all digests are there */
 
 /* ---- shard files ---- */
 

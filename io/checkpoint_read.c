@@ -1,6 +1,7 @@
 /* Reading slices: any rank count reads what any other wrote. */
 #include "io/checkpoint_internal.h"
 
+#include "core/fault.h"
 #include "dist/agree.h"
 
 #include <string.h>
@@ -17,6 +18,9 @@ static bk_status open_shard(reader *r, int shard)
         return BK_OK;
     const char *path =
         bk_arena_printf(r->arena, "%s/%s", r->c->path, r->c->manifest.shard[shard].file);
+    int error = bk_fault_at(BK_FAULT_LOAD_READ, path);
+    if (error)
+        return bk_fail(BK_INPUT, "the file cannot be read (%s): %s", path, strerror(error));
     BK_TRY(bk_h5_open(r->arena, path, &r->file[shard]));
     return bk_h5_expect(r->file[shard], "birkhoff-checkpoint");
 }

@@ -28,6 +28,9 @@ void bk_h5_set_deflate(bk_h5 *file, int level);
 /* Flush, close; sticky: returns the first error of any call on this file. */
 BK_CHECKED bk_status bk_h5_close(bk_h5 *file);
 
+/* Lets the system begin to write what stands in its cache of this file. */
+void bk_h5_start_writing_back(bk_h5 *file);
+
 bool bk_h5_exists(bk_h5 *file, const char *object);
 /* Stored dtype and shape; real types are reported as BK_F32 or BK_F64, integers by width (i8 as U8,
  * i16 as U16). */

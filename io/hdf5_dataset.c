@@ -100,8 +100,11 @@ static bool make_one_group(bk_h5 *file, const char *path)
     hid_t list = H5Pcreate(H5P_GROUP_CREATE);
     H5Pset_obj_track_times(list, 0);
     hid_t group = H5Gcreate2(file->id, path, H5P_DEFAULT, list, H5P_DEFAULT);
+    bk_status status = BK_OK; /* before the next call clears the reason */
+    if (group < 0 || H5Gclose(group) < 0)
+        status = bk_h5_failed(file, path, "be created");
     H5Pclose(list);
-    return group >= 0 && H5Gclose(group) >= 0;
+    return status == BK_OK;
 }
 
 bool bk_h5_make_groups(bk_h5 *file, const char *path, bool whole)
@@ -332,11 +335,12 @@ static bk_status create_dataset(bk_h5 *file, const char *dataset, bk_dtype dtype
     hid_t space = dims == 0 ? H5Screate(H5S_SCALAR) : H5Screate_simple(dims, size, NULL);
     hid_t id = H5Dcreate2(file->id, dataset, bk_h5_disk_type(dtype), space, H5P_DEFAULT, properties,
                           H5P_DEFAULT);
+    bk_status status = BK_OK; /* before the next call clears the reason */
+    if (id < 0 || H5Dclose(id) < 0)
+        status = bk_h5_failed(file, dataset, "be created");
     H5Pclose(properties);
     H5Sclose(space);
-    if (id < 0 || H5Dclose(id) < 0)
-        return bk_h5_failed(file, dataset, "be created");
-    return BK_OK;
+    return status;
 }
 
 bk_status bk_h5_create_dataset(bk_h5 *file, const char *dataset, bk_dtype dtype, int dims,

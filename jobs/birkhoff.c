@@ -1,4 +1,5 @@
 /* birkhoff: main.  Signals, command line, MPI, the command, one error line, the exit status. */
+#include "core/fault.h"
 #include "core/log.h"
 #include "dist/comm.h"
 #include "dist/signal.h"
@@ -54,6 +55,7 @@ static bk_status run_parallel(bk_call *call, int *argc, char ***argv)
 {
     BK_TRY(bk_mpi_start(argc, argv));
     setup_log(call, bk_mpi_rank());
+    BK_TRY(bk_faults_read(bk_mpi_rank()));
     bk_h5_start();
     return call->command->run(&call->context);
 }

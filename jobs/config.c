@@ -89,6 +89,16 @@ static const bk_option parallel_options[] = {
 static const bk_option checkpoint_options[] = {
     BK_OPTION_I64(bk_config_checkpoint, every, 500, 0, 1LL << 53,
                   "steps between checkpoints; 0 = only at the end and on stop"),
+    BK_OPTION_F64(bk_config_checkpoint, minutes, 0.0, 0.0, 1e6,
+                  "minutes between checkpoints, besides; 0 = steps alone"),
+    BK_OPTION_F64(
+        bk_config_checkpoint, max_overhead, 0.0, 0.0, 1.0,
+        "share of the time that saving may hold up the training: those too soon for it are "
+        "left out; 0 = any"),
+    BK_OPTION_BOOL(bk_config_checkpoint, async, true,
+                   "save beside the training, from a copy of what is saved"),
+    BK_OPTION_CHOICE(bk_config_checkpoint, async_busy, 0, "skip|wait",
+                     "when the one before is still being written"),
     BK_OPTION_I64(bk_config_checkpoint, keep, 3, 2, 1 << 20, "newest checkpoints kept"),
     BK_OPTION_I64(bk_config_checkpoint, keep_every, 0, 0, 1LL << 53,
                   "also keep each multiple of this step; 0 = none"),
@@ -97,6 +107,8 @@ static const bk_option checkpoint_options[] = {
     BK_OPTION_I64(bk_config_checkpoint, writers, 0, 0, 1 << 20, "ranks that write files; 0 = auto"),
     BK_OPTION_I64(bk_config_checkpoint, failures, 3, 1, 1 << 20,
                   "failed saves in a row until the run ends with 70"),
+    BK_OPTION_F64(bk_config_checkpoint, mtbf_hours, 24.0, 1e-3, 1e6,
+                  "mean time between failures, for the interval that is advised only"),
     BK_OPTION_I64(bk_config_checkpoint, deflate, 0, 0, 9, "compression level, with shuffle"),
     BK_OPTION_BOOL(bk_config_checkpoint, strict, false,
                    "a damaged newest checkpoint is an error, not a fallback"),

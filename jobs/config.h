@@ -58,8 +58,10 @@ typedef struct bk_config_parallel {
 
 typedef struct bk_config_checkpoint {
     int64_t every, keep, keep_every, writers, failures, deflate;
+    double minutes, max_overhead, mtbf_hours;
+    int async_busy;
     const char *best;
-    bool strict, verify_write;
+    bool async, strict, verify_write;
 } bk_config_checkpoint;
 
 typedef struct bk_config_log {

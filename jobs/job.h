@@ -50,11 +50,14 @@ typedef struct bk_job {
     bk_checkpoint *checkpoint;   /* resumed from; NULL: fresh */
     bk_run_state state;
     char run_id[17];
-    const char *resolved;    /* the resolved configuration, YAML */
-    const char *machine;     /* "key: value" lines */
-    const char *checkpoints; /* RUN/checkpoints */
-    bool locked;             /* this job holds RUN/run.lock (rank 0) */
-    double started, stop_at; /* bk_seconds(): the clock began; time to stop, INFINITY without */
+    const char *resolved;      /* the resolved configuration, YAML */
+    const char *machine;       /* "key: value" lines */
+    const char *checkpoints;   /* RUN/checkpoints */
+    bk_saver *saver;           /* of a training */
+    bool locked;               /* this job holds RUN/run.lock (rank 0) */
+    double started, stop_at;   /* bk_seconds(): the clock began; time to stop, INFINITY without */
+    double save_at, save_from; /* bk_seconds() on rank 0: time for a checkpoint, INFINITY without;
+                                  before the second none is cheap enough */
 } bk_job;
 
 /* ---- setup.c ---- */
@@ -96,8 +99,8 @@ BK_CHECKED bk_status bk_job_load_model(const bk_world *world, bk_arena *arena,
                                        const bk_checkpoint *c, bk_slab *slab);
 /* Collective.  Everything: parameters, buffers, moments, state. */
 BK_CHECKED bk_status bk_job_resume(bk_job *job);
-/* Collective.  Commits a checkpoint of the present state. */
-BK_CHECKED bk_status bk_job_save(bk_job *job, bk_saved *saved);
+/* Collective.  Begins a checkpoint of the present state (io/checkpoint.h, bk_saver_begin). */
+BK_CHECKED bk_status bk_job_save(bk_job *job);
 
 /* ---- resume.c ---- */
 
@@ -115,7 +118,10 @@ typedef struct bk_step_result {
     double grad_norm, lr;
     int64_t positions; /* real positions of the global batch */
     int64_t nonfinite;
-    bk_stop stop;                      /* the same on all ranks */
+    bk_stop stop;      /* the same on all ranks, like the next three */
+    bool saver_waits;  /* no rank's part of the save under way is unfinished */
+    bool save_is_due;  /* by rank 0's clock */
+    bool save_is_dear; /* the last one was too long ago for checkpoint.max_overhead */
     bk_traffic sent[BK_TRAFFIC_PARTS]; /* by this rank; an all-gather of parameters beside the next
                                           forward pass counts there */
 } bk_step_result;

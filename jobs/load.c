@@ -71,7 +71,7 @@ const char *bk_ladder_text(const bk_split *split, double accuracy, char text[128
 /* What one step takes and sends, by doing one. */
 typedef struct step_costs {
     double activations; /* bytes of the arenas of a step */
-    double resident;    /* peak bytes of this rank, all included */
+    double resident;    /* peak bytes of this rank, all included but the copy that is saved */
     bk_traffic sent[BK_TRAFFIC_PARTS];
 } step_costs;
 
@@ -88,9 +88,15 @@ static double arena_bytes(const bk_job *job)
 static step_costs measure_step(bk_job *job)
 {
     bk_slab_initialise(job->slab, (uint64_t)job->config->run.seed);
-    bk_step_result r = bk_job_step(job);
-    step_costs out = {.activations = arena_bytes(job), .resident = (double)bk_peak_bytes()};
-    memcpy(out.sent, r.sent, sizeof out.sent);
+    step_costs out = {0};
+    for (int i = 0; i < BK_TRAFFIC_PARTS; i++)
+        out.sent[i] = bk_traffic_of(i);
+    (void)bk_job_step(job);
+    bk_reduction_gather_finish(job->reduction); /* what the next step would wait for */
+    for (int i = 0; i < BK_TRAFFIC_PARTS; i++)
+        out.sent[i] = bk_traffic_minus(bk_traffic_of(i), out.sent[i]);
+    out.activations = arena_bytes(job);
+    out.resident = (double)bk_peak_bytes();
     return out;
 }
 
@@ -109,16 +115,29 @@ static void print_messages(const bk_job *job, const bk_traffic *part)
                    (long long)part[i].bytes, (long long)part[i].messages);
 }
 
+/* What rank 0, which always writes, holds of a checkpoint while it is written beside the training.
+ */
+static double staging_bytes(const bk_job *job)
+{
+    const bk_config_checkpoint *c = &job->config->checkpoint;
+    double bytes = 4.0 * (1 + job->config->optim.kind->moments) * (double)job->slab->total_count;
+    bk_save_options options = {.writers = (int)c->writers, .nodes = job->world->nodes};
+    return c->async ? bytes / bk_checkpoint_writers(&options, job->world->size, (int64_t)bytes)
+                    : 0.0;
+}
+
 static void print_memory(const bk_job *job, const step_costs *step)
 {
     double slab = 4.0 * (double)(job->slab->values + job->slab->grads);
     double moments = 4.0 * job->config->optim.kind->moments * (double)job->shard->moment_floats;
     double teacher = job->teacher ? 4.0 * (double)bk_model_slab(job->teacher)->values : 0.0;
+    double staging = staging_bytes(job);
     double rest = fmax(0.0, step->resident - slab - moments - teacher - step->activations);
     printf("memory of rank 0      %.3f MB: parameters and gradients %.3f, moments %.3f, teacher "
-           "%.3f, activations and scratch %.3f, data, libraries and program %.3f\n",
-           step->resident / 1e6, slab / 1e6, moments / 1e6, teacher / 1e6, step->activations / 1e6,
-           rest / 1e6);
+           "%.3f, activations and scratch %.3f, copy to be saved %.3f, data, libraries and program "
+           "%.3f\n",
+           (step->resident + staging) / 1e6, slab / 1e6, moments / 1e6, teacher / 1e6,
+           step->activations / 1e6, staging / 1e6, rest / 1e6);
 }
 
 bk_status bk_dry_run(bk_job *job)

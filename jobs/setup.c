@@ -347,6 +347,7 @@ void bk_job_close(bk_job *job)
 {
     if (job->reduction)
         bk_reduction_gather_finish(job->reduction);
+    bk_saver_free(job->saver);
     bk_arena_free(job->tape.arena);
     bk_arena_free(job->tape.scratch);
     bk_arena_free(job->tape.inner);

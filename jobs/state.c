@@ -112,9 +112,11 @@ static int64_t list_owned(bk_job *job, bk_arena *arena, bk_piece *list)
     return count;
 }
 
-bk_status bk_job_save(bk_job *job, bk_saved *saved)
+bk_status bk_job_save(bk_job *job)
 {
     const bk_config_checkpoint *c = &job->config->checkpoint;
+    if (!job->saver)
+        job->saver = bk_saver_new(job->world->checkpoint, job->checkpoints, c->async);
     bk_save_options options = {
         .writers = (int)c->writers,
         .nodes = job->world->nodes,
@@ -128,8 +130,7 @@ bk_status bk_job_save(bk_job *job, bk_saved *saved)
     bk_arena *arena = bk_arena_new("save");
     bk_piece *list = BK_NEW(arena, bk_piece, 3 * job->shard->owned + job->slab->buffers);
     int64_t count = list_owned(job, arena, list);
-    bk_status status = bk_checkpoint_save(job->world->checkpoint, job->checkpoints, list, count,
-                                          &job->state, &options, saved);
+    bk_status status = bk_saver_begin(job->saver, list, count, &job->state, &options);
     bk_arena_free(arena);
     return status;
 }

@@ -1,5 +1,6 @@
 #include "jobs/job.h"
 
+#include "core/fault.h"
 #include "core/log.h"
 #include "dist/signal.h"
 #include "dist/step.h"
@@ -84,10 +85,17 @@ static double agree(bk_job *job, bk_step_result *out)
     double *block = BK_NEW(t->arena, double, blocks);
     int64_t nonfinite = 0;
     bk_reduction_squares(job->reduction, block, &nonfinite);
+    bk_saver_part part = bk_saver_part_of(job->saver);
+    bool clock = job->world->rank == 0;
+    double now = bk_seconds();
     bk_step_message m = {.flag = {[BK_STEP_NONFINITE] = nonfinite + nonfinite_records(job),
                                   [BK_STEP_TERM] = bk_signals_term(),
                                   [BK_STEP_USR1] = bk_signals_usr1(),
-                                  [BK_STEP_TIME] = bk_seconds() >= job->stop_at},
+                                  [BK_STEP_TIME] = now >= job->stop_at,
+                                  [BK_STEP_SAVE_DONE] = part == BK_PART_DONE,
+                                  [BK_STEP_SAVE_FAILED] = part == BK_PART_FAILED,
+                                  [BK_STEP_SAVE_DUE] = clock && now >= job->save_at,
+                                  [BK_STEP_SAVE_DEAR] = clock && now < job->save_from},
                          .terms = t->terms,
                          .record = job->records,
                          .sum = BK_NEW(t->arena, double, t->terms),
@@ -101,6 +109,10 @@ static double agree(bk_job *job, bk_step_result *out)
     out->stop = m.flag[BK_STEP_TERM] + m.flag[BK_STEP_USR1] > 0 ? BK_STOP_SIGNAL
                 : m.flag[BK_STEP_TIME] > 0                      ? BK_STOP_TIME
                                                                 : BK_GO_ON;
+    out->saver_waits = bk_saver_busy(job->saver) &&
+                       m.flag[BK_STEP_SAVE_DONE] + m.flag[BK_STEP_SAVE_FAILED] == job->world->size;
+    out->save_is_due = m.flag[BK_STEP_SAVE_DUE] > 0;
+    out->save_is_dear = m.flag[BK_STEP_SAVE_DEAR] > 0;
     return bk_reduction_norm(job->reduction, m.all_blocks);
 }
 
@@ -125,11 +137,13 @@ static void update(bk_job *job, bk_step_result *out)
 static void pass(bk_job *job, bk_bundle *bundle)
 {
     bk_tape *t = &job->tape;
+    bk_fault(BK_FAULT_STEP_FORWARD);
     bk_tape_begin(t);
     bk_sampler_batch(job->train_sampler, job->state.step, &t->lanes, t->arena, bundle);
     bk_job_teach(job, bundle);
     bk_model_forward(job->model, t, bundle);
     add_losses(job, bundle);
+    bk_fault(BK_FAULT_STEP_BACKWARD);
     bk_tape_backward(t);
     keep_records(job, t->lanes.first - job->lanes.first);
 }
@@ -186,6 +200,7 @@ static void forward_backward(bk_job *job, bk_bundle *bundle)
         bk_reduction_begin(job->reduction, t);
         pass(job, bundle);
     }
+    bk_fault(BK_FAULT_STEP_REDUCE);
     bk_reduction_finish(job->reduction);
 }
 
@@ -212,6 +227,7 @@ static bk_step_result one_step(bk_job *job)
         out.status = BK_NONFINITE;
         return out;
     }
+    bk_fault(BK_FAULT_STEP_UPDATE);
     update(job, &out);
     bk_job_advance(job, out.positions);
     return out;

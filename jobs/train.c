@@ -11,6 +11,7 @@
 #include "jobs/memory.h"
 #include "jobs/peak.h"
 #include "jobs/progress.h"
+#include "jobs/saving.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -23,12 +24,12 @@ typedef struct loop {
     bk_progress progress;
     bk_best best;
     double peak; /* FLOP/s of this rank */
-    double longest_step, longest_save;
+    double longest_step;
     int64_t logged_step, logged_positions;
     double logged_at;
-    int64_t failures, skipped; /* saves, steps; in a row */
-    int64_t saved_step;        /* -1: none */
-    bool is_best;              /* the evaluation of this step was the best so far */
+    int64_t skipped; /* steps in a row */
+    bk_saving saving;
+    bool is_best; /* the evaluation of this step was the best so far */
 } loop;
 
 /* ---- lines of metrics ---- */
@@ -209,44 +210,6 @@ static bk_stop evaluate(loop *l)
     return BK_GO_ON;
 }
 
-/* ---- checkpoints ---- */
-
-static bk_status try_save(loop *l)
-{
-    bk_saved saved = {0};
-    double start = bk_seconds();
-    bk_status status = bk_job_save(l->job, &saved);
-    double seconds = bk_seconds() - start;
-    bk_max_f64(l->job->world->ctl, 1, &seconds);
-    l->longest_save = fmax(l->longest_save, seconds);
-    bk_progress_break(&l->progress);
-    if (status != BK_OK)
-        return bk_fail(status, "the checkpoint of step %lld was not saved: %s",
-                       (long long)l->job->state.step,
-                       bk_arena_strdup(l->job->tape.arena, bk_status_text()));
-    l->failures = 0;
-    l->saved_step = l->job->state.step;
-    bk_note("saved step %lld (%.1f MB, %.2f s, stall %.2f s)", (long long)l->job->state.step,
-            (double)saved.bytes / 1e6, saved.seconds, seconds);
-    return BK_OK;
-}
-
-/* One of many: the training goes on without it, a few times. */
-static bk_status save(loop *l)
-{
-    bk_status status = try_save(l);
-    if (status == BK_OK || ++l->failures >= l->job->config->checkpoint.failures)
-        return status;
-    bk_warn("%s", bk_status_text());
-    return BK_OK;
-}
-
-/* Before the end of the program: without it the work would be lost. */
-static bk_status save_for_good(loop *l)
-{
-    return l->saved_step == l->job->state.step && !l->is_best ? BK_OK : try_save(l);
-}
-
 /* ---- the loop ---- */
 
 /* When this rank must begin to stop, so that a save still fits. */
@@ -254,13 +217,13 @@ static void plan_stop(loop *l)
 {
     const bk_config_run *c = &l->job->config->run;
     if (c->time_limit > 0)
-        l->job->stop_at = l->job->started + c->time_limit - c->stop_margin - 1.5 * l->longest_save -
-                          2.0 * l->longest_step;
+        l->job->stop_at = l->job->started + c->time_limit - c->stop_margin -
+                          1.5 * l->saving.longest - 2.0 * l->longest_step;
 }
 
 static bk_status stop_on_request(loop *l, bk_stop stop)
 {
-    BK_TRY(save_for_good(l));
+    BK_TRY(bk_saving_for_good(&l->saving, l->is_best));
     return bk_fail(BK_STOPPED, "stopped after step %lld on %s (%s): start it again to go on",
                    (long long)l->job->state.step,
                    stop == BK_STOP_SIGNAL ? "a signal" : "the time limit", l->job->config->run.dir);
@@ -277,41 +240,41 @@ static bk_status not_finite(loop *l, const bk_step_result *r)
         job->state.updates_skipped++;
         return BK_OK;
     }
-    BK_TRY(save_for_good(l));
+    BK_TRY(bk_saving_for_good(&l->saving, l->is_best));
     return bk_fail(BK_NONFINITE,
                    "loss or gradient is not finite at step %lld (%lld values; %s): the last good "
                    "state is kept; lower optim.lr or set optim.skip_nonfinite",
                    (long long)job->state.step + 1, (long long)r->nonfinite, job->config->run.dir);
 }
 
-static bk_status one_step(loop *l, bk_stop *stop)
+static bk_status one_step(loop *l, bk_step_result *r)
 {
     double start = bk_seconds();
-    bk_step_result r = bk_job_step(l->job);
+    *r = bk_job_step(l->job);
     l->longest_step = fmax(l->longest_step, bk_seconds() - start);
-    *stop = r.stop;
-    if (r.status == BK_NONFINITE)
-        return not_finite(l, &r);
-    BK_TRY(r.status);
+    BK_TRY(bk_saving_move(&l->saving, r));
+    if (r->status == BK_NONFINITE)
+        return not_finite(l, r);
+    BK_TRY(r->status);
     l->skipped = 0;
-    report(l, &r);
+    report(l, r);
     return BK_OK;
 }
 
 /* What stands behind a step: an evaluation, a request to stop, a checkpoint.  The evaluation comes
  * before the save, so that a checkpoint knows the best value up to its step. */
-static bk_status milestone(loop *l, bk_stop stop)
+static bk_status milestone(loop *l, const bk_step_result *r)
 {
-    const bk_config *c = l->job->config;
-    int64_t step = l->job->state.step, every = c->checkpoint.every;
+    bk_stop stop = r->stop;
     l->is_best = false;
     if (stop == BK_GO_ON && evaluation_due(l))
         stop = evaluate(l);
     if (stop != BK_GO_ON)
         return stop_on_request(l, stop);
-    if (step == c->run.steps)
-        return save_for_good(l);
-    return l->is_best || (every > 0 && step % every == 0) ? save(l) : BK_OK;
+    if (l->job->state.step == l->job->config->run.steps)
+        return bk_saving_for_good(&l->saving, l->is_best);
+    return l->is_best || bk_saving_due(&l->saving, r) ? bk_saving_begin(&l->saving, l->is_best)
+                                                      : BK_OK;
 }
 
 /* An evaluation that a request to stop cut short is made up for. */
@@ -323,21 +286,21 @@ static bk_status catch_up(loop *l)
     bk_broadcast(job->world->ctl, 0, &made, sizeof made);
     if (step == 0 || made || step > job->config->run.steps || !evaluation_due(l))
         return BK_OK;
-    return milestone(l, BK_GO_ON);
+    return milestone(l, &(bk_step_result){.stop = BK_GO_ON});
 }
 
 static bk_status run_steps(loop *l)
 {
     const bk_job *job = l->job;
-    bk_stop stop = BK_GO_ON;
+    bk_step_result r;
     BK_TRY(catch_up(l));
     if (job->state.step >= job->config->run.steps)
         bk_note("all %lld steps are done (%s): raise run.steps to go on",
                 (long long)job->state.step, job->config->run.dir);
     while (job->state.step < job->config->run.steps) {
         plan_stop(l);
-        BK_TRY(one_step(l, &stop));
-        BK_TRY(milestone(l, stop));
+        BK_TRY(one_step(l, &r));
+        BK_TRY(milestone(l, &r));
     }
     return BK_OK;
 }
@@ -393,7 +356,8 @@ static bk_status train(bk_job *job, const bk_best *best)
     BK_TRY(bk_job_check_resume(job));
     BK_TRY(bk_job_claim_directory(job));
     BK_TRY(bk_job_resume(job));
-    loop l = {.job = job, .best = *best, .saved_step = job->checkpoint ? job->state.step : -1};
+    loop l = {.job = job, .best = *best};
+    l.saving = bk_saving_of(job, &l.progress);
     l.peak = bk_measure_peak(job->tape.bf16);
     BK_TRY(open_metrics(&l));
     begin_notes(job);
@@ -403,8 +367,9 @@ static bk_status train(bk_job *job, const bk_best *best)
     bk_status status = run_steps(&l);
     const char *text = bk_arena_strdup(job->arena, bk_status_text());
     bk_progress_break(&l.progress);
+    bk_status ended = bk_saving_end(&l.saving);
     bk_status closed = bk_agree(job->world->ctl, l.metrics ? bk_metrics_close(l.metrics) : BK_OK);
-    return status != BK_OK ? bk_fail(status, "%s", text) : closed;
+    return status != BK_OK ? bk_fail(status, "%s", text) : ended != BK_OK ? ended : closed;
 }
 
 /* ---- the command ---- */

@@ -1,5 +1,5 @@
-/* bench checkpoint: a checkpoint of so many bytes is written, verified and read, against a plain
- * file of the same size on the same disk. */
+/* bench checkpoint: a checkpoint of so many bytes is written, verified, read, and written in the
+ * background, against a plain file of the same size on the same disk. */
 #include "io/checkpoint.h"
 #include "core/blas.h"
 #include "dist/agree.h"
@@ -8,6 +8,7 @@
 #include "io/storage.h"
 #include "jobs/bench.h"
 
+#include <stdlib.h>
 #include <unistd.h>
 
 typedef struct checkpoint_config {
@@ -25,7 +26,8 @@ static const bk_option options[] = {
                    "directory to write in; without: TMPDIR, or /tmp"),
     BK_OPTION_I64(checkpoint_config, writers, 0, 0, 4096, "files; 0 = as checkpoint.writers=0"),
     BK_OPTION_I64(checkpoint_config, warmup, 0, 0, BK_BENCH_REPEATS, "runs that do not count"),
-    BK_OPTION_I64(checkpoint_config, repeats, 3, 1, BK_BENCH_REPEATS, "runs; the median counts"),
+    BK_OPTION_I64(checkpoint_config, repeats, 3, 1, BK_BENCH_REPEATS - 1,
+                  "runs; the median counts"),
     BK_OPTION_END,
 };
 
@@ -40,6 +42,9 @@ typedef struct work {
     bk_piece piece[TENSORS]; /* the own slice of each tensor */
     bk_checkpoint *opened;
     bk_saved saved;
+    bk_saver *saver; /* in the background */
+    int64_t beside;  /* saves of it so far */
+    double stall[BK_BENCH_REPEATS];
 } work;
 
 /* Equal tensors, cut into equal slices. */
@@ -62,24 +67,79 @@ static void make_pieces(work *w, int64_t bytes)
     }
 }
 
-static bk_status write_one(void *context)
+static bk_run_state next_state(work *w)
 {
-    work *w = context;
-    bk_run_state state = {.step = ++w->step,
+    return (bk_run_state){.step = ++w->step,
                           .data_path = "none",
                           .data_digest = "none",
                           .config = "bench: checkpoint",
                           .machine = "bench: checkpoint",
                           .world_size = w->world->size,
                           .lanes = 1};
-    bk_save_options save = {.writers = (int)w->config->writers,
-                            .nodes = w->world->nodes,
-                            .keep = 2,
-                            .best = -1,
-                            .started_from = -1,
-                            .run_id = "bench"};
+}
+
+static bk_save_options options_of(const work *w)
+{
+    return (bk_save_options){.writers = (int)w->config->writers,
+                             .nodes = w->world->nodes,
+                             .keep = 2,
+                             .best = -1,
+                             .started_from = -1,
+                             .run_id = "bench"};
+}
+
+static bk_status write_one(void *context)
+{
+    work *w = context;
+    bk_run_state state = next_state(w);
+    bk_save_options save = options_of(w);
     return bk_checkpoint_save(w->world->checkpoint, w->directory, w->piece, TENSORS, &state, &save,
                               &w->saved);
+}
+
+/* The phases of a save beside a training that does nothing: the ranks meet every millisecond. */
+static bk_status write_beside(void *context)
+{
+    work *w = context;
+    bk_run_state state = next_state(w);
+    bk_save_options save = options_of(w);
+    bk_saved saved = {0};
+    BK_TRY(bk_saver_begin(w->saver, w->piece, TENSORS, &state, &save));
+    while (bk_saver_busy(w->saver)) {
+        int64_t waiting = bk_saver_part_of(w->saver) == BK_PART_UNDER_WAY;
+        bk_sum_i64(w->world->ctl, 1, &waiting);
+        if (waiting == 0)
+            BK_TRY(bk_saver_advance(w->saver, &saved));
+        else
+            usleep(1000);
+    }
+    bk_max_f64(w->world->ctl, 1, &saved.stall);
+    w->stall[w->beside++] = saved.stall;
+    return BK_OK;
+}
+
+static int by_size(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* After a first one, whose staging memory is new. */
+static bk_status measure_beside(work *w, bk_bench_result *out)
+{
+    double seconds;
+    int64_t repeats = w->config->repeats;
+    w->saver = bk_saver_new(w->world->checkpoint, w->directory, true);
+    bk_status status = bk_bench_time(w->world->ctl, 1, repeats, write_beside, w, &seconds);
+    bk_saver_free(w->saver);
+    BK_TRY(status);
+    qsort(w->stall + 1, (size_t)repeats, sizeof *w->stall, by_size);
+    double stall = w->stall[1 + repeats / 2];
+    bk_bench_add(out, "background", "seconds", seconds);
+    bk_bench_add(out, "background", "rate", (double)w->saved.bytes / seconds);
+    bk_bench_add(out, "background", "stall", stall);
+    bk_bench_add(out, "background", "stall_share", stall / out->seconds);
+    return BK_OK;
 }
 
 /* Opening one checks every byte against its digests. */
@@ -126,7 +186,7 @@ static bk_status measure(work *w, bk_bench_result *out)
     bk_bench_add(out, NULL, "read_rate", bytes / reading);
     bk_bench_add(out, NULL, "disk_write", out->limit);
     bk_bench_add(out, NULL, "disk_read", disk_read);
-    return BK_OK;
+    return measure_beside(w, out);
 }
 
 static bk_status make_directory(work *w)

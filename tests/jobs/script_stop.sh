@@ -139,10 +139,11 @@ full() { # no file may grow above 512 KiB; the checkpoint would have 1.2 MB
     )
     status=$?
 }
-full run.steps=7 checkpoint.every=2 log.interval=100
+full run.steps=7 checkpoint.every=2 log.interval=100 checkpoint.async_busy=wait
 [ "$status" -eq 70 ] || fail "status $status, not 70, after three saves that failed"
 [ "$(grep -c 'warning: the checkpoint of step' err)" -eq 2 ] || fail "not two warnings: $(cat err)"
 says err 'birkhoff: error: the checkpoint of step 6 was not saved'
+says err 'File too large'
 full run.steps=2 log.interval=100
 [ "$status" -eq 70 ] || fail "status $status, not 70, without the last save"
 [ -z "$(ls full/checkpoints)" ] || fail "left behind: $(ls -a full/checkpoints)"

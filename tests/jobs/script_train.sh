@@ -12,7 +12,7 @@ data: {train: ../data/listops.h5, batch: 8}
 model: {kind: encoder, layers: 1, width: 16, heads: 2, ffn: 32}
 optim: {lr: 0.01}
 parallel: {lanes: 4, threads: 1}
-checkpoint: {every: 2, keep: 2}
+checkpoint: {every: 2, keep: 2, async_busy: wait}
 log: {interval: 2, eval_interval: 3, eval_batches: 2}
 Y
 listops_data data/listops.h5
