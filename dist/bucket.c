@@ -1,6 +1,5 @@
 #include "dist/bucket.h"
 
-#include "core/hooks.h"
 #include "core/log.h"
 #include "core/parallel.h"
 #include "core/vector.h"
@@ -252,7 +251,7 @@ static void progress(bk_reduction *r, bool wait)
     }
 }
 
-static void poll(void)
+void bk_bucket_poll(void)
 {
     if (polled)
         progress(polled, false);
@@ -275,7 +274,6 @@ void bk_reduction_begin(bk_reduction *r, bk_tape *tape)
     tape->grad_ready = parameter_ready;
     tape->grad_ready_context = r;
     polled = r->overlap ? r : NULL;
-    bk_set_poll(poll);
 }
 
 static void add_second_uses(bk_reduction *r)
