@@ -83,7 +83,8 @@ static void finish(saved *s, bk_exchange *x)
     lap(s, BK_MOE_EXCHANGE);
 }
 
-/* Rows on their way to the experts and back. */
+/* Rows on their way to the experts and back; `returned` may be `sent`, as a chunk comes back after
+ * it has left. */
 typedef struct journey {
     const char *sent;      /* [n,C] in the order of dispatch */
     char *arrived;         /* [R,C] at the experts */

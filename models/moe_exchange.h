@@ -26,7 +26,7 @@ typedef struct bk_dispatch {
     int64_t blocks;
 } bk_dispatch;
 
-/* The first of n experts (or their blocks) in a chunk: `chunk` = chunks gives n. */
+/* The first of n experts that lies in a chunk or behind it; `chunk` = chunks: n. */
 static inline int64_t bk_chunk_first(int64_t n, int64_t chunks, int64_t chunk)
 {
     return n * chunk / chunks;
