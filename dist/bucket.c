@@ -1,6 +1,5 @@
 #include "dist/bucket.h"
 
-#include "core/hooks.h"
 #include "core/log.h"
 #include "core/parallel.h"
 #include "core/vector.h"
@@ -258,7 +257,7 @@ static void progress(bk_reduction *r, bool wait)
     }
 }
 
-static void poll(void)
+void bk_bucket_poll(void)
 {
     if (polled && polled->gather.active)
         bk_gather_progress(polled);
@@ -269,7 +268,6 @@ static void poll(void)
 void bk_reduction_poll(bk_reduction *r)
 {
     polled = r;
-    bk_set_poll(poll);
 }
 
 static void parameter_ready(void *context, bk_parameter *p, int use)

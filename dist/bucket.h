@@ -24,6 +24,8 @@ bk_segment bk_reduction_segment(const bk_reduction *r, int bucket);
 
 /* Before backward: resets the readiness of all buckets and hangs itself on tape->grad_ready. */
 void bk_reduction_begin(bk_reduction *r, bk_tape *tape);
+/* Not collective.  Moves the buckets that are on their way; part of the poll hook. */
+void bk_bucket_poll(void);
 /* Collective.  After backward: finishes all buckets, and a gather that is still under way.
  * slab->grad then holds, in the own segments, the sums over all ranks (second uses added). */
 void bk_reduction_finish(bk_reduction *r);

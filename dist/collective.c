@@ -189,9 +189,8 @@ void bk_alltoall_counts(const bk_comm *comm, int64_t per_rank, const int32_t *se
     count(comm, per_rank * (int64_t)sizeof *send * (comm->size - 1), start);
 }
 
-/* A type of one row, so that counts are rows: bytes would pass 2^31.  Returns the elements of a
- * row. The simulator copies what is of such a type; there a row is its bytes. */
-static int open_row(size_t row_bytes, MPI_Datatype *row)
+/* The simulator copies what is of a type of its own; there a row is its bytes. */
+int bk_row_type(size_t row_bytes, MPI_Datatype *row)
 {
 #ifdef BIRKHOFF_SMPI
     *row = MPI_BYTE;
@@ -229,7 +228,7 @@ void bk_alltoallv_rows(const bk_comm *comm, size_t row_bytes, const void *send,
     int *list = BK_NEW(comm->scratch, int, 4 * comm->size);
     double start = bk_seconds();
     MPI_Datatype row;
-    int unit = open_row(row_bytes, &row);
+    int unit = bk_row_type(row_bytes, &row);
     int64_t rows = fill_counts(comm, unit, send_count, list, list + comm->size) / unit;
     fill_counts(comm, unit, receive_count, list + 2 * comm->size, list + 3 * comm->size);
     BK_MPI(MPI_Alltoallv(send, list, list + comm->size, row, receive, list + 2 * comm->size,

@@ -1,6 +1,8 @@
 #include "dist/comm.h"
 
 #include "core/log.h"
+#include "dist/bucket.h"
+#include "dist/exchange.h"
 #include "dist/internal.h"
 
 #include <stdlib.h>
@@ -26,6 +28,12 @@ static void abort_job(int exit_code)
     _Exit(exit_code);
 }
 
+static void poll(void)
+{
+    bk_bucket_poll();
+    bk_exchange_poll();
+}
+
 /* The simulator (SMPI) has no threads and says so. */
 #ifdef BIRKHOFF_SMPI
 enum { THREADS = MPI_THREAD_SINGLE };
@@ -47,6 +55,7 @@ bk_status bk_mpi_start(int *argc, char ***argv)
     BK_MPI(MPI_Comm_rank(MPI_COMM_WORLD, &world_rank));
     BK_MPI(MPI_Comm_size(MPI_COMM_WORLD, &world_size));
     bk_set_abort(abort_job);
+    bk_set_poll(poll);
     return BK_OK;
 }
 
@@ -58,6 +67,7 @@ void bk_mpi_stop(void)
     MPI_Finalize();
     started = false;
     bk_set_abort(NULL);
+    bk_set_poll(NULL);
 }
 
 int bk_mpi_rank(void)

@@ -24,8 +24,8 @@ typedef struct bk_world {
     int expert; /* EP */
 } bk_world;
 
-/* Collective.  Starts MPI (thread level FUNNELED), sets the abort hook.  Called once, before
- * anything else of dist. */
+/* Collective.  Starts MPI (thread level FUNNELED), sets the hooks of abort and poll.  Called once,
+ * before anything else of dist. */
 BK_CHECKED bk_status bk_mpi_start(int *argc, char ***argv);
 /* Collective.  Barrier on all ranks, then MPI_Finalize. */
 void bk_mpi_stop(void);

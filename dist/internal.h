@@ -43,6 +43,10 @@ static inline int bk_bit_reverse(int rank, int size)
  * bit-reversed rank; P a power of two.  The time in it is the caller's to count. */
 void bk_gather_halves(const bk_comm *c, bk_dtype dtype, int64_t n, void *x, int tag);
 
+/* Not collective.  A type of one row for MPI, so that counts are rows: bytes would pass 2^31.
+ * Returns the elements of a row.  The caller frees the type unless it is MPI_BYTE. */
+int bk_row_type(size_t row_bytes, MPI_Datatype *row);
+
 /* The sums that make up a communicator's reducer (collective.c). */
 void bk_reducer_vector(void *comm, const bk_lanes *lanes, int64_t n, const double *local,
                        double *out);

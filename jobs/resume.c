@@ -14,11 +14,22 @@ static const struct {
     const char *path;
     key_class class;
 } classes[] = {
-    {"run.seed", FIXED},       {"run.precision", WARNED}, {"data.batch", FIXED},
-    {"data.length", FIXED},    {"data.split", FIXED},     {"data.max_length", FIXED},
-    {"model.recompute", FREE}, {"model", FIXED},          {"distill", WARNED},
-    {"loss", WARNED},          {"optim.kind", FIXED},     {"optim.skip_nonfinite", FREE},
-    {"optim", WARNED},         {"schedule", WARNED},      {"parallel.lanes", FIXED},
+    {"run.seed", FIXED},
+    {"run.precision", WARNED},
+    {"data.batch", FIXED},
+    {"data.length", FIXED},
+    {"data.split", FIXED},
+    {"data.max_length", FIXED},
+    {"model.recompute", FREE},
+    {"model.moe.chunks", FREE},
+    {"model", FIXED},
+    {"distill", WARNED},
+    {"loss", WARNED},
+    {"optim.kind", FIXED},
+    {"optim.skip_nonfinite", FREE},
+    {"optim", WARNED},
+    {"schedule", WARNED},
+    {"parallel.lanes", FIXED},
 };
 
 static key_class class_of(const char *path)

@@ -140,6 +140,7 @@ static bk_tensor *experts(bk_model *model, bk_tape *t, int layer, bk_tensor *x, 
                      .first_token = bk_lanes_first_sample(&t->lanes) * x->shape[1],
                      .layer = layer,
                      .ep = model->world->ep,
+                     .chunks = c->chunks,
                      .route = bk_comm_reducer(model->world->route),
                      .state = &m->state};
     bk_moe_result r = bk_moe(t, &a);

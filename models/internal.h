@@ -32,7 +32,7 @@ typedef struct bk_attention_config {
 } bk_attention_config;
 
 typedef struct bk_moe_config {
-    int64_t every, experts, k, hidden;
+    int64_t every, experts, k, hidden, chunks;
     int activation, aux;
     double aux_weight, z_weight;
     const char *router_name;

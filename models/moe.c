@@ -6,7 +6,7 @@
 #include "core/log.h"
 #include "core/parallel.h"
 #include "core/vector.h"
-#include "dist/collective.h"
+#include "dist/traffic.h"
 #include "models/moe_experts.h"
 #include "models/moe_gate.h"
 #include "models/moe_kernel.h"
@@ -62,18 +62,64 @@ static void lap(saved *s, bk_moe_phase phase)
     s->clock = now;
 }
 
-/* Rows to their experts, or (back) from them; on one rank they are there. */
-static void exchange(saved *s, bool back, const void *rows, void *received)
+/* Starts a chunk of rows to their experts, or (back) from them; on one rank they are there. */
+static bk_exchange *start(bk_tape *t, saved *s, bool back, int64_t chunk, const void *rows,
+                          void *received)
 {
-    if (rows == received)
-        return;
+    if (bk_comm_size(s->args.ep) == 1)
+        return NULL;
     int64_t before = bk_traffic_now().bytes;
-    if (back)
-        bk_dispatch_return(&s->dispatch, row_bytes(s), rows, received);
-    else
-        bk_dispatch_send(&s->dispatch, row_bytes(s), rows, received);
+    bk_exchange *x = (back ? bk_dispatch_return : bk_dispatch_send)(t, &s->dispatch, chunk,
+                                                                    row_bytes(s), rows, received);
     s->bytes += bk_traffic_now().bytes - before;
     lap(s, BK_MOE_EXCHANGE);
+    return x;
+}
+
+static void finish(saved *s, bk_exchange *x)
+{
+    if (x)
+        bk_exchange_finish(x);
+    lap(s, BK_MOE_EXCHANGE);
+}
+
+/* Rows on their way to the experts and back; `returned` may be `sent`, as a chunk comes back after
+ * it has left. */
+typedef struct journey {
+    const char *sent;      /* [n,C] in the order of dispatch */
+    char *arrived;         /* [R,C] at the experts */
+    char *result;          /* [R,C] of the experts */
+    char *returned;        /* [n,C] */
+    bk_experts_back *back; /* NULL: forward */
+    bk_exchange **leaving; /* [chunks] results on their way */
+} journey;
+
+/* A chunk is at work while the next is on its way there and those before it on their way back. */
+static void travel(bk_tape *t, saved *s, journey *j)
+{
+    int64_t chunks = s->dispatch.chunks;
+    j->leaving = BK_NEW(t->scratch, bk_exchange *, chunks);
+    bk_exchange *coming = start(t, s, false, 0, j->sent, j->arrived);
+    for (int64_t chunk = 0; chunk < chunks; chunk++) {
+        finish(s, coming);
+        if (chunk + 1 < chunks)
+            coming = start(t, s, false, chunk + 1, j->sent, j->arrived);
+        if (j->back)
+            bk_experts_inputs_back(t, j->back, chunk);
+        else
+            bk_experts_forward(t, &s->experts, chunk, j->result);
+        lap(s, BK_MOE_GEMM);
+        j->leaving[chunk] = start(t, s, true, chunk, j->result, j->returned);
+        if (j->back)
+            bk_experts_weights_back(t, j->back, chunk);
+        lap(s, BK_MOE_GEMM);
+    }
+}
+
+static void arrive(saved *s, const journey *j)
+{
+    for (int64_t chunk = 0; chunk < s->dispatch.chunks; chunk++)
+        finish(s, j->leaving[chunk]);
 }
 
 /* After forward, and with more of both after backward. */
@@ -220,19 +266,21 @@ static void forward(bk_tape *t, bk_node *n)
     route(t, n, s);
     measure(n, s);
     lap(s, BK_MOE_ROUTE);
-    *d = bk_dispatch_make(t, s->args.ep, &s->route_args, s->route.index);
+    *d = bk_dispatch_make(t, s->args.ep, s->args.chunks, &s->route_args, s->route.index);
     bool alone = bk_comm_size(s->args.ep) == 1;
     moving c = {.node = n, .saved = s};
     c.packed = bk_arena_alloc(alone ? t->arena : t->scratch, (size_t)d->sent * row_bytes(s));
     bk_parallel(d->sent, 1, s->width, copy_rows, &c);
     lap(s, BK_MOE_PACK);
     s->experts.received = room_at_experts(s, t->arena, c.packed);
-    exchange(s, false, c.packed, s->experts.received);
     s->returned = bk_arena_alloc(t->arena, (size_t)d->sent * row_bytes(s));
-    char *out = room_at_experts(s, t->scratch, s->returned);
-    bk_experts_forward(t, &s->experts, out);
-    lap(s, BK_MOE_GEMM);
-    exchange(s, true, out, s->returned);
+    bk_experts_open(t, &s->experts);
+    journey j = {.sent = c.packed,
+                 .arrived = s->experts.received,
+                 .result = room_at_experts(s, t->scratch, s->returned),
+                 .returned = s->returned};
+    travel(t, s, &j);
+    arrive(s, &j);
     bk_parallel(s->route_args.tokens, 1, s->args.k * s->width, combine_tokens, &c);
     lap(s, BK_MOE_COMBINE);
     bk_arena_release(t->scratch, mark);
@@ -302,14 +350,18 @@ static void backward(bk_tape *t, bk_node *n)
     bk_parallel(s->dispatch.sent, 1, s->width, weigh_gradients, &c);
     lap(s, BK_MOE_PACK);
     char *g = room_at_experts(s, t->scratch, c.packed);
-    exchange(s, false, c.packed, g);
     char *dx = bk_arena_alloc(t->scratch, (size_t)s->dispatch.received * row_bytes(s));
-    bk_experts_backward(t, &s->experts, g, dx);
-    lap(s, BK_MOE_GEMM);
-    c.packed = bk_comm_size(s->args.ep) == 1 ? dx : c.packed;
-    exchange(s, true, dx, c.packed);
+    bk_experts_back back = bk_experts_back_open(t, &s->experts, g, dx);
+    journey j = {.sent = c.packed,
+                 .arrived = g,
+                 .result = dx,
+                 .returned = bk_comm_size(s->args.ep) == 1 ? dx : c.packed,
+                 .back = &back};
+    travel(t, s, &j);
+    c.packed = j.returned;
     c.gh = router_back(t, n, s, c.gw);
     lap(s, BK_MOE_ROUTE);
+    arrive(s, &j);
     if (n->in[X]->needs_grad) {
         bk_grad_slot(t, n->in[X], &c.beta);
         bk_parallel(s->route_args.tokens, 1, s->args.k * s->width, input_tokens, &c);

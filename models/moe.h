@@ -30,7 +30,9 @@ typedef struct bk_moe_args {
     int64_t valid;       /* global valid tokens of the step */
     int64_t first_token; /* global position of the first local token */
     int layer;
-    const bk_comm *ep;       /* NULL = one rank */
+    const bk_comm *ep; /* NULL = one rank */
+    int64_t chunks; /* that the local experts are cut into: rows of one are under way while another
+                     * is at work; 0, 1: all at once */
     const bk_reducer *route; /* NULL = one rank */
     bk_moe_state *state;     /* counters that outlive the step, for figures; may be NULL */
     bk_attributes *attributes;

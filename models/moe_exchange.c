@@ -60,19 +60,37 @@ static counts exchange_counts(bk_tape *t, const bk_dispatch *d, const bk_route_a
     return c;
 }
 
-static void sum_counts(bk_tape *t, bk_dispatch *d, const counts *c)
+/* Rows of a rank's experts that lie in a chunk. */
+static int64_t chunk_rows(const bk_dispatch *d, const counts *c, int64_t experts, int64_t chunk,
+                          const int32_t *list)
+{
+    int64_t rows = 0, last = bk_chunk_first(experts, d->chunks, chunk + 1) * c->lanes;
+    for (int64_t i = bk_chunk_first(experts, d->chunks, chunk) * c->lanes; i < last; i++)
+        rows += list[i];
+    return rows;
+}
+
+/* Both sides stand rank by rank, then chunk by chunk. */
+static void sum_counts(bk_tape *t, bk_dispatch *d, int64_t experts, const counts *c)
 {
     int size = bk_comm_size(d->ep);
-    int64_t each = c->experts * c->lanes;
-    d->to = BK_ZNEW(t->arena, int64_t, size);
-    d->from = BK_ZNEW(t->arena, int64_t, size);
+    int64_t first, own, theirs, each = c->experts * c->lanes, sent = 0;
+    bk_moe_experts_of(bk_comm_rank(d->ep), experts, size, &first, &own);
+    d->to = BK_NEW(t->arena, int64_t, 4 * d->chunks * size);
+    d->from = d->to + d->chunks * size;
+    d->to_place = d->from + d->chunks * size;
+    d->from_place = d->to_place + d->chunks * size;
     for (int r = 0; r < size; r++)
-        for (int64_t i = 0; i < each; i++) {
-            d->to[r] += c->send[r * each + i];
-            d->from[r] += c->receive[r * each + i];
+        for (int64_t chunk = 0; chunk < d->chunks; chunk++) {
+            int64_t i = chunk * size + r;
+            bk_moe_experts_of(r, experts, size, &first, &theirs);
+            d->to[i] = chunk_rows(d, c, theirs, chunk, c->send + r * each);
+            d->from[i] = chunk_rows(d, c, own, chunk, c->receive + r * each);
+            d->to_place[i] = sent;
+            d->from_place[i] = d->received;
+            sent += d->to[i];
+            d->received += d->from[i];
         }
-    for (int r = 0; r < size; r++)
-        d->received += d->from[r];
 }
 
 /* Received rows stand source by source, then expert by expert, then lane by lane. */
@@ -93,25 +111,49 @@ static void make_blocks(bk_tape *t, bk_dispatch *d, const bk_route_args *a, cons
             }
 }
 
-bk_dispatch bk_dispatch_make(bk_tape *t, const bk_comm *ep, const bk_route_args *a,
+static int64_t fitting(int64_t chunks, int64_t experts, int size)
+{
+    int64_t most = size > 1 ? (experts + size - 1) / size : 1;
+    return chunks > most ? most : chunks > 1 ? chunks : 1;
+}
+
+bk_dispatch bk_dispatch_make(bk_tape *t, const bk_comm *ep, int64_t chunks, const bk_route_args *a,
                              const int32_t *index)
 {
-    bk_dispatch d = {.ep = ep};
+    bk_dispatch d = {.ep = ep, .chunks = fitting(chunks, a->experts, bk_comm_size(ep))};
     bk_arena_mark mark = bk_arena_get_mark(t->scratch);
     sort_by_expert(t, &d, a, index);
     counts c = exchange_counts(t, &d, a, index);
-    sum_counts(t, &d, &c);
+    sum_counts(t, &d, a->experts, &c);
     make_blocks(t, &d, a, &c);
     bk_arena_release(t->scratch, mark);
     return d;
 }
 
-void bk_dispatch_send(const bk_dispatch *d, size_t row_bytes, const void *rows, void *received)
+bk_exchange *bk_dispatch_send(bk_tape *t, const bk_dispatch *d, int64_t chunk, size_t row_bytes,
+                              const void *rows, void *received)
 {
-    bk_alltoallv_rows(d->ep, row_bytes, rows, d->to, received, d->from);
+    int64_t at = chunk * bk_comm_size(d->ep);
+    return bk_exchange_begin(d->ep, t->scratch,
+                             &(bk_exchange_rows){.bytes = row_bytes,
+                                                 .send = rows,
+                                                 .send_count = d->to + at,
+                                                 .send_place = d->to_place + at,
+                                                 .receive = received,
+                                                 .receive_count = d->from + at,
+                                                 .receive_place = d->from_place + at});
 }
 
-void bk_dispatch_return(const bk_dispatch *d, size_t row_bytes, const void *received, void *rows)
+bk_exchange *bk_dispatch_return(bk_tape *t, const bk_dispatch *d, int64_t chunk, size_t row_bytes,
+                                const void *received, void *rows)
 {
-    bk_alltoallv_rows(d->ep, row_bytes, received, d->from, rows, d->to);
+    int64_t at = chunk * bk_comm_size(d->ep);
+    return bk_exchange_begin(d->ep, t->scratch,
+                             &(bk_exchange_rows){.bytes = row_bytes,
+                                                 .send = received,
+                                                 .send_count = d->from + at,
+                                                 .send_place = d->from_place + at,
+                                                 .receive = rows,
+                                                 .receive_count = d->to + at,
+                                                 .receive_place = d->to_place + at});
 }

@@ -3,7 +3,7 @@
 #define BK_MODELS_MOE_EXCHANGE_H
 
 #include "core/tape.h"
-#include "dist/comm.h"
+#include "dist/exchange.h"
 #include "models/router.h"
 
 /* Rows of one (local expert, lane of the expert-parallel group): a contiguous piece of the received
@@ -18,18 +18,31 @@ typedef struct bk_dispatch {
     int64_t sent, received; /* rows */
     int64_t *slot;      /* [sent] flat (token, slot) of each row, sorted by (expert, token, slot) */
     int64_t *place;     /* [T k] row of each (token, slot); -1: not sent */
-    int64_t *to, *from; /* [size] rows for and from each rank of the group */
-    int64_t lanes;      /* of the whole group, in rank order */
-    bk_expert_block *block; /* [local experts, lanes] */
+    int64_t chunks;     /* that the experts of every rank are cut into; each goes by itself */
+    int64_t *to, *from; /* [chunks,size] rows for and from each rank of the group */
+    int64_t *to_place, *from_place; /* [chunks,size] the first of them, of sent and of received */
+    int64_t lanes;                  /* of the whole group, in rank order */
+    bk_expert_block *block;         /* [local experts, lanes] */
     int64_t blocks;
 } bk_dispatch;
 
-/* Collective over ep (NULL = one rank).  index[T,k], -1 = not sent.  Lives on the step arena. */
-bk_dispatch bk_dispatch_make(bk_tape *t, const bk_comm *ep, const bk_route_args *a,
+/* The first of n experts that lies in a chunk or behind it; `chunk` = chunks: n. */
+static inline int64_t bk_chunk_first(int64_t n, int64_t chunks, int64_t chunk)
+{
+    return n * chunk / chunks;
+}
+
+/* Collective over ep (NULL = one rank).  index[T,k], -1 = not sent.  Lives on the step arena.
+ * `chunks` is the same on all ranks; at least one is made (on one rank just that), at most as many
+ * as the fullest rank has experts: a rank with fewer has empty ones. */
+bk_dispatch bk_dispatch_make(bk_tape *t, const bk_comm *ep, int64_t chunks, const bk_route_args *a,
                              const int32_t *index);
 
-/* Collective.  rows[sent] to their experts, received[received]; and the way back. */
-void bk_dispatch_send(const bk_dispatch *d, size_t row_bytes, const void *rows, void *received);
-void bk_dispatch_return(const bk_dispatch *d, size_t row_bytes, const void *received, void *rows);
+/* Collective.  Starts one chunk of rows[sent] on its way to the experts, received[received]; and on
+ * the way back.  The result lives on t->scratch; bk_exchange_finish waits for it. */
+bk_exchange *bk_dispatch_send(bk_tape *t, const bk_dispatch *d, int64_t chunk, size_t row_bytes,
+                              const void *rows, void *received);
+bk_exchange *bk_dispatch_return(bk_tape *t, const bk_dispatch *d, int64_t chunk, size_t row_bytes,
+                                const void *received, void *rows);
 
 #endif

@@ -29,17 +29,34 @@ static size_t bytes_of(const bk_experts *x, int64_t rows, int64_t width)
     return (size_t)(rows * width) * bk_dtype_size(x->dtype);
 }
 
-/* ---- all blocks at once ---- */
+/* ---- the blocks of a chunk together ---- */
 
-/* to[rows,out] = from[rows,in] op(w): one product for each block, shared out together. */
-static void multiply(bk_tape *t, const bk_experts *x, bk_expert_weight which, bk_transpose tb,
-                     const char *from, char *to)
+typedef struct part {
+    const bk_experts *experts;
+    const bk_expert_block *first, *last;
+    int64_t rows;
+} part;
+
+static part part_of(const bk_experts *x, int64_t chunk)
 {
     const bk_dispatch *d = x->dispatch;
+    part p = {.experts = x,
+              .first = d->block + bk_chunk_first(x->count, d->chunks, chunk) * d->lanes,
+              .last = d->block + bk_chunk_first(x->count, d->chunks, chunk + 1) * d->lanes};
+    for (const bk_expert_block *b = p.first; b < p.last; b++)
+        p.rows += b->rows;
+    return p;
+}
+
+/* to[rows,out] = from[rows,in] op(w): one product for each block, shared out together. */
+static void multiply(bk_tape *t, const part *p, bk_expert_weight which, bk_transpose tb,
+                     const char *from, char *to)
+{
+    const bk_experts *x = p->experts;
     bk_arena_mark mark = bk_arena_get_mark(t->scratch);
-    bk_gemm *product = BK_NEW(t->scratch, bk_gemm, d->blocks);
+    bk_gemm *product = BK_NEW(t->scratch, bk_gemm, p->last - p->first);
     int64_t count = 0;
-    for (const bk_expert_block *b = d->block; b < d->block + d->blocks; b++) {
+    for (const bk_expert_block *b = p->first; b < p->last; b++) {
         const bk_tensor *w = leaf(x, which, b->expert);
         int64_t in = w->shape[tb == BK_T], out = w->shape[tb == BK_N];
         if (b->rows > 0)
@@ -60,17 +77,10 @@ static void multiply(bk_tape *t, const bk_experts *x, bk_expert_weight which, bk
     bk_arena_release(t->scratch, mark);
 }
 
-/* The rows first .. last-1 of a block, as [*first, *last): empty where it has none of them. */
-static void cut(const bk_expert_block *b, int64_t *first, int64_t *last)
-{
-    *first = *first > b->first ? *first : b->first;
-    *last = *last < b->first + b->rows ? *last : b->first + b->rows;
-}
-
 /* ---- forward ---- */
 
 typedef struct forward {
-    const bk_experts *experts;
+    part part;
     char *out; /* [R,C] */
 } forward;
 
@@ -80,14 +90,22 @@ static void add_bias(const bk_experts *x, const bk_tensor *bias, char *to)
         bk_vector(x->dtype)->add(bk_count(bias), bias->data, to);
 }
 
+/* Rows of a block: those of first .. last-1 of the part, of which `before` stand before it. */
+static void cut(const bk_expert_block *b, int64_t before, int64_t *first, int64_t *last)
+{
+    *first = b->first + (*first > before ? *first - before : 0);
+    *last = b->first + (*last - before < b->rows ? *last - before : b->rows);
+}
+
 /* inner += b1, active = act(inner). */
 static void activate_rows(void *context, int64_t first, int64_t last)
 {
-    const bk_experts *x = ((const forward *)context)->experts;
-    for (int64_t i = 0; i < x->dispatch->blocks; i++) {
-        const bk_expert_block *b = &x->dispatch->block[i];
+    const part *p = &((const forward *)context)->part;
+    const bk_experts *x = p->experts;
+    int64_t before = 0;
+    for (const bk_expert_block *b = p->first; b < p->last; before += b->rows, b++) {
         int64_t r = first, end = last;
-        for (cut(b, &r, &end); r < end; r++) {
+        for (cut(b, before, &r, &end); r < end; r++) {
             char *inner = row(x, x->inner, r, x->hidden);
             add_bias(x, leaf(x, BK_EXPERT_B1, b->expert), inner);
             bk_pointwise(x->dtype)->activate((int)x->activation, x->hidden, inner,
@@ -100,51 +118,55 @@ static void activate_rows(void *context, int64_t first, int64_t last)
 static void finish_rows(void *context, int64_t first, int64_t last)
 {
     const forward *c = context;
-    const bk_experts *x = c->experts;
-    for (int64_t i = 0; i < x->dispatch->blocks; i++) {
-        const bk_expert_block *b = &x->dispatch->block[i];
+    const bk_experts *x = c->part.experts;
+    int64_t before = 0;
+    for (const bk_expert_block *b = c->part.first; b < c->part.last; before += b->rows, b++) {
         int64_t r = first, end = last;
-        for (cut(b, &r, &end); r < end; r++)
+        for (cut(b, before, &r, &end); r < end; r++)
             add_bias(x, leaf(x, BK_EXPERT_B2, b->expert), row(x, c->out, r, x->width));
     }
 }
 
-void bk_experts_forward(bk_tape *t, bk_experts *x, void *out)
+void bk_experts_open(bk_tape *t, bk_experts *x)
 {
-    int64_t rows = x->dispatch->received;
-    forward c = {x, out};
-    x->inner = bk_arena_alloc(t->arena, bytes_of(x, rows, x->hidden));
-    x->active = bk_arena_alloc(t->arena, bytes_of(x, rows, x->hidden));
-    multiply(t, x, BK_EXPERT_W1, BK_T, x->received, x->inner);
-    bk_parallel(rows, 1, x->hidden, activate_rows, &c);
-    multiply(t, x, BK_EXPERT_W2, BK_T, x->active, out);
-    bk_parallel(rows, 1, x->width, finish_rows, &c);
+    x->inner = bk_arena_alloc(t->arena, bytes_of(x, x->dispatch->received, x->hidden));
+    x->active = bk_arena_alloc(t->arena, bytes_of(x, x->dispatch->received, x->hidden));
+}
+
+void bk_experts_forward(bk_tape *t, const bk_experts *x, int64_t chunk, void *out)
+{
+    forward c = {part_of(x, chunk), out};
+    multiply(t, &c.part, BK_EXPERT_W1, BK_T, x->received, x->inner);
+    bk_parallel(c.part.rows, 1, x->hidden, activate_rows, &c);
+    multiply(t, &c.part, BK_EXPERT_W2, BK_T, x->active, out);
+    bk_parallel(c.part.rows, 1, x->width, finish_rows, &c);
 }
 
 /* ---- backward ---- */
 
-/* Gradients behind the two maps of the experts, their sums over the rows of each block, and the
- * weight whose gradient is wanted. */
 typedef struct backward {
-    const bk_experts *experts;
-    const char *g;   /* [R,C] behind W2 */
-    char *ga;        /* [R,F] behind the activation, then before it */
-    char *db2, *db1; /* [blocks,C], [blocks,F] */
-    int64_t expert;
+    const bk_experts_back *back;
+    part part;
+    int64_t expert; /* the weight whose gradient is wanted */
     bk_expert_weight which;
 } backward;
+
+/* Its number among all blocks. */
+static int64_t number_of(const backward *c, const bk_expert_block *b)
+{
+    return b - c->part.experts->dispatch->block;
+}
 
 /* db2 of each block, columns first .. last-1. */
 static void sum_outer(void *context, int64_t first, int64_t last)
 {
     const backward *c = context;
-    const bk_experts *x = c->experts;
-    for (int64_t i = 0; i < x->dispatch->blocks; i++) {
-        const bk_expert_block *b = &x->dispatch->block[i];
-        char *sum = at(x, c->db2, i, x->width, first);
+    const bk_experts *x = c->part.experts;
+    for (const bk_expert_block *b = c->part.first; b < c->part.last; b++) {
+        char *sum = at(x, c->back->db2, number_of(c, b), x->width, first);
         memset(sum, 0, bytes_of(x, 1, last - first));
         for (int64_t r = b->first; r < b->first + b->rows; r++)
-            bk_vector(x->dtype)->add(last - first, at(x, c->g, r, x->width, first), sum);
+            bk_vector(x->dtype)->add(last - first, at(x, c->back->g, r, x->width, first), sum);
     }
 }
 
@@ -152,13 +174,12 @@ static void sum_outer(void *context, int64_t first, int64_t last)
 static void slope_and_sum(void *context, int64_t first, int64_t last)
 {
     const backward *c = context;
-    const bk_experts *x = c->experts;
-    for (int64_t i = 0; i < x->dispatch->blocks; i++) {
-        const bk_expert_block *b = &x->dispatch->block[i];
-        char *sum = at(x, c->db1, i, x->hidden, first);
+    const bk_experts *x = c->part.experts;
+    for (const bk_expert_block *b = c->part.first; b < c->part.last; b++) {
+        char *sum = at(x, c->back->db1, number_of(c, b), x->hidden, first);
         memset(sum, 0, bytes_of(x, 1, last - first));
         for (int64_t r = b->first; r < b->first + b->rows; r++) {
-            char *ga = at(x, c->ga, r, x->hidden, first);
+            char *ga = at(x, c->back->ga, r, x->hidden, first);
             bk_pointwise(x->dtype)->times_slope((int)x->activation, last - first,
                                                 at(x, x->inner, r, x->hidden, first), ga);
             bk_vector(x->dtype)->add(last - first, ga, sum);
@@ -170,13 +191,13 @@ static void slope_and_sum(void *context, int64_t first, int64_t last)
 static void gradient_of_lane(void *context, int64_t lane, void *out)
 {
     const backward *c = context;
-    const bk_experts *x = c->experts;
+    const bk_experts *x = c->part.experts;
     int64_t i = c->expert * x->dispatch->lanes + lane;
     const bk_expert_block *b = &x->dispatch->block[i];
     bool first = c->which == BK_EXPERT_W1 || c->which == BK_EXPERT_B1;
     int64_t m = first ? x->hidden : x->width, n = first ? x->width : x->hidden;
     if (c->which == BK_EXPERT_B1 || c->which == BK_EXPERT_B2) {
-        memcpy(out, row(x, first ? c->db1 : c->db2, i, m), bytes_of(x, 1, m));
+        memcpy(out, row(x, first ? c->back->db1 : c->back->db2, i, m), bytes_of(x, 1, m));
         return;
     }
     bk_gemm_run(x->dtype, &(bk_gemm){.ta = BK_T,
@@ -184,7 +205,7 @@ static void gradient_of_lane(void *context, int64_t lane, void *out)
                                      .n = n,
                                      .k = b->rows,
                                      .alpha = 1.0,
-                                     .a = row(x, first ? c->ga : c->g, b->first, m),
+                                     .a = row(x, first ? c->back->ga : c->back->g, b->first, m),
                                      .lda = m,
                                      .b = row(x, first ? x->received : x->active, b->first, n),
                                      .ldb = n,
@@ -193,32 +214,39 @@ static void gradient_of_lane(void *context, int64_t lane, void *out)
                                      .varying = true});
 }
 
-static void weight_gradients(bk_tape *t, backward *c)
-{
-    const bk_experts *x = c->experts;
-    int64_t lanes = x->dispatch->lanes;
-    bk_lanes group = {.total = lanes, .count = lanes, .batch = lanes};
-    for (c->expert = 0; c->expert < x->count; c->expert++)
-        for (c->which = 0; c->which < BK_EXPERT_WEIGHTS; c->which++) {
-            bk_tensor *w = leaf(x, c->which, c->expert);
-            if (w && w->needs_grad)
-                bk_lane_gradient(t, &group, w, gradient_of_lane, c);
-        }
-}
-
-void bk_experts_backward(bk_tape *t, const bk_experts *x, const void *g, void *dx)
+bk_experts_back bk_experts_back_open(bk_tape *t, const bk_experts *x, const void *g, void *dx)
 {
     const bk_dispatch *d = x->dispatch;
-    bk_arena_mark mark = bk_arena_get_mark(t->scratch);
-    backward c = {.experts = x,
-                  .g = g,
-                  .ga = bk_arena_alloc(t->scratch, bytes_of(x, d->received, x->hidden)),
-                  .db2 = bk_arena_alloc(t->scratch, bytes_of(x, d->blocks, x->width)),
-                  .db1 = bk_arena_alloc(t->scratch, bytes_of(x, d->blocks, x->hidden))};
-    bk_parallel(x->width, BK_PARALLEL_VECTOR, d->received, sum_outer, &c);
-    multiply(t, x, BK_EXPERT_W2, BK_N, g, c.ga);
-    bk_parallel(x->hidden, BK_PARALLEL_VECTOR, d->received, slope_and_sum, &c);
-    multiply(t, x, BK_EXPERT_W1, BK_N, c.ga, dx);
-    weight_gradients(t, &c);
-    bk_arena_release(t->scratch, mark);
+    return (bk_experts_back){.experts = x,
+                             .g = g,
+                             .dx = dx,
+                             .ga = bk_arena_alloc(t->scratch, bytes_of(x, d->received, x->hidden)),
+                             .db2 = bk_arena_alloc(t->scratch, bytes_of(x, d->blocks, x->width)),
+                             .db1 = bk_arena_alloc(t->scratch, bytes_of(x, d->blocks, x->hidden))};
+}
+
+void bk_experts_inputs_back(bk_tape *t, const bk_experts_back *b, int64_t chunk)
+{
+    const bk_experts *x = b->experts;
+    backward c = {.back = b, .part = part_of(x, chunk)};
+    multiply(t, &c.part, BK_EXPERT_W2, BK_N, b->g, b->ga);
+    bk_parallel(x->hidden, BK_PARALLEL_VECTOR, c.part.rows, slope_and_sum, &c);
+    multiply(t, &c.part, BK_EXPERT_W1, BK_N, b->ga, b->dx);
+}
+
+void bk_experts_weights_back(bk_tape *t, const bk_experts_back *b, int64_t chunk)
+{
+    const bk_experts *x = b->experts;
+    int64_t lanes = x->dispatch->lanes, chunks = x->dispatch->chunks;
+    bk_lanes group = {.total = lanes, .count = lanes, .batch = lanes};
+    backward c = {.back = b, .part = part_of(x, chunk)};
+    int64_t first = bk_chunk_first(x->count, chunks, chunk);
+    int64_t last = bk_chunk_first(x->count, chunks, chunk + 1);
+    bk_parallel(x->width, BK_PARALLEL_VECTOR, c.part.rows, sum_outer, &c);
+    for (c.expert = first; c.expert < last; c.expert++)
+        for (c.which = 0; c.which < BK_EXPERT_WEIGHTS; c.which++) {
+            bk_tensor *w = leaf(x, c.which, c.expert);
+            if (w && w->needs_grad)
+                bk_lane_gradient(t, &group, w, gradient_of_lane, &c);
+        }
 }

@@ -28,11 +28,28 @@ typedef struct bk_experts {
     char *active;   /* [R,F] behind it */
 } bk_experts;
 
-/* Not collective.  out[R,C] from x->received; inner and active live on the step arena. */
-void bk_experts_forward(bk_tape *t, bk_experts *x, void *out);
+/* Not collective.  Makes room for inner and active on the step arena. */
+void bk_experts_open(bk_tape *t, bk_experts *x);
+/* Not collective.  The rows of one chunk of the experts (x->dispatch->chunks) in out[R,C], from
+ * those in x->received. */
+void bk_experts_forward(bk_tape *t, const bk_experts *x, int64_t chunk, void *out);
 
-/* Not collective.  From g[R,C] = dL/d(out): adds to the gradients of the weights by the lane tree
- * over the lanes of the expert-parallel group (empty blocks count as zeros), and writes dx[R,C]. */
-void bk_experts_backward(bk_tape *t, const bk_experts *x, const void *g, void *dx);
+/* Gradients behind the two maps of the experts, and their sums over the rows of each block. */
+typedef struct bk_experts_back {
+    const bk_experts *experts;
+    const char *g;   /* [R,C] behind W2 */
+    char *dx;        /* [R,C] */
+    char *ga;        /* [R,F] behind the activation, then before it */
+    char *db2, *db1; /* [blocks,C], [blocks,F] */
+} bk_experts_back;
+
+/* Not collective.  Room on the scratch arena for the way back from g[R,C] = dL/d(out), borrowed, to
+ * dx[R,C]. */
+bk_experts_back bk_experts_back_open(bk_tape *t, const bk_experts *x, const void *g, void *dx);
+/* Not collective.  Writes the rows of one chunk in dx; then its part of the rest: adds to the
+ * gradients of the weights by the lane tree over the lanes of the expert-parallel group (empty
+ * blocks count as zeros). */
+void bk_experts_inputs_back(bk_tape *t, const bk_experts_back *b, int64_t chunk);
+void bk_experts_weights_back(bk_tape *t, const bk_experts_back *b, int64_t chunk);
 
 #endif

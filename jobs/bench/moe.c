@@ -12,7 +12,7 @@
 #include <string.h>
 
 typedef struct moe_config {
-    int64_t tokens, width, hidden, experts, k, threads, warmup, repeats;
+    int64_t tokens, width, hidden, experts, k, chunks, threads, warmup, repeats;
     const char *router;
     double probability;
     int gemm;
@@ -24,6 +24,7 @@ static const bk_option options[] = {
     BK_OPTION_I64(moe_config, hidden, 0, 0, 1048576, "hidden width of an expert; 0 = 4 x width"),
     BK_OPTION_I64(moe_config, experts, 8, 1, 65536, "experts, E"),
     BK_OPTION_I64(moe_config, k, 2, 1, 65536, "experts of a token"),
+    BK_OPTION_I64(moe_config, chunks, 1, 1, 64, "pieces of a rank's experts (model.moe.chunks)"),
     BK_OPTION_TEXT(moe_config, router, "topk", "router (birkhoff kinds router)"),
     BK_OPTION_F64(moe_config, probability, -1.0, -1.0, 1.0,
                   "share of the steps that route by transport (ssr); -1 = the router's default"),
@@ -150,6 +151,7 @@ static void open_layer(layer *y, bk_arena *arena, const moe_config *c, const bk_
                             .valid = c->tokens,
                             .first_token = bk_lanes_first_sample(&lanes),
                             .ep = world->ep,
+                            .chunks = c->chunks,
                             .route = bk_comm_reducer(world->route),
                             .state = &y->state};
     bk_moe_experts_of(bk_comm_rank(world->ep), c->experts, world->expert, &y->args.first,

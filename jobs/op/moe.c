@@ -11,7 +11,7 @@ typedef struct moe_settings {
     routing_settings routing;
     const char *router;
     int activation;
-    int64_t expert;
+    int64_t expert, chunks;
 } moe_settings;
 
 static bk_status choose(const bk_value *given, bk_operator *op);
@@ -23,6 +23,7 @@ static const bk_option settings[] = {
                      "of the experts"),
     BK_OPTION_I64(moe_settings, expert, 0, 0, 65536,
                   "expert-parallel degree; 0 = the largest that fits"),
+    BK_OPTION_I64(moe_settings, chunks, 1, 1, 64, "pieces of a rank's experts (model.moe.chunks)"),
     BK_OPTION_END,
 };
 
@@ -130,6 +131,7 @@ static bk_moe_args args_of(bk_operator_call *c, const bk_world *world)
                      .first_token = bk_operator_first_row(c),
                      .layer = (int)s->routing.layer,
                      .ep = world->ep,
+                     .chunks = s->chunks,
                      .route = bk_comm_reducer(world->route),
                      .attributes = &c->attributes};
     a.mask = bk_operator_mask(c, &a.valid);

@@ -33,9 +33,9 @@ expect 0 1 data lines text.txt text.h5
 is_saved() { [ -f "$1/checkpoints/latest" ]; }
 
 # case NAME FILE KILLED "RANKS..." key=value...: an uninterrupted run on 1 rank; a run that is killed after its save of
-# step 8; and that one resumed on each of RANKS.  "4,2" is 4 ranks at expert degree 2.
+# step 8; and that one resumed on each of RANKS.  "4,2" is 4 ranks at expert degree 2, there with experts in chunks.
 case_of() {
-    local name=$1 file=$2 killed=$3 resumed=$4 ranks run
+    local name=$1 file=$2 killed=$3 resumed=$4 ranks run chunks
     shift 4
     expect 0 1 train "$file" run.dir="$name.whole" "$@"
     start "${killed%,*}" train "$file" run.dir="$name.killed" run.steps=1000000 parallel.expert="${killed#*,}" "$@"
@@ -47,7 +47,9 @@ case_of() {
     for ranks in $resumed; do
         run=$name.$ranks
         cp -r "$name.killed" "$run"
-        expect 0 "${ranks%,*}" train "$file" run.dir="$run" parallel.expert="${ranks#*,}" "$@" || continue
+        chunks=()
+        [ "${ranks#*,}" -eq 1 ] || chunks=(model.moe.chunks=2)
+        expect 0 "${ranks%,*}" train "$file" run.dir="$run" parallel.expert="${ranks#*,}" "${chunks[@]}" "$@" || continue
         says err 'resuming from step 8'
         if [ "${ranks%,*}" -eq 3 ]; then
             says err 'results agree with other rank counts to rounding'

@@ -206,7 +206,7 @@ static void layers_agree_over_ranks(void **state)
     } cases[] = {
         {T, 2, "moe router=sinkhorn aux=switch z=true", "expert=2", true},
         {T, 4, "moe router=ssr probability=1 gradient=implicit k=3 activation=relu", "", true},
-        {3, 4, "moe router=sinkhorn aux=switch z=true", "expert=2", true},
+        {3, 4, "moe router=sinkhorn aux=switch z=true", "expert=2 chunks=2", true},
         {T, 4, "moe router=ssr probability=1 gradient=implicit scope=local blocks=3", "expert=1",
          true},
         {T, 3, "moe router=sinkhorn noise=logits aux=switch blocks=4 seed=3", "", false},

@@ -56,6 +56,7 @@ static void mistakes_are_named(void **state)
         {"{moe: {expert: 4}}", {"unknown key model.moe.expert", "experts"}},
         {"{moe: {experts: 2, k: 3}}", {"model.moe.k=3", "model.moe.experts=2"}},
         {"{layers: 2, moe: {every: 3}}", {"model.moe.every=3", "2 layers"}},
+        {"{moe: {chunks: 65}}", {"model.moe.chunks=65 is out of range", "[1, 64]"}},
         {"{moe: {aux: swich}}", {"model.moe.aux=swich", "none|switch"}},
         {"{moe: {capacity_factor: 1}}", {"unknown key model.moe.capacity_factor"}},
         {"{moe: {router: topk}}", {"model.moe.router is topk, not a mapping"}},

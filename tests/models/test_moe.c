@@ -1,6 +1,6 @@
 /* test: labels=unit,golden,grad,mpi ranks=1,2,3,4 timeout=120 */
 /* The mixture-of-experts layer: golden values, differences, identities, and the same numbers for
- * every number of ranks and every expert-parallel degree. */
+ * every number of ranks, every expert-parallel degree and every number of chunks. */
 #include "tests/support/router.h"
 
 #include "core/blas.h"
@@ -261,15 +261,17 @@ static void check_scene(scene given)
     layer *one = open_layer(s, NULL);
     run_layer(one);
     assert_int_equal(bk_blas_setup(s->threads, BK_GEMM_AUTO), BK_OK);
-    for (int ep = 1; ep <= ranks; ep++) {
-        if (!world[ep] || ep > s->experts)
-            continue;
-        layer *part = open_layer(s, world[ep]);
-        run_layer(part);
-        compare_dense(s, part, one);
-        compare_experts(s, part, one);
-        close_layer(part);
-    }
+    for (int ep = 1; ep <= ranks; ep++)
+        for (int64_t chunks = 1; chunks <= 4; chunks *= 2) {
+            if (!world[ep] || ep > s->experts)
+                continue;
+            layer *part = open_layer(s, world[ep]);
+            part->args.chunks = chunks;
+            run_layer(part);
+            compare_dense(s, part, one);
+            compare_experts(s, part, one);
+            close_layer(part);
+        }
     close_layer(one);
     assert_int_equal(bk_blas_setup(1, BK_GEMM_AUTO), BK_OK);
 }
@@ -289,7 +291,7 @@ static int32_t all_padding(int64_t token)
     return token < 0;
 }
 
-static void ranks_and_degrees_change_no_bit(void **state)
+static void ranks_degrees_and_chunks_change_no_bit(void **state)
 {
     (void)state;
     check_scene((scene){.name = "seven experts"});
@@ -566,7 +568,7 @@ static void experts_have_one_owner(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(ranks_and_degrees_change_no_bit),
+        cmocka_unit_test(ranks_degrees_and_chunks_change_no_bit),
         cmocka_unit_test(nothing_here_and_there_changes_no_bit),
         cmocka_unit_test(identity_experts_change_nothing),
     };

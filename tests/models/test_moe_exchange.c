@@ -11,6 +11,7 @@
 enum { T = 48, K = 2, L = 4 };
 
 static bk_world *world;
+static int64_t chunks;
 
 typedef struct rows {
     bk_tape tape;
@@ -42,7 +43,7 @@ static void open_rows(rows *r, int64_t experts, int only)
     r->index = BK_NEW(r->tape.arena, int32_t, tokens * K);
     for (int64_t i = 0; i < tokens * K; i++)
         r->index[i] = expert_of(r->args.first_token * K + i, experts, only);
-    r->dispatch = bk_dispatch_make(&r->tape, world->ep, &r->args, r->index);
+    r->dispatch = bk_dispatch_make(&r->tape, world->ep, chunks, &r->args, r->index);
 }
 
 /* Rows stand by (expert, token, slot); place and slot are inverse; to[] adds up. */
@@ -65,10 +66,40 @@ static void check_order(const rows *r, int64_t experts)
         int64_t count = 0;
         for (int64_t i = 0; i < d->sent; i++)
             count += bk_moe_owner(r->index[d->slot[i]], experts, (int)size) == rank;
-        assert_int_equal(d->to[rank], count);
-        to += count;
+        for (int64_t chunk = 0; chunk < d->chunks; chunk++) {
+            assert_int_equal(d->to_place[chunk * size + rank], to);
+            count -= d->to[chunk * size + rank];
+            to += d->to[chunk * size + rank];
+        }
+        assert_int_equal(count, 0);
     }
     assert_int_equal(to, d->sent);
+}
+
+/* Sends chunk by chunk; no row of a later chunk is there before it. */
+static void send_chunks(rows *r, const int64_t *out, int64_t *in)
+{
+    const bk_dispatch *d = &r->dispatch;
+    for (int64_t i = 0; i < d->received; i++)
+        in[i] = -1;
+    for (int64_t chunk = 0; chunk < d->chunks; chunk++) {
+        bk_exchange_finish(bk_dispatch_send(&r->tape, d, chunk, sizeof *out, out, in));
+        int64_t here = bk_chunk_first(d->blocks / d->lanes, d->chunks, chunk + 1) * d->lanes;
+        for (int64_t i = 0; i < d->blocks; i++)
+            for (int64_t j = 0; j < d->block[i].rows; j++)
+                assert_true((in[d->block[i].first + j] >= 0) == (i < here));
+    }
+}
+
+/* All on their way together; the last is waited for first. */
+static void return_chunks(rows *r, const int64_t *in, int64_t *back)
+{
+    const bk_dispatch *d = &r->dispatch;
+    bk_exchange **x = BK_NEW(r->tape.arena, bk_exchange *, d->chunks);
+    for (int64_t chunk = 0; chunk < d->chunks; chunk++)
+        x[chunk] = bk_dispatch_return(&r->tape, d, chunk, sizeof *in, in, back);
+    for (int64_t chunk = d->chunks; chunk-- > 0;)
+        bk_exchange_finish(x[chunk]);
 }
 
 /* Each row carries its global slot; at the experts every row lies in the block of its expert and
@@ -83,7 +114,7 @@ static void check_blocks(rows *r, int64_t experts, int only)
             *back = BK_NEW(r->tape.arena, int64_t, d->sent);
     for (int64_t i = 0; i < d->sent; i++)
         out[i] = r->args.first_token * K + d->slot[i];
-    bk_dispatch_send(d, sizeof *out, out, in);
+    send_chunks(r, out, in);
     assert_int_equal(d->blocks, count * d->lanes);
     for (int64_t e = 0; e < count; e++)
         for (int64_t l = 0, lane = 0; l < d->lanes; l++) {
@@ -109,17 +140,21 @@ static void check_blocks(rows *r, int64_t experts, int only)
         }
     }
     assert_int_equal(d->received, expected);
-    bk_dispatch_return(d, sizeof *in, in, back);
+    return_chunks(r, in, back);
     assert_memory_equal(back, out, (size_t)d->sent * sizeof *out);
 }
 
 static void check_exchange(int64_t experts, int only)
 {
-    rows r;
-    open_rows(&r, experts, only);
-    check_order(&r, experts);
-    check_blocks(&r, experts, only);
-    bk_test_tape_free(&r.tape);
+    for (chunks = 1; chunks <= 4; chunks *= 2) {
+        rows r;
+        open_rows(&r, experts, only);
+        int64_t size = bk_comm_size(world->ep), fullest = (experts + size - 1) / size;
+        assert_int_equal(r.dispatch.chunks, size == 1 ? 1 : chunks < fullest ? chunks : fullest);
+        check_order(&r, experts);
+        check_blocks(&r, experts, only);
+        bk_test_tape_free(&r.tape);
+    }
 }
 
 static bk_world *worlds[5];
@@ -149,11 +184,13 @@ static void nothing_to_send_is_fine(void **state)
         open_rows(&r, 6, -1);
         for (int64_t i = 0; i < r.args.tokens * K; i++)
             r.index[i] = -1;
-        bk_dispatch d = bk_dispatch_make(&r.tape, world->ep, &r.args, r.index);
+        bk_dispatch d = bk_dispatch_make(&r.tape, world->ep, 2, &r.args, r.index);
         char none;
         assert_true(d.sent == 0 && d.received == 0);
-        bk_dispatch_send(&d, 8, &none, &none);
-        bk_dispatch_return(&d, 8, &none, &none);
+        for (int64_t chunk = 0; chunk < d.chunks; chunk++) {
+            bk_exchange_finish(bk_dispatch_send(&r.tape, &d, chunk, 8, &none, &none));
+            bk_exchange_finish(bk_dispatch_return(&r.tape, &d, chunk, 8, &none, &none));
+        }
         bk_test_tape_free(&r.tape);
     }
 }

@@ -37,8 +37,8 @@ static void open_setting(setting *s, bk_dtype dtype, bk_activation activation, b
             s->leaf[w * COUNT + e] = bk_test_fill(&s->tape, shape[w][1] > 0 ? 2 : 1, shape[w],
                                                   (uint64_t)(w * COUNT + e), -1.0, 1.0);
     memcpy(s->block, layout, sizeof layout);
-    s->dispatch =
-        (bk_dispatch){.received = R, .lanes = LANES, .block = s->block, .blocks = COUNT * LANES};
+    s->dispatch = (bk_dispatch){
+        .received = R, .chunks = 1, .lanes = LANES, .block = s->block, .blocks = COUNT * LANES};
     s->x = bk_test_fill(&s->tape, BK_SHAPE(R, C), 30, -1.0, 1.0);
     s->g = bk_test_fill(&s->tape, BK_SHAPE(R, C), 31, -1.0, 1.0);
     s->out = bk_tape_variable(&s->tape, BK_SHAPE(R, C));
@@ -51,6 +51,22 @@ static void open_setting(setting *s, bk_dtype dtype, bk_activation activation, b
                               .leaf = s->leaf,
                               .dispatch = &s->dispatch,
                               .received = s->x->data};
+}
+
+static void run_forward(setting *s)
+{
+    bk_experts_open(&s->tape, &s->experts);
+    for (int64_t chunk = 0; chunk < s->dispatch.chunks; chunk++)
+        bk_experts_forward(&s->tape, &s->experts, chunk, s->out->data);
+}
+
+static void run_backward(setting *s)
+{
+    bk_experts_back back = bk_experts_back_open(&s->tape, &s->experts, s->g->data, s->dx->data);
+    for (int64_t chunk = 0; chunk < s->dispatch.chunks; chunk++) {
+        bk_experts_inputs_back(&s->tape, &back, chunk);
+        bk_experts_weights_back(&s->tape, &back, chunk);
+    }
 }
 
 static int expert_of_row(int row)
@@ -103,7 +119,7 @@ static void outputs_are_the_formula(void **state)
     for (int i = 0; i < 16; i++) {
         bk_dtype dtype = i % 2 ? BK_F64 : BK_F32;
         open_setting(&s, dtype, kinds[i / 4], i / 2 % 2);
-        bk_experts_forward(&s.tape, &s.experts, s.out->data);
+        run_forward(&s);
         for (int j = 0; j < R * C; j++)
             bk_check_error(fabs(bk_test_value(s.out, j) - formula(&s, j / C, j % C)),
                            dtype == BK_F64 ? 1e-12 : 1e-5, "activation %d", i / 4);
@@ -118,7 +134,7 @@ static double moved(setting *s, int n, int i, double delta)
     double sum = 0.0;
     open_setting(s, BK_F64, BK_GELU, true);
     ((double *)(n < 0 ? s->x : s->leaf[n])->data)[i] += delta;
-    bk_experts_forward(&s->tape, &s->experts, s->out->data);
+    run_forward(s);
     for (int j = 0; j < R * C; j++)
         sum += bk_test_value(s->g, j) * bk_test_value(s->out, j);
     return sum;
@@ -130,8 +146,8 @@ static void gradients_are_differences(void **state)
     setting s = {0}, other = {0};
     (void)state;
     open_setting(&s, BK_F64, BK_GELU, true);
-    bk_experts_forward(&s.tape, &s.experts, s.out->data);
-    bk_experts_backward(&s.tape, &s.experts, s.g->data, s.dx->data);
+    run_forward(&s);
+    run_backward(&s);
     for (int n = -1; n < BK_EXPERT_WEIGHTS * COUNT; n++) {
         const bk_tensor *x = n < 0 ? s.x : s.leaf[n];
         for (int i = 0; i < bk_count(x); i++) {
@@ -151,8 +167,8 @@ static void idle_experts_have_zeros(void **state)
     setting s = {0};
     (void)state;
     open_setting(&s, BK_F32, BK_GELU, true);
-    bk_experts_forward(&s.tape, &s.experts, s.out->data);
-    bk_experts_backward(&s.tape, &s.experts, s.g->data, s.dx->data);
+    run_forward(&s);
+    run_backward(&s);
     for (int w = 0; w < BK_EXPERT_WEIGHTS; w++) {
         const bk_tensor *x = s.leaf[w * COUNT + 1];
         assert_non_null(x->grad);
@@ -160,6 +176,34 @@ static void idle_experts_have_zeros(void **state)
             assert_true(bk_test_grad(x, i) == 0.0);
     }
     bk_test_tape_free(&s.tape);
+}
+
+static void hold_leaves(const setting *a, const setting *b)
+{
+    for (int i = 0; i < BK_EXPERT_WEIGHTS * COUNT; i++)
+        assert_memory_equal(a->leaf[i]->grad, b->leaf[i]->grad,
+                            (size_t)bk_count(a->leaf[i]) * sizeof(float));
+}
+
+/* Cut into chunks, one of which may be empty, the experts give the bits that they give at once. */
+static void chunks_change_no_bit(void **state)
+{
+    setting whole = {0}, cut = {0};
+    (void)state;
+    open_setting(&whole, BK_F32, BK_GELU, true);
+    run_forward(&whole);
+    run_backward(&whole);
+    for (int64_t chunks = 2; chunks <= COUNT + 1; chunks++) {
+        open_setting(&cut, BK_F32, BK_GELU, true);
+        cut.dispatch.chunks = chunks;
+        run_forward(&cut);
+        run_backward(&cut);
+        assert_memory_equal(cut.out->data, whole.out->data, R * C * sizeof(float));
+        assert_memory_equal(cut.dx->data, whole.dx->data, R * C * sizeof(float));
+        hold_leaves(&cut, &whole);
+    }
+    bk_test_tape_free(&whole.tape);
+    bk_test_tape_free(&cut.tape);
 }
 
 /* Rows of the other blocks move no bit of a block's outputs. */
@@ -171,8 +215,8 @@ static void blocks_do_not_see_each_other(void **state)
     open_setting(&b, BK_F32, BK_GELU, true);
     for (int i = 0; i < 3 * C; i++)
         ((float *)b.x->data)[i] += 1.0f;
-    bk_experts_forward(&a.tape, &a.experts, a.out->data);
-    bk_experts_forward(&b.tape, &b.experts, b.out->data);
+    run_forward(&a);
+    run_forward(&b);
     assert_memory_equal((float *)a.out->data + 3 * C, (float *)b.out->data + 3 * C,
                         (R - 3) * C * sizeof(float));
     assert_memory_not_equal(a.out->data, b.out->data, 3 * C * sizeof(float));
@@ -183,9 +227,8 @@ static void blocks_do_not_see_each_other(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(outputs_are_the_formula),
-        cmocka_unit_test(gradients_are_differences),
-        cmocka_unit_test(idle_experts_have_zeros),
+        cmocka_unit_test(outputs_are_the_formula),      cmocka_unit_test(gradients_are_differences),
+        cmocka_unit_test(idle_experts_have_zeros),      cmocka_unit_test(chunks_change_no_bit),
         cmocka_unit_test(blocks_do_not_see_each_other),
     };
     if (bk_blas_setup(1, BK_GEMM_AUTO) != BK_OK)

@@ -50,4 +50,12 @@ equal expert_messages $((6 * 6))
 equal reduce_bytes "$(value reduce_formula)"
 equal gather_bytes "$(value gather_formula)"
 within 10
+at_once=$(value seconds)
+
+# In four chunks the same bytes travel beside the experts' work.
+simulate 8 steps=1 experts=16 expert=4 chunks=4
+equal expert_bytes $((6 * (4 * rows * 768 * 4 + 4 * 4 * 3 + 8)))
+equal expert_messages $((6 * (2 + 4 * 4)))
+within 10
+awk -v a="$(value seconds)" -v b="$at_once" 'BEGIN { exit !(a < b - 0.01) }' || fail "chunks save nothing: $(value seconds), $at_once"
 finish

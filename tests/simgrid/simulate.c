@@ -2,7 +2,8 @@
  * arithmetic only takes its time.
  *
  *   simulate KEY=VALUE...     tokens=4096 (of a rank and step)  experts=0 (of every second block)
- *                             expert=1 (expert-parallel degree)  overlap=1  bucket_mb=4  steps=2
+ *                             expert=1 (expert-parallel degree)  chunks=1 (of a rank's experts)
+ *                             overlap=1  bucket_mb=4  steps=2
  *                             flops=5e12  memory=2e11  poll=2e-4
  *
  * Prints one line of JSON: seconds of the last step (with the all-gather behind the one before),
@@ -13,6 +14,7 @@
 #include "dist/bucket.h"
 #include "dist/collective.h"
 #include "dist/cost.h"
+#include "dist/exchange.h"
 #include "dist/shard.h"
 #include "dist/step.h"
 #include "tests/simgrid/machine.h"
@@ -29,11 +31,12 @@ enum { LAYERS = 12, WIDTH = 768, HIDDEN = 4 * WIDTH, VOCABULARY = 50257, LENGTH 
 static const size_t PAYLOAD = (size_t)16 << 30; /* of addresses: all experts on one rank */
 
 typedef struct settings {
-    double tokens, experts, expert, overlap, bucket_mb, steps, flops, memory, poll;
+    double tokens, experts, expert, chunks, overlap, bucket_mb, steps, flops, memory, poll;
 } settings;
 
 static const settings defaults = {.tokens = 4096,
                                   .expert = 1,
+                                  .chunks = 1,
                                   .overlap = 1,
                                   .bucket_mb = 4,
                                   .steps = 2,
@@ -43,11 +46,11 @@ static const settings defaults = {.tokens = 4096,
 
 static settings read_settings(int argc, char **argv)
 {
-    static const char *const name[] = {"tokens", "experts", "expert", "overlap", "bucket_mb",
-                                       "steps",  "flops",   "memory", "poll"};
+    static const char *const name[] = {"tokens",    "experts", "expert", "chunks", "overlap",
+                                       "bucket_mb", "steps",   "flops",  "memory", "poll"};
     settings s = defaults;
-    double *value[] = {&s.tokens, &s.experts, &s.expert, &s.overlap, &s.bucket_mb,
-                       &s.steps,  &s.flops,   &s.memory, &s.poll};
+    double *value[] = {&s.tokens,    &s.experts, &s.expert, &s.chunks, &s.overlap,
+                       &s.bucket_mb, &s.steps,   &s.flops,  &s.memory, &s.poll};
     for (int i = 1; i < argc; i++) {
         bool known = false;
         for (size_t k = 0; k < sizeof name / sizeof *name; k++) {
@@ -76,7 +79,8 @@ typedef struct model {
     int first[LAYERS + 1];         /* first parameter of each block, and the one behind the last */
     int64_t first_expert, experts; /* of this rank */
     float *rows, *received;        /* of one exchange */
-    int64_t *to, *from;            /* rows for and from each rank */
+    int64_t chunks;                /* no more than experts */
+    int64_t *count, *place;        /* [chunks,EP] rows for and from each rank, and the first */
 } model;
 
 static bool is_mixture(const model *m, int block)
@@ -139,15 +143,19 @@ static void declare_model(model *m)
     declare_norm(m);
 }
 
-/* Every rank sends as many rows to each rank of its group. */
+/* Every rank sends as many rows to each rank of its group, in chunks of one size. */
 static void prepare_exchange(model *m)
 {
     int size = bk_comm_size(m->world->ep);
     int64_t rows = (int64_t)m->s->tokens * K / size;
-    m->to = BK_NEW(m->arena, int64_t, size);
-    m->from = BK_NEW(m->arena, int64_t, size);
-    for (int i = 0; i < size; i++)
-        m->to[i] = m->from[i] = rows;
+    m->chunks = (int64_t)m->s->chunks < m->experts ? (int64_t)m->s->chunks : m->experts;
+    m->count = BK_NEW(m->arena, int64_t, m->chunks * size);
+    m->place = BK_NEW(m->arena, int64_t, m->chunks * size);
+    for (int64_t i = 0; i < m->chunks * size; i++) {
+        int64_t chunk = i / size, first = rows * chunk / m->chunks;
+        m->count[i] = rows * (chunk + 1) / m->chunks - first;
+        m->place[i] = i % size * rows + first;
+    }
     m->rows = BK_NEW(m->arena, float, rows *size *WIDTH);
     m->received = BK_NEW(m->arena, float, rows *size *WIDTH);
 }
@@ -186,13 +194,17 @@ static void open_model(model *m, const settings *s)
 
 /* ---- one step ---- */
 
-/* Forward operations of one token: projections and the causal half of the scores; then the
- * feed-forward part, K of them in a mixture. */
+/* Forward operations of one token: projections, the causal half of the scores and a dense
+ * feed-forward part; and the K of a mixture. */
 static double block_flops(const model *m, int block)
 {
-    double feedforward = 2.0 * 2.0 * WIDTH * HIDDEN;
-    return 2.0 * 4.0 * WIDTH * WIDTH + 2.0 * LENGTH * WIDTH +
-           feedforward * (is_mixture(m, block) ? K : 1);
+    double flops = 2.0 * 4.0 * WIDTH * WIDTH + 2.0 * LENGTH * WIDTH;
+    return is_mixture(m, block) ? flops : flops + 2.0 * 2.0 * WIDTH * HIDDEN;
+}
+
+static double expert_flops(const model *m, int block)
+{
+    return is_mixture(m, block) ? K * 2.0 * 2.0 * WIDTH * HIDDEN : 0.0;
 }
 
 static double head_flops(void)
@@ -204,23 +216,55 @@ static double step_flops(const model *m)
 {
     double flops = head_flops();
     for (int i = 0; i < LAYERS; i++)
-        flops += block_flops(m, i);
+        flops += block_flops(m, i) + expert_flops(m, i);
     return 3.0 * m->s->tokens * flops;
 }
 
-/* Counts, then rows to their experts and back; backward the rows only. */
-static void exchange(model *m, bool counts)
+static void send_counts(const model *m)
 {
     const bk_comm *ep = m->world->ep;
-    if (counts && bk_comm_size(ep) > 1) {
-        int64_t lanes = 1, each = m->experts * m->lanes.count;
-        bk_max_i64(ep, 1, &lanes);
-        int32_t *list = calloc((size_t)(2 * each * bk_comm_size(ep)), sizeof *list);
-        bk_alltoall_counts(ep, each, list, list + each * bk_comm_size(ep));
-        free(list);
+    int64_t lanes = 1, each = m->experts * m->lanes.count;
+    if (bk_comm_size(ep) == 1)
+        return;
+    bk_max_i64(ep, 1, &lanes);
+    int32_t *list = calloc((size_t)(2 * each * bk_comm_size(ep)), sizeof *list);
+    bk_alltoall_counts(ep, each, list, list + each * bk_comm_size(ep));
+    free(list);
+}
+
+static bk_exchange *start(const model *m, bool back, int64_t chunk)
+{
+    int64_t at = chunk * bk_comm_size(m->world->ep);
+    return bk_exchange_begin(m->world->ep, m->arena,
+                             &(bk_exchange_rows){.bytes = WIDTH * sizeof(float),
+                                                 .send = back ? m->received : m->rows,
+                                                 .send_count = m->count + at,
+                                                 .send_place = m->place + at,
+                                                 .receive = back ? m->rows : m->received,
+                                                 .receive_count = m->count + at,
+                                                 .receive_place = m->place + at});
+}
+
+/* As in the layer: a chunk is at work while the next is on its way there and others on their way
+ * back; backward the weights' gradients, half of the work, do not hold it up. */
+static void run_experts(const model *m, int block, bool forward)
+{
+    bk_arena_mark mark = bk_arena_get_mark(m->arena);
+    bk_exchange **leaving = BK_NEW(m->arena, bk_exchange *, m->chunks);
+    double flops = m->s->tokens * expert_flops(m, block) / (double)m->chunks;
+    bk_exchange *coming = start(m, false, 0);
+    for (int64_t chunk = 0; chunk < m->chunks; chunk++) {
+        bk_exchange_finish(coming);
+        if (chunk + 1 < m->chunks)
+            coming = start(m, false, chunk + 1);
+        bk_machine_multiply(flops, true);
+        leaving[chunk] = start(m, true, chunk);
+        if (!forward)
+            bk_machine_multiply(flops, true);
     }
-    bk_alltoallv_rows(ep, WIDTH * sizeof(float), m->rows, m->to, m->received, m->from);
-    bk_alltoallv_rows(ep, WIDTH * sizeof(float), m->received, m->from, m->rows, m->to);
+    for (int64_t chunk = 0; chunk < m->chunks; chunk++)
+        bk_exchange_finish(leaving[chunk]);
+    bk_arena_release(m->arena, mark);
 }
 
 static void ready(model *m, int parameter, int use)
@@ -241,9 +285,11 @@ static void forward(model *m)
     need(m, 0, m->first[0]);
     for (int i = 0; i < LAYERS; i++) {
         need(m, m->first[i], m->first[i + 1]);
-        if (is_mixture(m, i))
-            exchange(m, true);
         bk_machine_multiply(m->s->tokens * block_flops(m, i), polls);
+        if (is_mixture(m, i)) {
+            send_counts(m);
+            run_experts(m, i, true);
+        }
     }
     need(m, m->first[LAYERS], m->slab->parameters);
     bk_machine_multiply(m->s->tokens * head_flops(), false);
@@ -259,10 +305,12 @@ static void backward(model *m)
     for (int p = m->slab->parameters - 1; p >= m->first[LAYERS]; p--)
         ready(m, p, 0);
     for (int i = LAYERS - 1; i >= 0; i--) {
-        int count = m->first[i + 1] - m->first[i];
+        int p = m->first[i + 1] - 1;
         if (is_mixture(m, i))
-            exchange(m, false);
-        for (int p = m->first[i + 1] - 1; p >= m->first[i]; p--) {
+            run_experts(m, i, false);
+        for (; m->slab->parameter[p]->expert >= 0; p--)
+            ready(m, p, 0);
+        for (int count = p - m->first[i] + 1; p >= m->first[i]; p--) {
             bk_machine_multiply(2.0 * m->s->tokens * block_flops(m, i) / count, true);
             ready(m, p, 0);
         }
@@ -319,12 +367,27 @@ static double optimizer_seconds(const model *m)
     return sizeof(float) * (8.0 * owned + 3.0 * tied) / m->s->memory;
 }
 
-/* Pairwise: (P-1) alpha + bytes beta each; two forward, two backward. */
+static double above(double x, double least)
+{
+    return x > least ? x : least;
+}
+
+/* What the experts' work does not hide.  One chunk takes x = (P-1) alpha + bytes beta each way;
+ * forward the first arrives and the last leaves beside nothing, backward half of the last chunk's
+ * work stands beside its return. */
 static double exchange_seconds(const model *m, const bk_cost *c)
 {
     int ep = m->world->expert, mixtures = m->s->experts > 0 ? LAYERS / 2 : 0;
+    if (mixtures == 0 || ep == 1)
+        return 0.0;
+    double chunks = (double)m->chunks;
     double bytes = m->s->tokens * K * WIDTH * sizeof(float) * (ep - 1) / ep;
-    return 4.0 * mixtures * ((ep - 1) * c->alpha + bytes * c->beta);
+    double work = m->s->tokens * expert_flops(m, 1) / m->s->flops;
+    double x = (ep - 1) * c->alpha + bytes * c->beta / chunks;
+    double forward = 2.0 * x + above(2.0 * (chunks - 1.0) * x - work, 0.0);
+    double backward =
+        x + above((2.0 * chunks - 1.0) * x - 2.0 * work, above(x - work / chunks, 0.0));
+    return mixtures * (forward + backward);
 }
 
 /* The formula of one step. */

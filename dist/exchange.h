@@ -1,0 +1,30 @@
+/* dist/exchange.h - rows on their way between the ranks of a communicator while the ranks compute:
+ * the poll hook of core moves them. */
+#ifndef BK_DIST_EXCHANGE_H
+#define BK_DIST_EXCHANGE_H
+
+#include "dist/comm.h"
+
+/* Which rows: those for rank r are send_count[r] of them from row send_place[r] of `send` on, and
+ * likewise those from it.  Pieces of `receive` do not overlap. */
+typedef struct bk_exchange_rows {
+    size_t bytes; /* of a row */
+    const void *send;
+    const int64_t *send_count, *send_place; /* [size] rows */
+    void *receive;
+    const int64_t *receive_count, *receive_place; /* [size] rows */
+} bk_exchange_rows;
+
+typedef struct bk_exchange bk_exchange;
+
+/* Collective; comm NULL = one rank.  Starts an exchange: `send` may not be written and `receive`
+ * not be read before bk_exchange_finish.  Any number may be on their way; all ranks start them in
+ * the same order.  The result lives on `arena`, which must keep it until it is finished. */
+bk_exchange *bk_exchange_begin(const bk_comm *comm, bk_arena *arena, const bk_exchange_rows *rows);
+/* Collective.  Waits for the rows to and from this rank; in any order. */
+void bk_exchange_finish(bk_exchange *x);
+
+/* Not collective.  Moves what is on its way; part of the poll hook. */
+void bk_exchange_poll(void);
+
+#endif
