@@ -6,6 +6,7 @@
 #include "core/vector.h"
 #include "dist/bucket_internal.h"
 #include "dist/collective.h"
+#include "dist/trace.h"
 
 #include <string.h>
 
@@ -103,6 +104,24 @@ bk_reduction *bk_reduction_new(bk_arena *arena, const bk_world *world, bk_slab *
     return r;
 }
 
+/* ---- for the trace: number among the buckets of its communicator, and length ---- */
+
+static int number_of(const bk_reduction *r, int bucket)
+{
+    return r->tag[bucket] / 2;
+}
+
+static int64_t bytes_of(const bk_bucket *b)
+{
+    return b->length * (int64_t)sizeof(float);
+}
+
+static void begin_wait(const bk_reduction *r, int bucket)
+{
+    const bk_bucket *b = &r->slab->bucket[bucket];
+    bk_trace_wait_bucket(bk_bucket_comm(r, b), number_of(r, bucket), bytes_of(b));
+}
+
 /* ---- recursive halving ---- */
 
 /* Distance 1 first: the rank whose bit is 0 keeps the lower half and sends the upper one. */
@@ -133,8 +152,10 @@ static void reduce_plain(bk_reduction *r, const bk_bucket *b)
     bk_arena_mark mark = bk_arena_get_mark(c->scratch);
     float *sum = BK_NEW(c->scratch, float, width);
     double start = bk_seconds();
+    begin_wait(r, r->next);
     BK_MPI(MPI_Reduce_scatter_block(bk_bucket_grad(r, b), sum, (int)width, MPI_FLOAT, MPI_SUM,
                                     c->handle));
+    bk_trace_leave();
     memcpy(bk_bucket_grad(r, b) + own.lo, sum, (size_t)width * sizeof *sum);
     bk_traffic_add(BK_TRAFFIC_REDUCE, (b->length - width) * (int64_t)sizeof *sum);
     bk_traffic_blocked(BK_TRAFFIC_REDUCE, start);
@@ -215,11 +236,13 @@ static bool start_next(bk_reduction *r, bool wait)
     if (!bk_is_power_of_two(size)) {
         if (!wait || oldest(r))
             return false;
+        bk_trace_bucket(bk_bucket_comm(r, b), number_of(r, r->next), bytes_of(b));
         reduce_plain(r, b);
     } else if (size > 1) {
         bk_flight *f = free_flight(r, b->length);
         if (!f)
             return false;
+        bk_trace_bucket(bk_bucket_comm(r, b), number_of(r, r->next), bytes_of(b));
         f->bucket = r->next;
         f->distance = 1;
         f->lo = 0;
@@ -233,7 +256,9 @@ static bool start_next(bk_reduction *r, bool wait)
 static void wait_for(const bk_reduction *r, bk_flight *f)
 {
     double start = bk_seconds();
+    begin_wait(r, f->bucket);
     BK_MPI(MPI_Waitall(2, f->request, MPI_STATUSES_IGNORE));
+    bk_trace_leave();
     bk_traffic_blocked(BK_TRAFFIC_REDUCE, start);
     finish_level(r, f);
 }
@@ -299,6 +324,17 @@ void bk_reduction_finish(bk_reduction *r)
 
 /* ---- all-gather ---- */
 
+static void gather_bucket(const bk_comm *c, int64_t length, float *x, int tag)
+{
+    if (bk_is_power_of_two(c->size)) {
+        bk_gather_halves(c, BK_F32, length, x, tag);
+        return;
+    }
+    int64_t width = length / c->size;
+    BK_MPI(MPI_Allgather(MPI_IN_PLACE, 0, MPI_FLOAT, x, (int)width, MPI_FLOAT, c->handle));
+    bk_traffic_add(BK_TRAFFIC_GATHER, width * (c->size - 1) * (int64_t)sizeof *x);
+}
+
 void bk_reduction_allgather(bk_reduction *r, float *array)
 {
     double start = bk_seconds();
@@ -307,14 +343,9 @@ void bk_reduction_allgather(bk_reduction *r, float *array)
         const bk_comm *c = bk_bucket_comm(r, b);
         if (b->use > 0 || c->size == 1)
             continue;
-        if (bk_is_power_of_two(c->size)) {
-            bk_gather_halves(c, BK_F32, b->length, array + b->offset, r->tag[i] + 1);
-            continue;
-        }
-        int64_t width = b->length / c->size;
-        BK_MPI(MPI_Allgather(MPI_IN_PLACE, 0, MPI_FLOAT, array + b->offset, (int)width, MPI_FLOAT,
-                             c->handle));
-        bk_traffic_add(BK_TRAFFIC_GATHER, width * (c->size - 1) * (int64_t)sizeof *array);
+        bk_trace_enter(c, BK_CALL_ALLGATHER, bytes_of(b));
+        gather_bucket(c, b->length, array + b->offset, r->tag[i] + 1);
+        bk_trace_leave();
     }
     bk_traffic_blocked(BK_TRAFFIC_GATHER, start);
 }
