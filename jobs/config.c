@@ -18,6 +18,9 @@ static const bk_option run_options[] = {
                   "seconds after which the run stops with 75; 0 = none"),
     BK_OPTION_F64(bk_config_run, stop_margin, 60.0, 0.0, 3600.0,
                   "seconds kept free at the end of the time limit"),
+    BK_OPTION_F64(
+        bk_config_run, stall_seconds, 600.0, 0.0, 86400.0,
+        "seconds without any progress of a rank after which the run ends with 76; 0 = off"),
     BK_OPTION_END,
 };
 

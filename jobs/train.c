@@ -3,6 +3,7 @@
 #include "core/log.h"
 #include "dist/agree.h"
 #include "dist/collective.h"
+#include "dist/watchdog.h"
 #include "io/metrics.h"
 #include "jobs/best.h"
 #include "jobs/command.h"
@@ -388,10 +389,8 @@ static bk_status open_metrics(loop *l)
     return bk_agree(job->world->ctl, status);
 }
 
-static bk_status train(bk_job *job, const bk_best *best)
+static bk_status train_watched(bk_job *job, const bk_best *best)
 {
-    BK_TRY(bk_job_check_resume(job));
-    BK_TRY(bk_job_claim_directory(job));
     BK_TRY(bk_job_resume(job));
     loop l = {.job = job, .best = *best, .saved_step = job->checkpoint ? job->state.step : -1};
     l.peak = bk_measure_peak(job->tape.bf16);
@@ -405,6 +404,20 @@ static bk_status train(bk_job *job, const bk_best *best)
     bk_progress_break(&l.progress);
     bk_status closed = bk_agree(job->world->ctl, l.metrics ? bk_metrics_close(l.metrics) : BK_OK);
     return status != BK_OK ? bk_fail(status, "%s", text) : closed;
+}
+
+static bk_status train(bk_job *job, const bk_best *best)
+{
+    const bk_config_run *c = &job->config->run;
+    BK_TRY(bk_job_check_resume(job));
+    BK_TRY(bk_job_claim_directory(job));
+    bk_watchdog_start(
+        &(bk_watchdog_options){.directory = bk_arena_printf(job->arena, "%s/stall", c->dir),
+                               .run_id = job->run_id,
+                               .seconds = c->stall_seconds});
+    bk_status status = train_watched(job, best);
+    bk_watchdog_stop();
+    return status;
 }
 
 /* ---- the command ---- */
