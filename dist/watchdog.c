@@ -269,14 +269,15 @@ static _Noreturn void leave(void)
     _exit(BK_STALLED);
 }
 
-/* The others see the finding at their next tick, and write their backtraces before the end. */
+/* The others see the finding at their next tick, and write their backtraces before the end; should
+ * the rank that speaks be lost meanwhile, they end the job. */
 static _Noreturn void report(watch *w)
 {
     bool mine;
     if (!w->told)
         bk_backtrace_ask();
     int file = claim(&mine);
-    pause_for(mine ? 2.0 * dog.tick + 0.5 : 5.0);
+    pause_for(mine ? 2.0 * dog.tick + 0.5 : 15.0);
     mirror(w);
     if (mine)
         print(w, file);

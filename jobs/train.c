@@ -443,7 +443,8 @@ const bk_command bk_command_train = {
     .help = "Trains as the configuration says and resumes from the newest valid checkpoint in "
             "run.dir.\n"
             "Status: 0 done, 75 stopped on request after a checkpoint (start again to go on), 4 "
-            "loss not finite.\n"
+            "loss not finite,\n"
+            "76 a rank stood still for run.stall_seconds (RUN/stall says which).\n"
             "--dry-run prints the resolved configuration, parameters, memory, messages and "
             "checkpoint size, and stops.\n",
     .stops = true,
