@@ -4,6 +4,7 @@
 
 static void (*poll_hook)(void);
 static double last_poll;
+static void (*place_hook)(const char *segment);
 
 void bk_reduce_vector(const bk_reducer *r, const bk_lanes *lanes, int64_t n, const double *local,
                       double *out, bk_arena *scratch)
@@ -40,4 +41,15 @@ void bk_poll(void)
         return;
     last_poll = now;
     poll_hook();
+}
+
+void bk_set_place(void (*told)(const char *segment))
+{
+    place_hook = told;
+}
+
+void bk_place(const char *segment)
+{
+    if (place_hook)
+        place_hook(segment);
 }

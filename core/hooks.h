@@ -1,4 +1,4 @@
-/* core/hooks.h - the only two ways in which core calls upward; dist sets them. */
+/* core/hooks.h - the only three ways in which core calls upward; dist sets them. */
 #ifndef BK_CORE_HOOKS_H
 #define BK_CORE_HOOKS_H
 
@@ -28,5 +28,10 @@ void bk_reduce_max(const bk_reducer *r, int64_t n, double *x);
  * ends.  Does nothing before bk_set_poll, and at most once every 50 us by its own time stamp. */
 void bk_set_poll(void (*poll)(void));
 void bk_poll(void);
+
+/* Where the work stands, for whoever watches it: the tape tells the segment that it enters, forward
+ * and backward.  The name must outlast the watcher.  Does nothing before bk_set_place. */
+void bk_set_place(void (*told)(const char *segment));
+void bk_place(const char *segment);
 
 #endif

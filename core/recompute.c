@@ -10,9 +10,10 @@ typedef struct attributes {
 } attributes;
 
 /* A tape for the stretch alone. */
-static bk_tape inner_tape(const bk_tape *t, bool recording)
+static bk_tape inner_tape(const bk_tape *t, const bk_node *n, bool recording)
 {
     bk_tape inner = *t;
+    inner.segments = n->segment + 1; /* the stretch is a part of it */
     inner.arena = t->inner;
     inner.inner = NULL;
     inner.recording = recording;
@@ -41,7 +42,7 @@ static void shape(bk_tape *t, bk_node *n)
 
 static void forward(bk_tape *t, bk_node *n)
 {
-    bk_tape inner = inner_tape(t, false);
+    bk_tape inner = inner_tape(t, n, false);
     const bk_tensor *y = run(n, &inner, n->in[0]);
     memcpy(n->out[0]->data, y->data, (size_t)bk_count(y) * bk_dtype_size(y->dtype));
     bk_arena_reset(t->inner);
@@ -62,7 +63,7 @@ static bk_tensor *leaf(bk_tape *t, bk_tensor *x)
 
 static void backward(bk_tape *t, bk_node *n)
 {
-    bk_tape inner = inner_tape(t, true);
+    bk_tape inner = inner_tape(t, n, true);
     bk_tensor *x = leaf(t, n->in[0]), *y = run(n, &inner, x);
     y->grad = n->out[0]->grad;
     bk_tape_backward_seeded(&inner);

@@ -143,6 +143,7 @@ void bk_tape_segment(bk_tape *t, const char *name)
 {
     BK_ASSERT(t->segments < BK_MAX_SEGMENTS, "too many segments");
     t->segment_name[t->segments++] = name;
+    bk_place(name);
 }
 
 void bk_tape_add_term(bk_tape *t, const char *name, int layer, bk_tensor *value, double weight)
@@ -267,7 +268,11 @@ static void keep_seeded(bk_tape *t)
 void bk_tape_backward_seeded(bk_tape *t)
 {
     keep_seeded(t);
+    int segment = -1; /* none: nodes before the first */
     for (bk_node *n = t->last; n; n = n->previous) {
+        if (n->segment != segment && n->segment >= 0)
+            bk_place(t->segment_name[n->segment]);
+        segment = n->segment;
         node_backward(t, n);
         if (!n->previous || n->previous->segment != n->segment)
             bk_poll();

@@ -2,6 +2,7 @@
 
 #include "dist/collective.h"
 #include "dist/internal.h"
+#include "dist/trace.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -10,13 +11,15 @@ bk_status bk_agree(const bk_comm *comm, bk_status status)
 {
     if (bk_comm_size(comm) == 1)
         return status;
-    /* highest status first, then the lowest rank that has it */
-    int64_t worst = (int64_t)status * comm->size + (comm->size - 1 - comm->rank);
-    bk_max_i64(comm, 1, &worst);
-    bk_status agreed = (bk_status)(worst / comm->size);
+    /* highest status first, then the lowest rank that has it; highest and lowest hash of the calls
+     */
+    int64_t hash = comm->all_ranks ? bk_trace_now().hash : 0;
+    int64_t worst[3] = {(int64_t)status * comm->size + (comm->size - 1 - comm->rank), hash, -hash};
+    bk_max_i64(comm, 3, worst);
+    bk_status agreed = (bk_status)(worst[0] / comm->size);
     if (agreed == BK_OK)
-        return BK_OK;
-    int speaker = comm->size - 1 - (int)(worst % comm->size);
+        return worst[1] == -worst[2] ? BK_OK : bk_trace_compare(comm);
+    int speaker = comm->size - 1 - (int)(worst[0] % comm->size);
     struct {
         char text[2048], trail[4096];
     } said;

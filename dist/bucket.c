@@ -5,6 +5,7 @@
 #include "core/vector.h"
 #include "dist/bucket_internal.h"
 #include "dist/collective.h"
+#include "dist/trace.h"
 
 #include <string.h>
 
@@ -121,10 +122,13 @@ bool bk_flight_landed(bk_flight *f)
     return here;
 }
 
-void bk_flight_wait(bk_flight *f, bk_traffic_part part)
+void bk_flight_wait(const bk_reduction *r, bk_flight *f, bk_traffic_part part)
 {
+    const bk_bucket *b = &r->slab->bucket[f->bucket];
     double start = bk_seconds();
+    bk_trace_wait_bucket(bk_bucket_comm(r, b), bk_bucket_number(r, f->bucket), bk_bucket_bytes(b));
     BK_MPI(MPI_Waitall(2, f->request, MPI_STATUSES_IGNORE));
+    bk_trace_leave();
     bk_traffic_blocked(part, start);
 }
 
@@ -158,8 +162,10 @@ static void reduce_plain(bk_reduction *r, const bk_bucket *b)
     bk_arena_mark mark = bk_arena_get_mark(c->scratch);
     float *sum = BK_NEW(c->scratch, float, width);
     double start = bk_seconds();
+    bk_trace_wait_bucket(c, bk_bucket_number(r, r->next), bk_bucket_bytes(b));
     BK_MPI(MPI_Reduce_scatter_block(bk_bucket_grad(r, b), sum, (int)width, MPI_FLOAT, MPI_SUM,
                                     c->handle));
+    bk_trace_leave();
     memcpy(bk_bucket_grad(r, b) + own.lo, sum, (size_t)width * sizeof *sum);
     bk_traffic_add(BK_TRAFFIC_REDUCE, (b->length - width) * (int64_t)sizeof *sum);
     bk_traffic_blocked(BK_TRAFFIC_REDUCE, start);
@@ -226,11 +232,13 @@ static bool start_next(bk_reduction *r, bool wait)
     if (!bk_is_power_of_two(size)) {
         if (!wait || bk_flight_oldest(r->flight))
             return false;
+        bk_trace_bucket(bk_bucket_comm(r, b), bk_bucket_number(r, r->next), bk_bucket_bytes(b));
         reduce_plain(r, b);
     } else if (size > 1) {
         bk_flight *f = free_flight(r, b->length);
         if (!f)
             return false;
+        bk_trace_bucket(bk_bucket_comm(r, b), bk_bucket_number(r, r->next), bk_bucket_bytes(b));
         f->bucket = f->turn = r->next;
         f->distance = 1;
         f->lo = 0;
@@ -252,7 +260,7 @@ static void progress(bk_reduction *r, bool wait)
         bk_flight *first = bk_flight_oldest(r->flight);
         if (!wait || !first)
             return;
-        bk_flight_wait(first, BK_TRAFFIC_REDUCE);
+        bk_flight_wait(r, first, BK_TRAFFIC_REDUCE);
         finish_level(r, first);
     }
 }

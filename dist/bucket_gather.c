@@ -2,6 +2,7 @@
 
 #include "core/log.h"
 #include "dist/bucket_internal.h"
+#include "dist/trace.h"
 
 #include <stdlib.h>
 
@@ -10,8 +11,10 @@
 static void gather_plain(const bk_comm *c, const bk_bucket *b, float *array)
 {
     int64_t width = b->length / c->size;
+    bk_trace_enter(c, BK_CALL_ALLGATHER, bk_bucket_bytes(b));
     BK_MPI(MPI_Allgather(MPI_IN_PLACE, 0, MPI_FLOAT, array + b->offset, (int)width, MPI_FLOAT,
                          c->handle));
+    bk_trace_leave();
     bk_traffic_add(BK_TRAFFIC_GATHER, width * (c->size - 1) * (int64_t)sizeof *array);
 }
 
@@ -23,10 +26,13 @@ void bk_reduction_allgather(bk_reduction *r, float *array)
         const bk_comm *c = bk_bucket_comm(r, b);
         if (b->use > 0 || c->size == 1)
             continue;
-        if (bk_is_power_of_two(c->size))
-            bk_gather_halves(c, BK_F32, b->length, array + b->offset, r->tag[i] + 1);
-        else
+        if (!bk_is_power_of_two(c->size)) {
             gather_plain(c, b, array);
+            continue;
+        }
+        bk_trace_enter(c, BK_CALL_ALLGATHER, bk_bucket_bytes(b));
+        bk_gather_halves(c, BK_F32, b->length, array + b->offset, r->tag[i] + 1);
+        bk_trace_leave();
     }
     bk_traffic_blocked(BK_TRAFFIC_GATHER, start);
 }
@@ -136,7 +142,7 @@ static void wait_for_one(bk_reduction *r)
 {
     bk_flight *first = bk_flight_oldest(r->gather.flight);
     BK_ASSERT(first, "%d of %d buckets", r->gather.next, r->gather.buckets);
-    bk_flight_wait(first, BK_TRAFFIC_GATHER);
+    bk_flight_wait(r, first, BK_TRAFFIC_GATHER);
     finish_level(r, first);
     bk_gather_progress(r);
 }

@@ -58,13 +58,23 @@ bk_flight *bk_flight_oldest(bk_flight flight[BK_FLIGHTS]);
 /* Whether both messages of its level are there. */
 bool bk_flight_landed(bk_flight *f);
 /* Waits for them, and counts the time. */
-void bk_flight_wait(bk_flight *f, bk_traffic_part part);
+void bk_flight_wait(const bk_reduction *r, bk_flight *f, bk_traffic_part part);
 
 /* Moves what can be moved without waiting. */
 void bk_gather_progress(bk_reduction *r);
 void bk_gather_prepare(bk_reduction *r, bk_arena *arena);
 /* From now on core's polls move what is under way in this reduction; NULL: nothing is. */
 void bk_reduction_poll(bk_reduction *r);
+
+/* For the trace: its number among the buckets of its communicator, and its length. */
+static inline int bk_bucket_number(const bk_reduction *r, int bucket)
+{
+    return r->tag[bucket] / 2;
+}
+static inline int64_t bk_bucket_bytes(const bk_bucket *b)
+{
+    return b->length * (int64_t)sizeof(float);
+}
 
 static inline float *bk_bucket_grad(const bk_reduction *r, const bk_bucket *b)
 {

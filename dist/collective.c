@@ -2,6 +2,7 @@
 
 #include "core/log.h"
 #include "dist/internal.h"
+#include "dist/trace.h"
 
 #include <string.h>
 
@@ -16,7 +17,9 @@ void bk_barrier(const bk_comm *comm)
 {
     if (!comm)
         return;
+    bk_trace_enter(comm, BK_CALL_BARRIER, 0);
     BK_MPI(MPI_Barrier(comm->handle));
+    bk_trace_leave();
 }
 
 static size_t piece(size_t left)
@@ -28,9 +31,11 @@ void bk_broadcast(const bk_comm *comm, int root, void *data, size_t bytes)
 {
     if (!comm)
         return;
+    bk_trace_enter(comm, BK_CALL_BROADCAST, (int64_t)bytes);
     for (size_t done = 0; done < bytes; done += piece(bytes - done))
         BK_MPI(
             MPI_Bcast((char *)data + done, (int)piece(bytes - done), MPI_BYTE, root, comm->handle));
+    bk_trace_leave();
 }
 
 /* ---- sums ---- */
@@ -40,6 +45,7 @@ static void allreduce(const bk_comm *comm, int64_t n, void *x, MPI_Datatype type
 {
     if (!comm || comm->size == 1)
         return;
+    bk_trace_enter(comm, op == MPI_SUM ? BK_CALL_SUM : BK_CALL_MAX, n * (int64_t)size);
     for (int64_t done = 0; done < n;) {
         int64_t some = (int64_t)piece((size_t)(n - done));
         double start = bk_seconds();
@@ -48,6 +54,7 @@ static void allreduce(const bk_comm *comm, int64_t n, void *x, MPI_Datatype type
         count(comm, some * (int64_t)size, start);
         done += some;
     }
+    bk_trace_leave();
 }
 
 void bk_sum_i64(const bk_comm *comm, int64_t n, int64_t *x)
@@ -89,12 +96,14 @@ static void recursive_doubling(const bk_comm *comm, int64_t n, double *x)
 {
     bk_arena_mark mark = bk_arena_get_mark(comm->scratch);
     double *other = BK_NEW(comm->scratch, double, n);
+    bk_trace_enter(comm, BK_CALL_LANE_SUM, n * (int64_t)sizeof *x);
     for (int distance = 1; distance < comm->size; distance *= 2) {
         int partner = comm->rank ^ distance;
         exchange(comm, partner, distance, x, other, n * (int64_t)sizeof *x);
         for (int64_t i = 0; i < n; i++)
             x[i] += other[i];
     }
+    bk_trace_leave();
     bk_arena_release(comm->scratch, mark);
 }
 
@@ -105,7 +114,9 @@ static void sum_on_root(const bk_comm *comm, int64_t n, double *x)
     double *all = BK_NEW(comm->scratch, double, comm->rank == 0 ? n * comm->size : 1);
     BK_ASSERT(n < BK_MESSAGE_MAX, "a vector of %lld doubles", (long long)n);
     double start = bk_seconds();
+    bk_trace_enter(comm, BK_CALL_GATHER, n * (int64_t)sizeof *x);
     BK_MPI(MPI_Gather(x, (int)n, MPI_DOUBLE, all, (int)n, MPI_DOUBLE, 0, comm->handle));
+    bk_trace_leave();
     for (int r = 1; comm->rank == 0 && r < comm->size; r++)
         for (int64_t i = 0; i < n; i++)
             all[i] += all[(int64_t)r * n + i];
@@ -154,7 +165,9 @@ void bk_gather_counts(const bk_comm *comm, int64_t mine, int64_t *all)
         return;
     }
     double start = bk_seconds();
+    bk_trace_enter(comm, BK_CALL_ALLGATHER, (int64_t)sizeof mine);
     BK_MPI(MPI_Allgather(&mine, 1, MPI_INT64_T, all, 1, MPI_INT64_T, comm->handle));
+    bk_trace_leave();
     count(comm, (comm->size - 1) * (int64_t)sizeof mine, start);
 }
 
@@ -184,8 +197,10 @@ void bk_alltoall_counts(const bk_comm *comm, int64_t per_rank, const int32_t *se
         return;
     }
     double start = bk_seconds();
+    bk_trace_enter(comm, BK_CALL_ALLTOALL, per_rank * (int64_t)sizeof *send);
     BK_MPI(MPI_Alltoall(send, (int)per_rank, MPI_INT32_T, receive, (int)per_rank, MPI_INT32_T,
                         comm->handle));
+    bk_trace_leave();
     count(comm, per_rank * (int64_t)sizeof *send * (comm->size - 1), start);
 }
 
@@ -231,8 +246,10 @@ void bk_alltoallv_rows(const bk_comm *comm, size_t row_bytes, const void *send,
     int unit = bk_row_type(row_bytes, &row);
     int64_t rows = fill_counts(comm, unit, send_count, list, list + comm->size) / unit;
     fill_counts(comm, unit, receive_count, list + 2 * comm->size, list + 3 * comm->size);
+    bk_trace_enter(comm, BK_CALL_ALLTOALLV, (int64_t)row_bytes * rows);
     BK_MPI(MPI_Alltoallv(send, list, list + comm->size, row, receive, list + 2 * comm->size,
                          list + 3 * comm->size, row, comm->handle));
+    bk_trace_leave();
     if (row != MPI_BYTE)
         BK_MPI(MPI_Type_free(&row));
     count(comm, (int64_t)row_bytes * (rows - send_count[comm->rank]), start);
@@ -244,7 +261,9 @@ void bk_send_bytes(const bk_comm *comm, int to, int tag, const void *data, int64
     for (int64_t done = 0; done < bytes;) {
         int some = (int)piece((size_t)(bytes - done));
         double start = bk_seconds();
+        bk_trace_enter(comm, BK_CALL_SEND, some);
         BK_MPI(MPI_Send((const char *)data + done, some, MPI_BYTE, to, tag, comm->handle));
+        bk_trace_leave();
         count(comm, some, start);
         done += some;
     }
@@ -254,8 +273,10 @@ void bk_receive_bytes(const bk_comm *comm, int from, int tag, void *data, int64_
 {
     for (int64_t done = 0; done < bytes;) {
         int some = (int)piece((size_t)(bytes - done));
+        bk_trace_enter(comm, BK_CALL_RECEIVE, some);
         BK_MPI(MPI_Recv((char *)data + done, some, MPI_BYTE, from, tag, comm->handle,
                         MPI_STATUS_IGNORE));
+        bk_trace_leave();
         done += some;
     }
 }

@@ -22,9 +22,10 @@ void bk_mpi_check(int code, const char *call)
     bk_fatal("MPI failed on rank %d (%.60s): %s", world_rank, call, text);
 }
 
-static void abort_job(int exit_code)
+void bk_mpi_abort(int exit_code)
 {
-    MPI_Abort(MPI_COMM_WORLD, exit_code);
+    if (started)
+        MPI_Abort(MPI_COMM_WORLD, exit_code);
     _Exit(exit_code);
 }
 
@@ -54,7 +55,7 @@ bk_status bk_mpi_start(int *argc, char ***argv)
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     BK_MPI(MPI_Comm_rank(MPI_COMM_WORLD, &world_rank));
     BK_MPI(MPI_Comm_size(MPI_COMM_WORLD, &world_size));
-    bk_set_abort(abort_job);
+    bk_set_abort(bk_mpi_abort);
     bk_set_poll(poll);
     return BK_OK;
 }
@@ -113,7 +114,9 @@ static bk_comm *duplicate(bk_arena *arena, MPI_Comm of, const char *name, bk_tra
 {
     MPI_Comm handle;
     BK_MPI(MPI_Comm_dup(of, &handle));
-    return wrap(arena, handle, name, part);
+    bk_comm *c = wrap(arena, handle, name, part);
+    c->all_ranks = of == MPI_COMM_WORLD;
+    return c;
 }
 
 static bk_comm *split(bk_arena *arena, int color, int key, const char *name, bk_traffic_part part)

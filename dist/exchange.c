@@ -2,6 +2,7 @@
 
 #include "core/log.h"
 #include "dist/internal.h"
+#include "dist/trace.h"
 
 #include <string.h>
 
@@ -42,8 +43,10 @@ static void start(bk_exchange *x, bk_arena *arena, const bk_exchange_rows *r)
     int unit = bk_row_type(r->bytes, &x->row);
     int64_t rows = fill(size, unit, r->send_count, r->send_place, out);
     fill(size, unit, r->receive_count, r->receive_place, in);
+    bk_trace_enter(x->comm, BK_CALL_ALLTOALLV, (int64_t)r->bytes * rows);
     BK_MPI(MPI_Ialltoallv(r->send, out, out + size, x->row, r->receive, in, in + size, x->row,
                           x->comm->handle, &x->request));
+    bk_trace_leave();
     bk_traffic_add(x->comm->part, (int64_t)r->bytes * (rows - r->send_count[x->comm->rank]));
 }
 
@@ -68,7 +71,9 @@ void bk_exchange_finish(bk_exchange *x)
     if (bk_comm_size(x->comm) == 1)
         return;
     double begun = bk_seconds();
+    bk_trace_enter(x->comm, BK_CALL_ALLTOALLV, 0);
     BK_MPI(MPI_Wait(&x->request, MPI_STATUS_IGNORE));
+    bk_trace_leave();
     if (x->row != MPI_BYTE)
         BK_MPI(MPI_Type_free(&x->row));
     while (*link != x)

@@ -11,6 +11,7 @@
 struct bk_comm {
     MPI_Comm handle;
     int rank, size;
+    bool all_ranks; /* a communicator of all ranks of the job */
     const char *name;
     bk_traffic_part part; /* that its messages are counted for */
     bk_reducer reducer;
@@ -20,6 +21,9 @@ struct bk_comm {
 /* A failed MPI call is fatal, with the call's name. */
 void bk_mpi_check(int code, const char *call);
 #define BK_MPI(call) bk_mpi_check((call), #call)
+
+/* Ends the whole job; other threads than the main one may call it too. */
+_Noreturn void bk_mpi_abort(int exit_code);
 
 /* Elements above which one message is split. */
 enum { BK_MESSAGE_MAX = 1 << 30 };

@@ -2,6 +2,7 @@
 
 #include "core/log.h"
 #include "dist/internal.h"
+#include "dist/trace.h"
 
 #include <string.h>
 
@@ -83,12 +84,14 @@ void bk_reduce_scatter(const bk_comm *comm, bk_reduce_algorithm algorithm, bk_dt
     BK_ASSERT(n % comm->size == 0, "%lld elements over %d ranks", (long long)n, comm->size);
     bk_arena_mark mark = bk_arena_get_mark(comm->scratch);
     char *incoming = bk_arena_alloc(comm->scratch, (size_t)n * bk_dtype_size(dtype));
+    bk_trace_enter(comm, BK_CALL_REDUCE_SCATTER, n * (int64_t)bk_dtype_size(dtype));
     if (algorithm == BK_REDUCE_RING)
         *first = ring(comm, dtype, n, x, incoming);
     else if (algorithm == BK_REDUCE_TREE && bk_is_power_of_two(comm->size))
         *first = halving(comm, dtype, n, x, incoming);
     else
         *first = library(comm, dtype, n, x, incoming);
+    bk_trace_leave();
     bk_arena_release(comm->scratch, mark);
 }
 
@@ -129,6 +132,7 @@ void bk_reduce_gather(const bk_comm *comm, bk_reduce_algorithm algorithm, bk_dty
     if (bk_comm_size(comm) == 1)
         return;
     double start = bk_seconds();
+    bk_trace_enter(comm, BK_CALL_ALLGATHER, n * (int64_t)bk_dtype_size(dtype));
     if (algorithm == BK_REDUCE_TREE && bk_is_power_of_two(comm->size)) {
         bk_gather_halves(comm, dtype, n, x, 0);
     } else if (algorithm == BK_REDUCE_RING) {
@@ -139,6 +143,7 @@ void bk_reduce_gather(const bk_comm *comm, bk_reduce_algorithm algorithm, bk_dty
                              comm->handle));
         bk_traffic_add(BK_TRAFFIC_GATHER, (n - width) * (int64_t)bk_dtype_size(dtype));
     }
+    bk_trace_leave();
     bk_traffic_blocked(BK_TRAFFIC_GATHER, start);
 }
 
@@ -153,7 +158,9 @@ void bk_allreduce(const bk_comm *comm, bk_reduce_algorithm algorithm, bk_dtype d
     }
     BK_ASSERT(n < BK_MESSAGE_MAX, "an array of %lld elements", (long long)n);
     double start = bk_seconds();
+    bk_trace_enter(comm, BK_CALL_SUM, n * (int64_t)bk_dtype_size(dtype));
     BK_MPI(MPI_Allreduce(MPI_IN_PLACE, x, (int)n, type_of(dtype), MPI_SUM, comm->handle));
+    bk_trace_leave();
     bk_traffic_add(BK_TRAFFIC_REDUCE, n * (int64_t)bk_dtype_size(dtype));
     bk_traffic_blocked(BK_TRAFFIC_REDUCE, start);
 }

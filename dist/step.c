@@ -4,11 +4,13 @@
 #include "dist/agree.h"
 #include "dist/collective.h"
 #include "dist/internal.h"
+#include "dist/trace.h"
 
 #include <string.h>
 
-/* Layout of one rank's part, in 8-byte words: status, flags, lane records, block records. */
-enum { HEAD = 1 + BK_STEP_FLAGS };
+/* Layout of one rank's part, in 8-byte words: status, flags, sum of the calls, lane records, block
+ * records. */
+enum { CALLS = 1 + BK_STEP_FLAGS, HEAD = CALLS + sizeof(bk_trace_sum) / sizeof(int64_t) };
 
 static int64_t rows_of_rank(const bk_lanes *lanes, int size, int rank)
 {
@@ -26,7 +28,9 @@ static int64_t most_rows(const bk_lanes *lanes, int size)
 static void pack(const bk_comm *comm, const bk_lanes *lanes, const bk_step_message *m, double *part)
 {
     int64_t head[HEAD] = {(int64_t)m->status};
+    bk_trace_sum calls = bk_trace_now();
     memcpy(head + 1, m->flag, sizeof m->flag);
+    memcpy(head + CALLS, &calls, sizeof calls);
     memcpy(part, head, sizeof head);
     double *record = part + HEAD;
     if (bk_lanes_exact(lanes, comm->size))
@@ -48,6 +52,15 @@ static void sum_flags(const bk_comm *comm, const double *all, int64_t width, bk_
         for (int i = 0; i < BK_STEP_FLAGS; i++)
             m->flag[i] += head[1 + i];
     }
+}
+
+/* Whether all ranks have made the calls of rank 0. */
+static bool same_calls(const bk_comm *comm, const double *all, int64_t width)
+{
+    for (int r = 1; r < comm->size; r++)
+        if (memcmp(all + r * width + CALLS, all + CALLS, sizeof(bk_trace_sum)) != 0)
+            return false;
+    return true;
 }
 
 static void sum_records(const bk_comm *comm, const bk_lanes *lanes, const double *all,
@@ -82,10 +95,13 @@ void bk_step_agree(const bk_comm *comm, const bk_lanes *lanes, bk_step_message *
     double *all = BK_NEW(comm->scratch, double, width * comm->size);
     pack(comm, lanes, m, part);
     double start = bk_seconds();
+    bk_trace_enter(comm, BK_CALL_ALLGATHER, width * (int64_t)sizeof *part);
     BK_MPI(MPI_Allgather(part, (int)width, MPI_DOUBLE, all, (int)width, MPI_DOUBLE, comm->handle));
     if (comm->size > 1)
         bk_traffic_add(comm->part, width * (comm->size - 1) * (int64_t)sizeof *part);
+    bk_trace_leave();
     bk_traffic_blocked(comm->part, start);
+    bool same = same_calls(comm, all, width);
     sum_flags(comm, all, width, m);
     sum_records(comm, lanes, all, width, m);
     for (int r = 0; r < comm->size; r++)
@@ -94,4 +110,6 @@ void bk_step_agree(const bk_comm *comm, const bk_lanes *lanes, bk_step_message *
     bk_arena_release(comm->scratch, mark);
     if (m->status != BK_OK)
         m->status = bk_agree(comm, own);
+    else if (!same)
+        m->status = bk_trace_compare(comm);
 }

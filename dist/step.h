@@ -29,7 +29,8 @@ typedef struct bk_step_message {
     double *all_blocks;   /* [size,blocks] out, rank order */
 } bk_step_message;
 
-/* Collective over comm (`ctl`).  One MPI_Allgather. */
+/* Collective over comm (`ctl`).  One MPI_Allgather.  The number and the hash of the calls so far
+ * (dist/trace.h) travel too: BK_FAULT when they differ. */
 void bk_step_agree(const bk_comm *comm, const bk_lanes *lanes, bk_step_message *message);
 
 #endif

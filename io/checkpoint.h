@@ -17,12 +17,19 @@ typedef struct bk_piece {
     void *data;
 } bk_piece;
 
+/* Mean and variance of the gradient's norm over the steps before (jobs/spike.h). */
+typedef struct bk_spike_state {
+    double mean, variance;
+    int64_t seen, row; /* steps in them; steps left out in a row */
+} bk_spike_state;
+
 /* The small state of a run: everything of a checkpoint that is not a tensor. */
 typedef struct bk_run_state {
     int64_t step; /* updates done */
     int64_t samples_seen, tokens_seen, updates_skipped;
     int64_t epoch, cursor; /* global sample position of the next batch */
     uint64_t seed;
+    bk_spike_state spike;
     double best_value; /* of the evaluation metric */
     int64_t best_step;
     const char *data_path, *data_digest;
@@ -61,6 +68,10 @@ BK_CHECKED bk_status bk_checkpoint_save(const bk_comm *comm, const char *directo
                                         const bk_piece *pieces, int64_t count,
                                         const bk_run_state *state, const bk_save_options *options,
                                         bk_saved *out);
+
+/* Not collective.  Removes what saves that were killed left behind; the caller alone saves there
+ * (run.lock). */
+void bk_checkpoint_sweep(const char *directory);
 
 /* Saves one checkpoint after the other into a directory.  In the background: the elements are
  * copied at once, a thread of each writing rank makes its file beside the training, rank 0's

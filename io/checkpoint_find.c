@@ -177,12 +177,13 @@ static void compare_latest(bk_arena *arena, const char *directory, int64_t newes
                 (long long)newest);
 }
 
-/* Not there is fine; a directory that cannot be read is not an empty one. */
+/* Not there is fine (what stands in its way is refused when the run directory is made); a
+ * directory that cannot be read is not an empty one. */
 static bk_status check_listing(const char *directory)
 {
     int error = bk_fault(BK_FAULT_LOAD_LIST);
     DIR *open = error ? NULL : opendir(directory);
-    if (!open && !error && errno != ENOENT)
+    if (!open && !error && errno != ENOENT && errno != ENOTDIR)
         error = errno;
     if (open)
         closedir(open);
@@ -355,6 +356,15 @@ void bk_remove_stale(bk_arena *arena, const char *directory, const char *own)
     for (char **names = bk_list_directory(arena, directory); *names; names++)
         if (stale(arena, directory, *names, own))
             bk_remove_directory(bk_arena_printf(arena, "%s/%s", directory, *names));
+}
+
+void bk_checkpoint_sweep(const char *directory)
+{
+    bk_arena *arena = bk_arena_new("sweep");
+    for (char **names = bk_list_directory(arena, directory); *names; names++)
+        if (strncmp(*names, ".tmp-", 5) == 0 || strncmp(*names, ".trash-", 7) == 0)
+            bk_remove_directory(bk_arena_printf(arena, "%s/%s", directory, *names));
+    bk_arena_free(arena);
 }
 
 void bk_retain(bk_arena *arena, const char *directory, const bk_save_options *o)

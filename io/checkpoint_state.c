@@ -22,6 +22,10 @@ static bk_status write_step(bk_h5 *file, const bk_run_state *s)
     BK_TRY(set_integer(file, "/step", "samples_seen", s->samples_seen));
     BK_TRY(set_integer(file, "/step", "tokens_seen", s->tokens_seen));
     BK_TRY(set_integer(file, "/step", "updates_skipped", s->updates_skipped));
+    BK_TRY(set_number(file, "/step", "grad_norm_mean", s->spike.mean));
+    BK_TRY(set_number(file, "/step", "grad_norm_variance", s->spike.variance));
+    BK_TRY(set_integer(file, "/step", "grad_norms", s->spike.seen));
+    BK_TRY(set_integer(file, "/step", "spikes", s->spike.row));
     return set_number(file, "/step", "loss_scale", 1.0);
 }
 
@@ -100,6 +104,17 @@ static bk_status read_machine(bk_h5 *file, bk_arena *arena, bk_run_state *s)
     return BK_OK;
 }
 
+/* Older checkpoints have none: the statistics begin anew. */
+static bk_status read_spike(bk_h5 *file, bk_spike_state *s)
+{
+    if (!bk_h5_has_attribute(file, "/step", "grad_norms"))
+        return BK_OK;
+    BK_TRY(bk_h5_attribute(file, "/step", "grad_norm_mean", BK_F64, 0, &s->mean));
+    BK_TRY(bk_h5_attribute(file, "/step", "grad_norm_variance", BK_F64, 0, &s->variance));
+    BK_TRY(get_integer(file, "/step", "grad_norms", &s->seen));
+    return get_integer(file, "/step", "spikes", &s->row);
+}
+
 bk_status bk_state_read(bk_h5 *file, bk_arena *arena, bk_run_state *s)
 {
     int64_t seed;
@@ -108,6 +123,7 @@ bk_status bk_state_read(bk_h5 *file, bk_arena *arena, bk_run_state *s)
     BK_TRY(get_integer(file, "/step", "samples_seen", &s->samples_seen));
     BK_TRY(get_integer(file, "/step", "tokens_seen", &s->tokens_seen));
     BK_TRY(get_integer(file, "/step", "updates_skipped", &s->updates_skipped));
+    BK_TRY(read_spike(file, &s->spike));
     BK_TRY(get_integer(file, "/data", "epoch", &s->epoch));
     BK_TRY(get_integer(file, "/data", "cursor", &s->cursor));
     BK_TRY(get_integer(file, "/data", "seed", &seed));

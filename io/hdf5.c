@@ -62,10 +62,23 @@ const char *bk_h5_version(void)
 
 /* ---- errors ---- */
 
+/* What the system said, where the library quotes it among much else. */
+static void say(const char *description, char *text)
+{
+    static const char quote[] = "error message = '";
+    const char *system = strstr(description, quote);
+    const char *from = system ? system + sizeof quote - 1 : description;
+    int length = (int)(system ? strcspn(from, "'") : strlen(from));
+    snprintf(text, BK_H5_TEXT, "%.*s", length, from);
+    for (char *c = text; *c; c++)
+        if (*c == '\n')
+            *c = ' ';
+}
+
 static herr_t keep_first(unsigned n, const H5E_error2_t *error, void *text)
 {
     if (n == 0 && error->desc)
-        snprintf(text, BK_H5_TEXT, "%s", error->desc);
+        say(error->desc, text);
     return 0;
 }
 

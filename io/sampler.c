@@ -231,3 +231,11 @@ void bk_sampler_batch(const bk_sampler *s, int64_t step, const bk_lanes *lanes, 
     fill_mask(s, &b, arena, out);
     fill_labels(s, &b, arena, out);
 }
+
+void bk_sampler_indices(const bk_sampler *s, int64_t step, int64_t *out)
+{
+    for (int64_t i = 0; i < s->o.batch; i++) {
+        const span *u = unit_at(s, step * s->o.batch + i);
+        out[i] = u ? u->sample : -1;
+    }
+}

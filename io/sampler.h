@@ -34,4 +34,8 @@ int64_t bk_sampler_batches(const bk_sampler *s);
 void bk_sampler_batch(const bk_sampler *s, int64_t step, const bk_lanes *lanes, bk_arena *arena,
                       bk_bundle *out);
 
+/* The samples of the data set that make the *global* batch `step`, in its order, -1 past the end of
+ * an evaluation: out[batch]. */
+void bk_sampler_indices(const bk_sampler *s, int64_t step, int64_t *out);
+
 #endif

@@ -18,6 +18,9 @@ static const bk_option run_options[] = {
                   "seconds after which the run stops with 75; 0 = none"),
     BK_OPTION_F64(bk_config_run, stop_margin, 60.0, 0.0, 3600.0,
                   "seconds kept free at the end of the time limit"),
+    BK_OPTION_F64(
+        bk_config_run, stall_seconds, 600.0, 0.0, 86400.0,
+        "seconds without any progress of a rank after which the run ends with 76; 0 = off"),
     BK_OPTION_END,
 };
 
@@ -57,6 +60,9 @@ static const bk_option optim_options[] = {
                   "largest global norm of the gradient; 0 = no clipping"),
     BK_OPTION_I64(bk_config_optim, skip_nonfinite, 0, 0, 1 << 20,
                   "steps in a row that are skipped before exit 4"),
+    BK_OPTION_F64(bk_config_optim, spike_zscore, 0.0, 0.0, 1e6,
+                  "skip a step whose gradient norm is so many standard deviations above the mean; "
+                  "0 = none"),
     BK_OPTION_END,
 };
 

@@ -14,7 +14,7 @@ typedef struct bk_config_run {
     const char *dir;
     int64_t seed, steps;
     int precision, resume; /* BK_PRECISION_*; BK_RESUME_* */
-    double time_limit, stop_margin;
+    double time_limit, stop_margin, stall_seconds;
 } bk_config_run;
 
 typedef struct bk_config_data {
@@ -39,6 +39,7 @@ typedef struct bk_config_optim {
     const char *kind_name;
     double lr, weight_decay, clip;
     int64_t skip_nonfinite;
+    double spike_zscore;
     const bk_optimizer_kind *kind;
     void *config;
 } bk_config_optim;

@@ -3,6 +3,7 @@
 #include "core/log.h"
 #include "dist/collective.h"
 #include "dist/signal.h"
+#include "dist/watchdog.h"
 
 #include <math.h>
 
@@ -95,6 +96,7 @@ bk_evaluation bk_job_evaluate(bk_job *job, int64_t batches)
     int64_t counts[3] = {0}, all = bk_sampler_batches(sampler);
     int64_t last = batches > 0 && batches < all ? batches : all;
     bk_stop stop = BK_GO_ON;
+    bk_watchdog_phase(BK_PHASE_EVALUATE);
     for (int64_t i = 0; i < last && stop == BK_GO_ON; i++) {
         bk_bundle bundle = {0};
         bk_tape_begin(t);

@@ -118,6 +118,7 @@ typedef struct bk_step_result {
     double grad_norm, lr;
     int64_t positions; /* real positions of the global batch */
     int64_t nonfinite;
+    bool spike;        /* the step was not applied: its gradient was far larger than those before */
     bk_stop stop;      /* the same on all ranks, like the next three */
     bool saver_waits;  /* no rank's part of the save under way is unfinished */
     bool save_is_due;  /* by rank 0's clock */

@@ -2,6 +2,7 @@
 
 #include "core/fault.h"
 #include "core/log.h"
+#include "dist/watchdog.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -78,6 +79,7 @@ static bk_status finish(bk_saving *s)
     bk_saved saved = {0};
     if (!bk_saver_busy(s->job->saver))
         return BK_OK;
+    bk_watchdog_phase(BK_PHASE_SAVE);
     bk_status status = bk_saver_finish(s->job->saver, &saved);
     if (status != BK_OK)
         return failed(s, status);

@@ -221,6 +221,8 @@ static bk_status claim(bk_job *job)
     BK_TRY(bk_make_directories(dir));
     BK_TRY(lock(job));
     BK_TRY(bk_make_directories(job->checkpoints));
+    bk_checkpoint_sweep(job->checkpoints);
+    BK_TRY(bk_make_directories(bk_arena_printf(job->arena, "%s/stall", dir)));
     return bk_write_text(bk_arena_printf(job->arena, "%s/config.yaml", dir), job->resolved);
 }
 

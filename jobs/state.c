@@ -1,6 +1,8 @@
 /* Between a job and its checkpoints: which slices of which tensors, and the small state. */
 #include "jobs/job.h"
 
+#include "dist/watchdog.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -75,6 +77,7 @@ bk_status bk_job_load_model(const bk_world *world, bk_arena *arena, const bk_che
 
 bk_status bk_job_resume(bk_job *job)
 {
+    bk_watchdog_phase(BK_PHASE_LOAD);
     job->state = (bk_run_state){.seed = (uint64_t)job->config->run.seed, .best_value = NAN};
     if (job->checkpoint) {
         job->state = *bk_checkpoint_state(job->checkpoint);
@@ -128,6 +131,7 @@ bk_status bk_job_save(bk_job *job)
         .verify_write = c->verify_write,
         .run_id = job->run_id};
     bk_arena *arena = bk_arena_new("save");
+    bk_watchdog_phase(BK_PHASE_SAVE);
     bk_piece *list = BK_NEW(arena, bk_piece, 3 * job->shard->owned + job->slab->buffers);
     int64_t count = list_owned(job, arena, list);
     bk_status status = bk_saver_begin(job->saver, list, count, &job->state, &options);

@@ -4,6 +4,8 @@
 #include "core/log.h"
 #include "dist/signal.h"
 #include "dist/step.h"
+#include "dist/watchdog.h"
+#include "jobs/spike.h"
 
 #include <math.h>
 #include <string.h>
@@ -137,12 +139,15 @@ static void update(bk_job *job, bk_step_result *out)
 static void pass(bk_job *job, bk_bundle *bundle)
 {
     bk_tape *t = &job->tape;
+    bk_watchdog_phase(BK_PHASE_BATCH);
     bk_fault(BK_FAULT_STEP_FORWARD);
     bk_tape_begin(t);
     bk_sampler_batch(job->train_sampler, job->state.step, &t->lanes, t->arena, bundle);
+    bk_watchdog_phase(BK_PHASE_FORWARD);
     bk_job_teach(job, bundle);
     bk_model_forward(job->model, t, bundle);
     add_losses(job, bundle);
+    bk_watchdog_phase(BK_PHASE_BACKWARD);
     bk_fault(BK_FAULT_STEP_BACKWARD);
     bk_tape_backward(t);
     keep_records(job, t->lanes.first - job->lanes.first);
@@ -200,6 +205,7 @@ static void forward_backward(bk_job *job, bk_bundle *bundle)
         bk_reduction_begin(job->reduction, t);
         pass(job, bundle);
     }
+    bk_watchdog_phase(BK_PHASE_REDUCE);
     bk_fault(BK_FAULT_STEP_REDUCE);
     bk_reduction_finish(job->reduction);
 }
@@ -220,6 +226,7 @@ static bk_step_result one_step(bk_job *job)
     bk_step_result out = {0};
     forward_backward(job, &bundle);
     out.positions = bundle.positions;
+    bk_watchdog_phase(BK_PHASE_AGREE);
     out.grad_norm = agree(job, &out);
     if (out.status != BK_OK)
         return out;
@@ -227,6 +234,10 @@ static bk_step_result one_step(bk_job *job)
         out.status = BK_NONFINITE;
         return out;
     }
+    out.spike = bk_spike_seen(&job->state.spike, job->config->optim.spike_zscore, out.grad_norm);
+    if (out.spike)
+        return out;
+    bk_watchdog_phase(BK_PHASE_UPDATE);
     bk_fault(BK_FAULT_STEP_UPDATE);
     update(job, &out);
     bk_job_advance(job, out.positions);
@@ -236,6 +247,7 @@ static bk_step_result one_step(bk_job *job)
 bk_step_result bk_job_step(bk_job *job)
 {
     bk_traffic before[BK_TRAFFIC_PARTS];
+    bk_watchdog_step(job->state.step + 1);
     for (int i = 0; i < BK_TRAFFIC_PARTS; i++)
         before[i] = bk_traffic_of(i);
     bk_step_result out = one_step(job);

@@ -3,6 +3,7 @@
 #include "core/log.h"
 #include "dist/agree.h"
 #include "dist/collective.h"
+#include "dist/watchdog.h"
 #include "io/metrics.h"
 #include "jobs/best.h"
 #include "jobs/command.h"
@@ -11,6 +12,7 @@
 #include "jobs/memory.h"
 #include "jobs/peak.h"
 #include "jobs/progress.h"
+#include "jobs/repro.h"
 #include "jobs/saving.h"
 
 #include <math.h>
@@ -229,22 +231,41 @@ static bk_status stop_on_request(loop *l, bk_stop stop)
                    stop == BK_STOP_SIGNAL ? "a signal" : "the time limit", l->job->config->run.dir);
 }
 
+/* The step counts, its update does not. */
+static void leave_out(loop *l, const bk_step_result *r)
+{
+    bk_repro_write(l->job, r, l->saving.saved_step);
+    bk_progress_break(&l->progress);
+    bk_job_advance(l->job, r->positions);
+    l->job->state.updates_skipped++;
+}
+
 /* The step was not applied: the state is the last good one. */
 static bk_status not_finite(loop *l, const bk_step_result *r)
 {
     bk_job *job = l->job;
     if (++l->skipped <= job->config->optim.skip_nonfinite) {
+        leave_out(l, r);
         bk_warn("step %lld skipped: %lld values of loss or gradient are not finite",
-                (long long)job->state.step + 1, (long long)r->nonfinite);
-        bk_job_advance(job, r->positions);
-        job->state.updates_skipped++;
+                (long long)job->state.step, (long long)r->nonfinite);
         return BK_OK;
     }
+    bk_repro_write(job, r, l->saving.saved_step);
     BK_TRY(bk_saving_for_good(&l->saving, l->is_best));
     return bk_fail(BK_NONFINITE,
                    "loss or gradient is not finite at step %lld (%lld values; %s): the last good "
                    "state is kept; lower optim.lr or set optim.skip_nonfinite",
                    (long long)job->state.step + 1, (long long)r->nonfinite, job->config->run.dir);
+}
+
+static bk_status spike(loop *l, const bk_step_result *r)
+{
+    const bk_spike_state *s = &l->job->state.spike;
+    leave_out(l, r);
+    bk_warn("step %lld skipped: the gradient's norm is %.3g, %.1f standard deviations above %.3g",
+            (long long)l->job->state.step, r->grad_norm,
+            (r->grad_norm - s->mean) / sqrt(s->variance), s->mean);
+    return BK_OK;
 }
 
 static bk_status one_step(loop *l, bk_step_result *r)
@@ -257,6 +278,8 @@ static bk_status one_step(loop *l, bk_step_result *r)
         return not_finite(l, r);
     BK_TRY(r->status);
     l->skipped = 0;
+    if (r->spike)
+        return spike(l, r);
     report(l, r);
     return BK_OK;
 }
@@ -351,10 +374,8 @@ static bk_status open_metrics(loop *l)
     return bk_agree(job->world->ctl, status);
 }
 
-static bk_status train(bk_job *job, const bk_best *best)
+static bk_status train_watched(bk_job *job, const bk_best *best)
 {
-    BK_TRY(bk_job_check_resume(job));
-    BK_TRY(bk_job_claim_directory(job));
     BK_TRY(bk_job_resume(job));
     loop l = {.job = job, .best = *best};
     l.saving = bk_saving_of(job, &l.progress);
@@ -370,6 +391,20 @@ static bk_status train(bk_job *job, const bk_best *best)
     bk_status ended = bk_saving_end(&l.saving);
     bk_status closed = bk_agree(job->world->ctl, l.metrics ? bk_metrics_close(l.metrics) : BK_OK);
     return status != BK_OK ? bk_fail(status, "%s", text) : ended != BK_OK ? ended : closed;
+}
+
+static bk_status train(bk_job *job, const bk_best *best)
+{
+    const bk_config_run *c = &job->config->run;
+    BK_TRY(bk_job_check_resume(job));
+    BK_TRY(bk_job_claim_directory(job));
+    bk_watchdog_start(
+        &(bk_watchdog_options){.directory = bk_arena_printf(job->arena, "%s/stall", c->dir),
+                               .run_id = job->run_id,
+                               .seconds = c->stall_seconds});
+    bk_status status = train_watched(job, best);
+    bk_watchdog_stop();
+    return status;
 }
 
 /* ---- the command ---- */
@@ -395,7 +430,8 @@ const bk_command bk_command_train = {
     .help = "Trains as the configuration says and resumes from the newest valid checkpoint in "
             "run.dir.\n"
             "Status: 0 done, 75 stopped on request after a checkpoint (start again to go on), 4 "
-            "loss not finite.\n"
+            "loss not finite,\n"
+            "76 a rank stood still for run.stall_seconds (RUN/stall says which).\n"
             "--dry-run prints the resolved configuration, parameters, memory, messages and "
             "checkpoint size, and stops.\n",
     .stops = true,

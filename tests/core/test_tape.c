@@ -339,6 +339,33 @@ static void a_poll_at_the_end_of_each_segment(void **state)
     assert_true(grad_of(0, 0)[0] == 9.0f);
 }
 
+static char places[128];
+
+static void note_place(const char *segment)
+{
+    strcat(strcat(places, segment), " ");
+}
+
+/* Forward and backward, a segment is told once, when the work comes to it. */
+static void segments_are_told(void **state)
+{
+    (void)state;
+    bk_tape_begin(&w.tape);
+    bk_tensor *x = bk_tape_parameter(&w.tape, w.p[0]);
+    places[0] = '\0';
+    bk_set_place(note_place);
+    x = apply(&local_op, x);
+    bk_tape_segment(&w.tape, "block0");
+    x = apply(&local_op, apply(&local_op, x));
+    bk_tape_segment(&w.tape, "head");
+    x = apply(&local_op, x);
+    seed(x, 1.0f);
+    bk_tape_backward_seeded(&w.tape);
+    bk_set_place(NULL);
+    bk_tape_segment(&w.tape, "unheard");
+    assert_string_equal(places, "block0 head head block0 ");
+}
+
 /* ---- terms ---- */
 
 static bk_tensor *record_of(bk_tensor *x)
@@ -494,6 +521,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(collective_ops_run_backward_always, make, unmake),
         cmocka_unit_test_setup_teardown(nothing_flows_through_a_nondifferentiable_op, make, unmake),
         cmocka_unit_test_setup_teardown(a_poll_at_the_end_of_each_segment, make, unmake),
+        cmocka_unit_test_setup_teardown(segments_are_told, make, unmake),
         cmocka_unit_test_setup_teardown(terms_are_seeded_by_their_weight, make, unmake),
         cmocka_unit_test_setup_teardown(dead_gradients_make_room, make, unmake),
         cmocka_unit_test_setup_teardown(what_was_seeded_or_kept_stays, make, unmake),

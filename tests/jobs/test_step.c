@@ -105,14 +105,15 @@ static void check_buckets(const trial *t)
     }
 }
 
-/* One all-gather of status, flags, a loss of each lane, and a sum of squares of each block: of the
- * dense buckets, and of each expert of this rank. */
+/* One all-gather of status, flags, number and hash of calls, a loss of each lane, and a sum of
+ * squares of each block: of the dense buckets, and of each expert of this rank. */
 static void check_agreement(const trial *t, int64_t experts)
 {
     int64_t ranks = t->job->world->size, replicas = ranks / t->job->world->expert;
     bool exact = LANES % ranks == 0;
     int64_t lanes = exact ? LANES / ranks : 1;
-    int64_t words = 1 + BK_STEP_FLAGS + lanes + lanes + experts * (exact ? LANES / replicas : 1);
+    int64_t words =
+        1 + BK_STEP_FLAGS + 2 + lanes + lanes + experts * (exact ? LANES / replicas : 1);
     assert_int_equal(t->sent[BK_TRAFFIC_AGREE].bytes, 8 * words * (ranks - 1));
     assert_int_equal(t->sent[BK_TRAFFIC_AGREE].messages, ranks > 1);
 }

@@ -1,0 +1,58 @@
+#include "jobs/repro.h"
+
+#include "core/log.h"
+#include "io/files.h"
+#include "jobs/json.h"
+
+#include <errno.h>
+#include <string.h>
+
+static void write_terms(bk_json *j, const bk_job *job, const bk_step_result *r)
+{
+    bk_json_open(j, "loss");
+    bk_json_number(j, "sum", r->loss);
+    for (int i = 0; i < job->config->losses; i++)
+        bk_json_number(j, job->config->loss[i].name, r->term[i]);
+    bk_json_close(j);
+}
+
+static void write_content(bk_json *j, const bk_job *job, const bk_step_result *r,
+                          int64_t checkpoint)
+{
+    const bk_run_state *s = &job->state;
+    int64_t batch = job->lanes.batch, *samples = BK_NEW(job->tape.arena, int64_t, batch);
+    bk_sampler_indices(job->train_sampler, s->step, samples);
+    bk_json_open(j, NULL);
+    bk_json_integer(j, "step", s->step + 1);
+    bk_json_integer(j, "checkpoint", checkpoint);
+    bk_json_integer(j, "seed", (int64_t)s->seed);
+    bk_json_integer(j, "ranks", job->world->size);
+    bk_json_integer(j, "lanes", job->lanes.total);
+    bk_json_integer(j, "nonfinite", r->nonfinite);
+    bk_json_number(j, "grad_norm", r->grad_norm);
+    write_terms(j, job, r);
+    bk_json_text(j, "data", s->data_path);
+    bk_json_text(j, "data_digest", s->data_digest);
+    bk_json_integer(j, "cursor", s->cursor);
+    bk_json_integers(j, "samples", batch, samples);
+    bk_json_text(j, "config", job->resolved);
+    bk_json_close(j);
+    bk_json_end(j);
+}
+
+void bk_repro_write(const bk_job *job, const bk_step_result *r, int64_t checkpoint)
+{
+    if (job->world->rank != 0)
+        return;
+    const char *directory = bk_arena_printf(job->tape.arena, "%s/repro", job->config->run.dir);
+    const char *path = bk_arena_printf(job->tape.arena, "%s/step-%08lld.json", directory,
+                                       (long long)job->state.step + 1);
+    bk_json j = {0};
+    if (bk_make_directories(directory) != BK_OK || !(j.file = fopen(path, "w"))) {
+        bk_warn("what led to the step cannot be written (%s): %s", path, strerror(errno));
+        return;
+    }
+    write_content(&j, job, r, checkpoint);
+    if (fclose(j.file) != 0)
+        bk_warn("what led to the step cannot be written (%s): %s", path, strerror(errno));
+}
