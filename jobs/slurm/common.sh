@@ -74,6 +74,7 @@ find_state() {
     case $(scontrol -o show job "$job") in
     *' JobState=RUNNING '*) state=running ;;
     *' Reason=TimeLimit '*) state=late ;;
+    '') state=unknown ;; # no answer: it may give one to the next question
     *)
         say 'ended by Slurm: not requeued from here'
         exit 143

@@ -80,7 +80,7 @@ in_job() {
 export LEFT=29:12 REQUEUE=1 DIRECTIVES='--signal=USR1@300 --open-mode=append'
 in_job 'job 12 on n[1-2], restarted 2 times' 'time left 1752 s, requeue yes, signal USR1@300, open mode append'
 grep -q 'job script\|put back\|ends this job' out && fail "a good job is no trouble: $(cat out)"
-SLURM_JOB_END_TIME=$(($(date +%s) + 5000)) in_job 'time left 499' 'requeue yes'
+SLURM_JOB_END_TIME=$(($(date +%s) + 5999)) in_job 'time left 59' 'requeue yes'
 LEFT=UNLIMITED in_job 'time left unlimited'
 LEFT= in_job 'time left unknown' 'Slurm does not say when it ends this job'
 LEFT=INVALID in_job 'time left unknown'

@@ -7,7 +7,7 @@ scripts=$BIRKHOFF_SOURCE/jobs/slurm
 mkdir bin
 cat >bin/scontrol <<'S'
 case "$1 $2" in
-'-o show') echo "JobId=$SLURM_JOB_ID JobState=$STATE Reason=$REASON Requeue=1 Command=$SCRIPT WorkDir=$PWD" ;;
+'-o show') [ -e mute ] || echo "JobId=$SLURM_JOB_ID JobState=$STATE Reason=$REASON Requeue=1 Command=$SCRIPT WorkDir=$PWD" ;;
 'show config') echo "RequeueExit             = $REQUEUE_EXIT" ;;
 requeue*) echo "$2" >>requeued; exit "${CANNOT:-0}" ;;
 esac
@@ -26,6 +26,7 @@ env | grep -E '^(SRUN_CPUS|OMPI_MCA_(btl|oob)_tcp)' | sort >exported
 words=$*
 run=${words##*run.dir=}
 [ -z "$STEP" ] || { mkdir -p "$run/checkpoints"; printf 'step-%08d\n' "$STEP" >"$run/checkpoints/latest"; }
+[ -z "$MUTE" ] || touch mute
 exit "$ENDS"
 S
 cat >bin/sbatch <<'S'
@@ -42,7 +43,7 @@ for f in bin/*; do sed -i '1i#!/bin/bash' "$f"; done
 chmod +x bin/*
 unset SLURM_RESTART_COUNT SLURM_ARRAY_JOB_ID SLURM_ARRAY_TASK_ID SLURM_CPUS_PER_TASK LAUNCHER LAUNCHER_OPTIONS MPI INTERFACE \
     RANKS RETRIES CHAIN RUNS SETTINGS OMPI_MCA_btl_tcp_if_include OMPI_MCA_oob_tcp_if_include
-export PATH=$PWD/bin:$PATH SLURM_JOB_ID=17 RUN_DIR=run BIRKHOFF=birkhoff SLURM_CPUS_ON_NODE=12 REQUEUE_EXIT=0 STEP='' ENDS=0
+export PATH=$PWD/bin:$PATH SLURM_JOB_ID=17 RUN_DIR=run BIRKHOFF=birkhoff SLURM_CPUS_ON_NODE=12 REQUEUE_EXIT=0 STEP='' MUTE='' ENDS=0
 export STATE=RUNNING REASON=None SCRIPT=$scripts/train.sbatch
 
 # job STATUS REQUEUED ARGUMENTS...: SCRIPT ends with STATUS, having asked for the requeue of REQUEUED (a job or none).
@@ -100,6 +101,8 @@ for ends in 75 143; do
     says out 'ended by Slurm'
 done
 [ ! -e run/jobs/attempts ] || fail 'a job that was cancelled counts as a failure'
+MUTE=1 ENDS=75 job 75 17 c.yaml
+rm mute
 
 # ---- three restarts without progress, whatever the failure; progress begins the count anew ----
 for ends in 70 76 1; do ENDS=$ends job $ends 17 c.yaml; done
