@@ -14,8 +14,9 @@ static const bk_option run_options[] = {
                      "operands of linear maps; sums, parameters and all else stay fp32"),
     BK_OPTION_CHOICE(bk_config_run, resume, 0, "auto|fresh",
                      "auto: from the newest valid checkpoint; fresh: refuse one"),
-    BK_OPTION_F64(bk_config_run, time_limit, 0.0, 0.0, 1e9,
-                  "seconds after which the run stops with 75; 0 = none"),
+    BK_OPTION_F64(
+        bk_config_run, time_limit, 0.0, 0.0, 1e9,
+        "seconds after which the run stops with 75; 0 = what Slurm leaves the job, if any"),
     BK_OPTION_F64(bk_config_run, stop_margin, 60.0, 0.0, 3600.0,
                   "seconds kept free at the end of the time limit"),
     BK_OPTION_F64(

@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -67,6 +68,39 @@ static void examine_libraries(findings *f)
                        "install libopenblas-openmp-dev or libdnnl-dev and build again");
 }
 
+/* ---- what of the Slurm job would break a run ---- */
+
+/* "USR1@180", "B:TERM@60", "R:10": whether the program stops on it. */
+static bool hears(const char *signal)
+{
+    static const char *const heard[] = {"USR1", "TERM", "INT", "10", "15", "2"};
+    const char *colon = strchr(signal, ':'), *name = colon ? colon + 1 : signal;
+    name += strncmp(name, "SIG", 3) == 0 ? 3 : 0;
+    for (size_t i = 0; i < sizeof heard / sizeof *heard; i++)
+        if (strcspn(name, "@") == strlen(heard[i]) &&
+            strncmp(name, heard[i], strlen(heard[i])) == 0)
+            return true;
+    return false;
+}
+
+static void examine_slurm(bk_machine *m, const bk_slurm *s)
+{
+    if (s->inside && s->left < 0)
+        bk_machine_add(m, "Slurm does not say when it ends this job: give run.time_limit in "
+                          "seconds, or the job dies at its limit without a checkpoint");
+    if (*s->signal && !hears(s->signal))
+        bk_machine_add(m, "the job script asks for a signal that kills the program instead of "
+                          "stopping it: --signal=USR1@180");
+    if (strcmp(s->batch, "1") != 0)
+        return;
+    if (strcmp(s->requeue, "0") == 0)
+        bk_machine_add(m, "a stopped job is not put back in the queue: sbatch --requeue, or where "
+                          "that is forbidden jobs/slurm/chain.sh");
+    else if (strcmp(s->output, "append") != 0)
+        bk_machine_add(m, "the job script does not ask for --open-mode=append: a restart "
+                          "overwrites the log, unless sbatch was told on its command line");
+}
+
 /* ---- text ---- */
 
 static void print_machine(const bk_machine *m)
@@ -102,6 +136,11 @@ static void print_libraries(void)
     printf("products      by %s; other kernels %s\n", bk_blas_description(), kernels());
 }
 
+static const char *yes_or_no(const char *flag)
+{
+    return !*flag ? "unknown" : strcmp(flag, "1") == 0 ? "yes" : "no";
+}
+
 static void print_slurm(const bk_slurm *s)
 {
     if (!s->inside) {
@@ -109,11 +148,13 @@ static void print_slurm(const bk_slurm *s)
         return;
     }
     printf("Slurm         job %s on %s, restarted %d times\n", s->job, s->nodes, s->restarts);
-    printf("              time left %s, requeue %s, signal %s\n", *s->left ? s->left : "unknown",
-           !*s->requeue                   ? "unknown"
-           : strcmp(s->requeue, "1") == 0 ? "yes"
-                                          : "no",
-           *s->signal ? s->signal : "none");
+    printf("              time left ");
+    if (isfinite(s->left) && s->left >= 0)
+        printf("%.0f s", s->left);
+    else
+        printf("%s", s->left < 0 ? "unknown" : "unlimited");
+    printf(", requeue %s, signal %s, open mode %s\n", yes_or_no(s->requeue),
+           *s->signal ? s->signal : "none", *s->output ? s->output : "default");
 }
 
 static void print_storage(const findings *f)
@@ -193,9 +234,10 @@ static void json_slurm(bk_json *j, const bk_slurm *s)
     bk_json_text(j, "job", s->job);
     bk_json_text(j, "nodes", s->nodes);
     bk_json_integer(j, "restarts", s->restarts);
-    bk_json_text(j, "time_left", or_null(s->left));
-    bk_json_text(j, "requeue", or_null(s->requeue));
+    bk_json_number(j, "seconds_left", s->left < 0 ? INFINITY : s->left);
+    bk_json_text(j, "requeue", yes_or_no(s->requeue));
     bk_json_text(j, "signal", or_null(s->signal));
+    bk_json_text(j, "open_mode", or_null(s->output));
     bk_json_close(j);
 }
 
@@ -239,6 +281,7 @@ static void print_json(const findings *f)
 static void report(bk_context *context, findings *f)
 {
     bk_slurm_read(&f->slurm);
+    examine_slurm(&f->machine, &f->slurm);
     examine_directory(context->arena, f);
     examine_libraries(f);
     if (context->json)

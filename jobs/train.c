@@ -14,6 +14,7 @@
 #include "jobs/progress.h"
 #include "jobs/repro.h"
 #include "jobs/saving.h"
+#include "jobs/slurm.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -27,6 +28,7 @@ typedef struct loop {
     bk_best best;
     double peak; /* FLOP/s of this rank */
     double longest_step;
+    double end; /* of the time limit, bk_seconds(); INFINITY without */
     int64_t logged_step, logged_positions;
     double logged_at;
     int64_t skipped; /* steps in a row */
@@ -217,10 +219,8 @@ static bk_stop evaluate(loop *l)
 /* When this rank must begin to stop, so that a save still fits. */
 static void plan_stop(loop *l)
 {
-    const bk_config_run *c = &l->job->config->run;
-    if (c->time_limit > 0)
-        l->job->stop_at = l->job->started + c->time_limit - c->stop_margin -
-                          1.5 * l->saving.longest - 2.0 * l->longest_step;
+    l->job->stop_at =
+        l->end - l->job->config->run.stop_margin - 1.5 * l->saving.longest - 2.0 * l->longest_step;
 }
 
 static bk_status stop_on_request(loop *l, bk_stop stop)
@@ -357,10 +357,39 @@ static void begin_notes(const bk_job *job)
     if (only_sinkd(job->config))
         bk_warn("sinkd is the only loss: it cannot know which sample is which (permutation "
                 "invariance); add cross_entropy or kl");
-    if (job->config->run.time_limit > 0 &&
-        job->config->run.time_limit <= job->config->run.stop_margin)
-        bk_warn("run.time_limit=%g is not above run.stop_margin=%g: the run stops after one step",
-                job->config->run.time_limit, job->config->run.stop_margin);
+}
+
+static void warn_of_margin(const bk_job *job, const char *what, double seconds)
+{
+    double margin = job->config->run.stop_margin;
+    if (seconds <= margin)
+        bk_warn("%s=%g is not above run.stop_margin=%g: the run stops after one step", what,
+                seconds, margin);
+}
+
+/* What Slurm leaves this job, as rank 0 finds it. */
+static double time_left(const bk_job *job)
+{
+    double left = job->world->rank == 0 ? bk_slurm_time_left() : 0;
+    bk_broadcast(job->world->ctl, 0, &left, sizeof left);
+    if (left < 0) {
+        bk_warn("Slurm does not say when it ends this job: give run.time_limit in seconds");
+        return INFINITY;
+    }
+    if (isfinite(left))
+        bk_note("Slurm ends this job in %.0f s: the run stops in time", left);
+    warn_of_margin(job, "the time left", left);
+    return left;
+}
+
+/* run.time_limit counts from the start of the program, what Slurm leaves from now. */
+static double find_end(const bk_job *job)
+{
+    double limit = job->config->run.time_limit;
+    if (limit <= 0)
+        return bk_seconds() + time_left(job);
+    warn_of_margin(job, "run.time_limit", limit);
+    return job->started + limit;
 }
 
 static bk_status open_metrics(loop *l)
@@ -382,6 +411,7 @@ static bk_status train_watched(bk_job *job, const bk_best *best)
     l.peak = bk_measure_peak(job->tape.bf16);
     BK_TRY(open_metrics(&l));
     begin_notes(job);
+    l.end = find_end(job);
     bk_machine_warn(job->world, bk_blas_threads());
     l.progress = bk_progress_start(job->state.step, job->config->run.steps);
     restart_clock(&l);

@@ -66,18 +66,37 @@ says out 'no file can be committed here (/proc)'
 # ---- Slurm, by commands of its names ----
 
 mkdir bin
-printf '#!/bin/sh\necho 29:12\n' >bin/squeue
+cat >bin/squeue <<'EOF'
+#!/bin/sh
+[ -z "$LEFT" ] || echo "$LEFT"
+EOF
 cat >bin/scontrol <<'EOF'
 #!/bin/sh
 case "$*" in
-*write*) printf '#!/bin/bash\n#SBATCH --requeue --signal=USR1@300\n' ;;
-*) echo "JobId=12 JobName=x Requeue=1 Restarts=2" ;;
+*write*) printf '#!/bin/bash\n# sbatch --signal=HUP@1\n#SBATCH --requeue %s\n' "$DIRECTIVES" ;;
+*) echo "JobId=12 JobName=x Requeue=$REQUEUE Restarts=2 BatchFlag=1" ;;
 esac
 EOF
 chmod +x bin/*
-PATH=$work/bin:$PATH SLURM_JOB_ID=12 SLURM_JOB_NODELIST='n[1-2]' SLURM_RESTART_COUNT=2 expect 0 1 doctor
-says out 'job 12 on n[1-2], restarted 2 times'
-says out 'time left 29:12, requeue yes, signal USR1@300'
+
+# in_job TEXT...: doctor inside job 12 says each of them.
+in_job() {
+    local text
+    PATH=$work/bin:$PATH SLURM_JOB_ID=12 SLURM_JOB_NODELIST='n[1-2]' SLURM_RESTART_COUNT=2 expect 0 1 doctor
+    for text; do says out "$text"; done
+}
+export LEFT=29:12 REQUEUE=1 DIRECTIVES='--signal=USR1@300 --open-mode=append'
+in_job 'job 12 on n[1-2], restarted 2 times' 'time left 1752 s, requeue yes, signal USR1@300, open mode append'
+grep -q 'job script\|put back\|ends this job' out && fail "a good job is no trouble: $(cat out)"
+SLURM_JOB_END_TIME=$(($(date +%s) + 5999)) in_job 'time left 59' 'requeue yes'
+LEFT=UNLIMITED in_job 'time left unlimited'
+LEFT= in_job 'time left unknown' 'Slurm does not say when it ends this job'
+LEFT=INVALID in_job 'time left unknown'
+REQUEUE=0 in_job 'requeue no' 'a stopped job is not put back in the queue'
+DIRECTIVES='--open-mode append' in_job 'signal none, open mode append'
+DIRECTIVES='--signal=B:SIGTERM@60' in_job 'signal B:SIGTERM@60, open mode default' 'does not ask for --open-mode=append'
+grep -q 'signal that kills' out && fail "SIGTERM is no trouble: $(cat out)"
+DIRECTIVES='--signal=R:USR2' in_job 'the job script asks for a signal that kills'
 PATH=$work/bin:$PATH SLURM_JOB_ID='12; touch evil' expect 0 1 doctor
 [ ! -e evil ] || fail "a job number is run as a command"
 

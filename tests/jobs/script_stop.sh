@@ -104,6 +104,27 @@ expect 75 1 train run.yaml run.dir=tight run.time_limit=1
 says err 'warning: run.time_limit=1 is not above run.stop_margin=60: the run stops after one step'
 [ "$(step_of tight)" -eq 1 ] || fail "not one step: $(step_of tight)"
 
+# ---- the end of the Slurm job, asked for when there is no limit of one's own ----
+mkdir bin
+printf '#!/bin/sh\ncat "%s"\n' "$work/left" >bin/squeue
+chmod +x bin/squeue
+in_job() { SLURM_JOB_ID=17 PATH=$work/bin:$PATH "$@"; }
+echo 1:00 >left
+in_job expect 75 2 train run.yaml run.dir=slurm run.stop_margin=59
+says err 'Slurm ends this job in 60 s'
+says err 'on the time limit'
+goes_on slurm
+in_job expect 75 1 train run.yaml run.dir=slurm-tight
+says err 'warning: the time left=60 is not above run.stop_margin=60: the run stops after one step'
+in_job expect 75 1 train run.yaml run.dir=slurm-own run.time_limit=1 run.stop_margin=0.5
+grep -q 'Slurm ends this job' err && fail "run.time_limit does not win: $(cat err)"
+for left in UNLIMITED INVALID; do
+    echo $left >left
+    in_job expect 0 1 train run.yaml run.dir=slurm-$left run.steps=2
+    [ "$(grep -c 'warning: Slurm does not say when it ends this job' err)" -eq $((${#left} == 7)) ] ||
+        fail "the warning with $left: $(cat err)"
+done
+
 # ---- two jobs in one directory; a lock whose owner was killed ----
 start 2 train run.yaml run.dir=locked checkpoint.every=2
 wait_until has_line locked/checkpoints/latest step
