@@ -5,6 +5,7 @@
 #include "io/files.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <string.h>
 
 enum { CALL_BYTES = 8 << 20 };
@@ -132,8 +133,9 @@ static bk_status check_whole(const bk_save *s, const char *path)
     return BK_OK;
 }
 
-static void digest_leaves(const bk_save *s)
+static void *digest_leaves(void *save)
 {
+    const bk_save *s = save;
     const bk_manifest *m = s->plan.manifest;
     for (int64_t i = 0; i < m->tensors; i++) {
         const bk_stored_piece *own = bk_own_piece(s, i);
@@ -142,14 +144,27 @@ static void digest_leaves(const bk_save *s)
             bk_digest_leaves(s->staged[i], own->length, bk_dtype_size(m->tensor[i].dtype),
                              s->rank == 0 ? to + own->offset / BK_LEAF * BK_SHA256 : to);
     }
+    return NULL;
 }
 
-/* The digests are made while the system writes: what they read is what it writes. */
+/* The digests of the leaves are made from memory beside the writing. */
+static bk_status write_and_digest(bk_save *s, const char *path)
+{
+    pthread_t digester;
+    bool beside = pthread_create(&digester, NULL, digest_leaves, s) == 0;
+    bk_status status = write_file(s, path);
+    if (beside)
+        pthread_join(digester, NULL);
+    else
+        digest_leaves(s);
+    return status;
+}
+
+/* The digests of the file are made while the system writes: what they read is what it writes. */
 bk_status bk_shard_write(bk_save *s)
 {
     const char *path = bk_shard_path(s);
-    BK_TRY(write_file(s, path));
-    digest_leaves(s);
+    BK_TRY(write_and_digest(s, path));
     if (s->options.verify_write)
         BK_TRY(reread(s, path));
     BK_TRY(pass(BK_FAULT_SAVE_DIGEST, path));
