@@ -1,6 +1,8 @@
 /* test: labels=unit,mpi,io ranks=1,3,4 timeout=300 */
 /* Saving: any number of ranks and writers gives the same payload, in files that say what they are;
  * a save that fails leaves nothing behind. */
+#include "core/fault.h"
+#include "dist/collective.h"
 #include "io/checkpoint_internal.h"
 #include "io/files.h"
 #include "tests/support/check.h"
@@ -364,6 +366,80 @@ static void a_step_that_is_there(void **state)
     bk_test_comm_close(comm);
 }
 
+/* ---- in the background ---- */
+
+/* The phases, met as a training does: when no rank's part is under way. */
+static bk_status to_the_end(const bk_comm *comm, bk_saver *v, bk_saved *saved)
+{
+    bk_status status = BK_OK;
+    while (bk_saver_busy(v) && status == BK_OK) {
+        int64_t waiting = bk_saver_part_of(v) == BK_PART_UNDER_WAY;
+        bk_sum_i64(comm, 1, &waiting);
+        if (waiting == 0)
+            status = bk_saver_advance(v, saved);
+    }
+    return status;
+}
+
+/* What is saved is what was there at the beginning, twice from one saver, and the elements may
+ * change meanwhile. */
+static void elements_change_while_they_are_saved(void **state)
+{
+    (void)state;
+    bk_comm *comm = bk_test_comm_open(arena, bk_mpi_size());
+    bk_save_options o = bk_test_options(bk_comm_size(comm));
+    const char *directory = fresh("beside"), *plain = fresh("plain");
+    bk_saver *v = bk_saver_new(comm, directory, true);
+    for (int64_t step = 1; step <= 2; step++) {
+        bk_piece list[BK_TEST_TENSORS];
+        bk_run_state s = bk_test_state(step);
+        bk_saved saved = {0}, wanted = {0};
+        int64_t count =
+            bk_test_pieces(arena, bk_comm_rank(comm), bk_comm_size(comm), (int)step, list);
+        assert_int_equal(bk_checkpoint_save(comm, plain, list, count, &s, &o, &wanted), BK_OK);
+        assert_false(bk_saver_busy(v));
+        assert_int_equal(bk_saver_begin(v, list, count, &s, &o), BK_OK);
+        assert_true(bk_saver_busy(v));
+        for (int64_t i = 0; i < count; i++)
+            memset(list[i].data, 0x5a, (size_t)list[i].count * bk_dtype_size(list[i].dtype));
+        assert_int_equal(to_the_end(comm, v, &saved), BK_OK);
+        assert_string_equal(saved.payload, wanted.payload);
+        assert_int_equal(saved.step, step);
+        assert_true(saved.bytes > 0 && saved.stall <= saved.seconds);
+        bk_test_check_newest(comm, directory, step, (int)step);
+    }
+    assert_int_equal(bk_saver_finish(v, NULL), BK_OK); /* nothing is under way */
+    bk_saver_free(v);
+    bk_test_comm_close(comm);
+}
+
+/* A failure on a thread is every rank's, nothing stays, and the saver works again. */
+static void a_save_that_fails_beside(void **state)
+{
+    (void)state;
+    bk_comm *comm = bk_test_comm_open(arena, bk_mpi_size());
+    bk_save_options o = bk_test_options(bk_comm_size(comm));
+    const char *directory = fresh("failing");
+    bk_saver *v = bk_saver_new(comm, directory, true);
+    bk_saved saved = {0};
+    setenv("BIRKHOFF_FAULT", "save.sync:0:eio", 1);
+    assert_int_equal(bk_faults_read(bk_mpi_rank()), BK_OK);
+    for (int64_t step = 3; step <= 4; step++) {
+        bk_piece list[BK_TEST_TENSORS];
+        bk_run_state s = bk_test_state(step);
+        int64_t count = bk_test_pieces(arena, bk_comm_rank(comm), bk_comm_size(comm), 1, list);
+        assert_int_equal(bk_saver_begin(v, list, count, &s, &o), BK_OK);
+        assert_int_equal(to_the_end(comm, v, &saved), step == 3 ? BK_FAULT : BK_OK);
+        assert_false(bk_saver_busy(v));
+    }
+    unsetenv("BIRKHOFF_FAULT");
+    assert_int_equal(bk_faults_read(bk_mpi_rank()), BK_OK);
+    bk_test_barrier();
+    assert_string_equal(names_in(directory), "latest step-00000004");
+    bk_saver_free(v);
+    bk_test_comm_close(comm);
+}
+
 /* ---- failures ---- */
 
 static bk_status try_save(const bk_comm *comm, const char *directory)
@@ -452,6 +528,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(retention_keeps_what_it_should),
         cmocka_unit_test(retention_counts_valid_ones_only),
         cmocka_unit_test(a_step_that_is_there),
+        cmocka_unit_test(elements_change_while_they_are_saved),
+        cmocka_unit_test(a_save_that_fails_beside),
         cmocka_unit_test(a_directory_that_is_not_there),
         cmocka_unit_test(a_full_disk),
         cmocka_unit_test(what_a_killed_save_left),
