@@ -180,6 +180,14 @@ static int foreign_line(const char *text, size_t length)
     return 0;
 }
 
+/* The text need not end in NUL. */
+static bool is_blank(const char *text, size_t length)
+{
+    while (length > 0 && strchr(" \r\n", text[length - 1]))
+        length--;
+    return length == 0;
+}
+
 bk_status bk_yaml_parse(bk_arena *arena, const char *name, const char *text, size_t length,
                         bk_value **out)
 {
@@ -191,7 +199,7 @@ bk_status bk_yaml_parse(bk_arena *arena, const char *name, const char *text, siz
     int foreign = foreign_line(text + mark, length - mark);
     if (foreign > 0)
         return bk_fail(BK_USAGE, "not YAML (%s:%d): the line is not UTF-8", r.name, foreign);
-    if (strspn(text + mark, " \r\n") == length - mark)
+    if (is_blank(text + mark, length - mark))
         return BK_OK;
     struct fy_diag *diag = quiet_diag();
     bk_status status = parse(&r, text + mark, length - mark, diag, out);

@@ -3,6 +3,7 @@
 #include "tests/support/check.h"
 #include "tests/support/files.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 static bk_arena *arena;
@@ -92,6 +93,23 @@ static void unusual_texts(void **state)
         assert_null(read_text(empty[i])->child);
 }
 
+/* The text ends where its length says, as a sanitizer sees. */
+static void a_text_without_a_zero(void **state)
+{
+    (void)state;
+    static const char *const text[] = {" ", "\r\n", "a: 1", "#"};
+    for (size_t i = 0; i < sizeof text / sizeof *text; i++) {
+        bk_value *root;
+        size_t length = strlen(text[i]);
+        char *exact = malloc(length);
+        assert_non_null(exact);
+        memcpy(exact, text[i], length);
+        assert_int_equal(bk_yaml_parse(arena, "a.yaml", exact, length, &root), BK_OK);
+        assert_true(!root->child == (text[i][0] != 'a'));
+        free(exact);
+    }
+}
+
 static void what_is_refused(void **state)
 {
     (void)state;
@@ -155,11 +173,9 @@ static void files(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(maps_lists_and_lines),
-        cmocka_unit_test(unusual_texts),
-        cmocka_unit_test(what_is_refused),
-        cmocka_unit_test(anchors_alone_are_fine),
-        cmocka_unit_test(files),
+        cmocka_unit_test(maps_lists_and_lines),   cmocka_unit_test(unusual_texts),
+        cmocka_unit_test(a_text_without_a_zero),  cmocka_unit_test(what_is_refused),
+        cmocka_unit_test(anchors_alone_are_fine), cmocka_unit_test(files),
     };
     arena = bk_arena_new("test");
     int failed = cmocka_run_group_tests(tests, bk_test_directory_make, bk_test_directory_remove);
