@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { MOST_KEYS = 1000 }; /* of one map, each compared with all */
+
 typedef struct reader {
     bk_arena *arena;
     const char *name;
@@ -36,6 +38,7 @@ static bk_status convert_map(const reader *r, struct fy_node *node, bk_value *ma
 {
     struct fy_node_pair *pair;
     void *iterator = NULL;
+    int keys = 0;
     while ((pair = fy_node_mapping_iterate(node, &iterator))) {
         struct fy_node *key = fy_node_pair_key(pair), *value = fy_node_pair_value(pair);
         bk_value *child;
@@ -43,6 +46,10 @@ static bk_status convert_map(const reader *r, struct fy_node *node, bk_value *ma
             return bk_fail(BK_USAGE, "a key is not plain text (%s): write key: value", r->name);
         char *name = text_of(r, key);
         int line = line_of(key);
+        if (++keys > MOST_KEYS)
+            return bk_fail(BK_USAGE,
+                           "a map has more than %d keys (%s:%d): is this a configuration?",
+                           MOST_KEYS, r->name, line);
         if (bk_value_get(map, name))
             return bk_fail(BK_USAGE, "key '%s' is given twice (%s:%d): remove one", name, r->name,
                            line);

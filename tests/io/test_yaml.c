@@ -110,6 +110,34 @@ static void a_text_without_a_zero(void **state)
     }
 }
 
+/* What no person writes takes no longer for it: lists of any length are read, maps are not. */
+static void long_texts(void **state)
+{
+    (void)state;
+    enum { ENTRIES = 300000 };
+    char *text = NULL;
+    size_t length = 0;
+    bk_value *root;
+    FILE *stream = open_memstream(&text, &length);
+    fputs("a:\n", stream);
+    for (int i = 0; i < ENTRIES; i++)
+        fputs("- x\n", stream);
+    fclose(stream);
+    assert_int_equal(bk_yaml_parse(arena, "a.yaml", text, length, &root), BK_OK);
+    int entries = 0;
+    for (const bk_value *v = at(root, "a")->child; v; v = v->next)
+        entries++;
+    assert_int_equal(entries, ENTRIES);
+    free(text);
+    stream = open_memstream(&text, &length);
+    for (int i = 0; i < ENTRIES; i++)
+        fprintf(stream, "k%d: x\n", i);
+    fclose(stream);
+    assert_int_equal(bk_yaml_parse(arena, "a.yaml", text, length, &root), BK_USAGE);
+    assert_non_null(strstr(bk_status_text(), "more than 1000 keys (a.yaml:1001)"));
+    free(text);
+}
+
 static void what_is_refused(void **state)
 {
     (void)state;
@@ -173,9 +201,13 @@ static void files(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(maps_lists_and_lines),   cmocka_unit_test(unusual_texts),
-        cmocka_unit_test(a_text_without_a_zero),  cmocka_unit_test(what_is_refused),
-        cmocka_unit_test(anchors_alone_are_fine), cmocka_unit_test(files),
+        cmocka_unit_test(maps_lists_and_lines),
+        cmocka_unit_test(unusual_texts),
+        cmocka_unit_test(a_text_without_a_zero),
+        cmocka_unit_test(long_texts),
+        cmocka_unit_test(what_is_refused),
+        cmocka_unit_test(anchors_alone_are_fine),
+        cmocka_unit_test(files),
     };
     arena = bk_arena_new("test");
     int failed = cmocka_run_group_tests(tests, bk_test_directory_make, bk_test_directory_remove);
