@@ -233,6 +233,18 @@ double bk_majority(const bk_dataset *d, const bk_split *s)
     return (double)best / (double)s->count;
 }
 
+static bk_status check_shares(const reader *r, const char *path, const char *name, int64_t count,
+                              const double *share)
+{
+    char text[160];
+    for (int64_t i = 0; i < count; i++)
+        if (!(share[i] >= 0.0 && share[i] <= 1.0)) {
+            snprintf(text, sizeof text, "says %s = %g, which is no share", name, share[i]);
+            return refuse(r, path, text);
+        }
+    return BK_OK;
+}
+
 static bk_status read_ladder(const reader *r, const char *path, bk_split *s)
 {
     if (!bk_h5_has_attribute(r->file, path, "ladder"))
@@ -240,7 +252,17 @@ static bk_status read_ladder(const reader *r, const char *path, bk_split *s)
     BK_TRY(bk_h5_attribute_count(r->file, path, "ladder", &s->ladder_count));
     double *ladder = BK_NEW(r->arena, double, s->ladder_count);
     s->ladder = ladder;
-    return bk_h5_attribute(r->file, path, "ladder", BK_F64, s->ladder_count, ladder);
+    BK_TRY(bk_h5_attribute(r->file, path, "ladder", BK_F64, s->ladder_count, ladder));
+    return check_shares(r, path, "ladder", s->ladder_count, ladder);
+}
+
+static bk_status read_majority(const reader *r, const char *path, bk_split *s)
+{
+    s->majority = bk_majority(r->d, s);
+    if (!bk_h5_has_attribute(r->file, path, "majority"))
+        return BK_OK;
+    BK_TRY(bk_h5_attribute(r->file, path, "majority", BK_F64, 0, &s->majority));
+    return check_shares(r, path, "majority", 1, &s->majority);
 }
 
 static bk_status read_split(const reader *r, const char *name, bk_split *s)
@@ -259,10 +281,7 @@ static bk_status read_split(const reader *r, const char *name, bk_split *s)
             return refuse(r, path, text);
         }
     BK_TRY(read_ladder(r, path, s));
-    if (bk_h5_has_attribute(r->file, path, "majority"))
-        return bk_h5_attribute(r->file, path, "majority", BK_F64, 0, &s->majority);
-    s->majority = bk_majority(d, s);
-    return BK_OK;
+    return read_majority(r, path, s);
 }
 
 static bk_status read_splits(const reader *r)

@@ -352,6 +352,30 @@ static void contradictions(void **state)
         refused(bk_test_path("wide.h5"), "vocabulary");
 }
 
+static void shares_that_are_none(void **state)
+{
+    (void)state;
+    static const double value[] = {15.0, -0.5, NAN, INFINITY};
+    static const char *const name[] = {"majority", "ladder"};
+    bk_dataset d = tokens_of(16);
+    for (int i = 0; i < 8; i++) {
+        double numbers[3] = {0.5, 0.5, value[i / 2]};
+        const char *path = written(&d, "share.h5");
+        hid_t file = H5Fopen(path, H5F_ACC_RDWR, H5P_DEFAULT);
+        hsize_t count = i % 2 ? 3 : 1;
+        hid_t set = H5Dopen2(file, "/splits/train", H5P_DEFAULT);
+        hid_t space = H5Screate_simple(1, &count, NULL);
+        assert_true(H5Adelete(set, name[i % 2]) >= 0);
+        hid_t id = H5Acreate2(set, name[i % 2], H5T_IEEE_F64LE, space, H5P_DEFAULT, H5P_DEFAULT);
+        assert_true(H5Awrite(id, H5T_NATIVE_DOUBLE, numbers + 3 - count) >= 0);
+        H5Sclose(space);
+        H5Dclose(set);
+        H5Aclose(id);
+        H5Fclose(file);
+        refused(path, name[i % 2]);
+    }
+}
+
 /* Replaces what a whole file says by numbers that would make a reader allocate. */
 static void numbers_beyond_reason(void **state)
 {
@@ -403,6 +427,7 @@ int main(void)
         cmocka_unit_test(the_library_can_check),
         cmocka_unit_test(foreign_files),
         cmocka_unit_test(contradictions),
+        cmocka_unit_test(shares_that_are_none),
         cmocka_unit_test(numbers_beyond_reason),
         cmocka_unit_test(writing_leaves_nothing_half_done),
     };
