@@ -24,6 +24,7 @@ static void line(const char *paint, const char *kind, const char *format, va_lis
 {
     char text[4096];
     vsnprintf(text, sizeof text, format, arguments);
+    bk_plain_text(text);
     fprintf(stderr, "birkhoff: %s%s%s%s\n", color ? paint : "", kind,
             color && *paint ? "\033[0m" : "", text);
 }

@@ -95,14 +95,14 @@ typedef enum bk_value_kind { BK_SCALAR, BK_MAP, BK_LIST } bk_value_kind;
 
 typedef struct bk_value {
     bk_value_kind kind;
-    const char *text;      /* scalar, as written */
-    bool quoted;           /* scalar was quoted: always text */
-    struct bk_value *next; /* next entry of the parent */
-    const char *key;       /* in a map */
-    struct bk_value *child;
-    const char *file; /* where it stands, for messages: file name or "command line" */
-    int line;         /* 1-based; 0 on the command line */
-    bool used;        /* read by some table */
+    const char *text;              /* scalar, as written */
+    bool quoted;                   /* scalar was quoted: always text */
+    struct bk_value *next;         /* next entry of the parent */
+    const char *key;               /* in a map */
+    struct bk_value *child, *last; /* first and last entry of a map or list */
+    const char *file;              /* where it stands, for messages: file name or "command line" */
+    int line;                      /* 1-based; 0 on the command line */
+    bool used;                     /* read by some table */
 } bk_value;
 
 bk_value *bk_value_new(bk_arena *arena, bk_value_kind kind, const char *file, int line);

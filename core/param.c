@@ -34,10 +34,11 @@ static int64_t product(int dims, const int64_t *shape)
     return count;
 }
 
-/* Elements of logical tensors, each counted once although several slices of it may be declared. */
+/* Elements of logical tensors, each counted once although several slices of it may be declared, all
+ * of them among the parameters of one layer. */
 static int64_t new_elements(const bk_slab *slab, const bk_parameter *p)
 {
-    for (int i = 0; i < slab->parameters; i++)
+    for (int i = slab->parameters - 1; i >= 0 && slab->parameter[i]->layer == p->layer; i--)
         if (strcmp(slab->parameter[i]->name, p->name) == 0)
             return 0;
     return product(p->global_dims, p->global_shape);

@@ -11,6 +11,13 @@ static _Thread_local char text[TEXT];
 static _Thread_local char trail[TRAIL];
 static void (*abort_job)(int exit_code);
 
+void bk_plain_text(char *plain)
+{
+    for (; *plain; plain++)
+        if ((unsigned char)*plain < ' ' || *plain == 0x7f)
+            *plain = '?';
+}
+
 bk_status bk_fail(bk_status status, const char *format, ...)
 {
     va_list arguments;
@@ -18,6 +25,7 @@ bk_status bk_fail(bk_status status, const char *format, ...)
     char fresh[TEXT]; /* an argument may be the former text */
     vsnprintf(fresh, sizeof fresh, format, arguments);
     va_end(arguments);
+    bk_plain_text(fresh);
     memcpy(text, fresh, sizeof text);
     trail[0] = '\0';
     return status;

@@ -23,8 +23,12 @@ typedef enum bk_status {
     BK_STALLED = 76,  /* a rank stalled */
 } bk_status;
 
-/* Records the text of a failure for this thread and returns `status`.
- * The text reads "<what> (<where>): <what to do>", without a newline. */
+/* Control characters of a text become '?': what a file holds must neither break the line of a
+ * message nor steer a terminal. */
+void bk_plain_text(char *text);
+
+/* Records the text of a failure for this thread, made plain, and returns `status`.
+ * The text reads "<what> (<where>): <what to do>". */
 bk_status bk_fail(bk_status status, const char *format, ...) BK_PRINTF(2, 3);
 
 /* Adds one line of context ("while reading runs/a/shard-00000.h5") to the trail of the current

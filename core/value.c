@@ -26,17 +26,15 @@ bk_value *bk_value_get(const bk_value *map, const char *key)
 
 void bk_value_append(bk_value *parent, bk_value *child)
 {
-    bk_value **link = &parent->child;
-    while (*link)
-        link = &(*link)->next;
-    *link = child;
+    *(parent->last ? &parent->last->next : &parent->child) = child;
+    parent->last = child;
 }
 
 bk_value *bk_value_copy(bk_arena *arena, const bk_value *value)
 {
     bk_value *copy = BK_NEW(arena, bk_value, 1);
     *copy = *value;
-    copy->next = copy->child = NULL;
+    copy->next = copy->child = copy->last = NULL;
     for (const bk_value *child = value->child; child; child = child->next)
         bk_value_append(copy, bk_value_copy(arena, child));
     return copy;
@@ -103,7 +101,7 @@ bk_status bk_value_set(bk_arena *arena, bk_value *root, const char *path, const 
         BK_TRY(descend(arena, at, word, path, &at));
     at->kind = BK_SCALAR;
     at->text = bk_arena_strdup(arena, text);
-    at->child = NULL;
+    at->child = at->last = NULL;
     at->quoted = false;
     at->file = "command line";
     at->line = 0;

@@ -11,6 +11,9 @@
 
 static const char no_digest[] = "0000000000000000000000000000000000000000000000000000000000000000";
 
+/* Integers in JSON stay below it. */
+static const int64_t largest = (int64_t)1 << 53;
+
 int64_t bk_shape_count(int dims, const int64_t *shape)
 {
     int64_t count = 1;
@@ -138,6 +141,35 @@ static const char *text_at(const parser *p, const json_t *o, const char *key)
     return bk_arena_strdup(p->arena, text ? text : "");
 }
 
+/* The i-th integer of a list; -1 when it is none, or not in 0..2^53. */
+static int64_t integer_at(const json_t *list, int i)
+{
+    const json_t *item = json_array_get(list, (size_t)i);
+    int64_t value = json_is_integer(item) ? json_integer_value(item) : -1;
+    return value <= largest ? value : -1;
+}
+
+static bool read_shape(const json_t *list, bk_stored_tensor *t)
+{
+    t->dims = (int)json_array_size(list);
+    t->count = 1;
+    for (int i = 0; i < t->dims; i++) {
+        int64_t side = t->shape[i] = integer_at(list, i);
+        if (side < 0 || (side > 0 && t->count > largest / side))
+            return false;
+        t->count *= side;
+    }
+    return true;
+}
+
+static bool read_piece(const json_t *list, int shards, bk_stored_piece *p)
+{
+    int64_t shard = integer_at(list, 0);
+    *p = (bk_stored_piece){
+        .shard = (int)shard, .offset = integer_at(list, 1), .length = integer_at(list, 2)};
+    return shard >= 0 && shard < shards;
+}
+
 static bool read_dtype(const char *name, bk_dtype *out)
 {
     static const bk_dtype known[] = {BK_F32, BK_F64, BK_I32, BK_I64, BK_U8, BK_U16};
@@ -161,8 +193,9 @@ static bk_status read_shards(const parser *p, const json_t *list)
         s->digest.size = json_integer_value(json_object_get(o, "size"));
         snprintf(s->digest.sha256, sizeof s->digest.sha256, "%s", text_at(p, o, "sha256"));
         snprintf(s->digest.xxh64, sizeof s->digest.xxh64, "%s", text_at(p, o, "xxh64"));
-        if (!*s->file || strchr(s->file, '/') || strlen(s->digest.sha256) != strlen(no_digest))
-            return damaged(p, "a shard has no file name or digest");
+        if (!*s->file || strchr(s->file, '/') || s->digest.size < 0 || s->digest.size > largest ||
+            strlen(s->digest.sha256) != strlen(no_digest))
+            return damaged(p, "a shard has no file name, size or digest");
     }
     return m->shards > 0 ? BK_OK : damaged(p, "it names no shards");
 }
@@ -171,21 +204,17 @@ static bk_status read_tensor(const parser *p, const json_t *o, bk_stored_tensor 
 {
     const json_t *shape = json_object_get(o, "shape"), *pieces = json_object_get(o, "pieces");
     t->name = text_at(p, o, "name");
-    if (!*t->name || json_array_size(shape) > BK_MAX_DIMS ||
+    if (!*t->name)
+        return damaged(p, "a tensor has no name");
+    if (json_array_size(shape) > BK_MAX_DIMS || !read_shape(shape, t) ||
         !read_dtype(text_at(p, o, "dtype"), &t->dtype))
-        return damaged(p, "a tensor has no name, shape or dtype");
-    t->dims = (int)json_array_size(shape);
-    for (int i = 0; i < t->dims; i++)
-        t->shape[i] = json_integer_value(json_array_get(shape, (size_t)i));
-    t->count = bk_shape_count(t->dims, t->shape);
+        return damaged(p, bk_arena_printf(p->arena, "tensor %s has no shape or dtype", t->name));
     t->pieces = (int)json_array_size(pieces);
     t->piece = BK_ZNEW(p->arena, bk_stored_piece, t->pieces);
-    for (int i = 0; i < t->pieces; i++) {
-        const json_t *piece = json_array_get(pieces, (size_t)i);
-        t->piece[i].shard = (int)json_integer_value(json_array_get(piece, 0));
-        t->piece[i].offset = json_integer_value(json_array_get(piece, 1));
-        t->piece[i].length = json_integer_value(json_array_get(piece, 2));
-    }
+    for (int i = 0; i < t->pieces; i++)
+        if (!read_piece(json_array_get(pieces, (size_t)i), p->m->shards, &t->piece[i]))
+            return damaged(
+                p, bk_arena_printf(p->arena, "a piece of tensor %s is in no shard", t->name));
     return BK_OK;
 }
 
@@ -213,6 +242,9 @@ static bk_status read_object(const parser *p, const json_t *o)
     m->step = json_integer_value(json_object_get(o, "step"));
     m->world_size = json_integer_value(json_object_get(o, "world_size"));
     m->lanes = json_integer_value(json_object_get(o, "lanes"));
+    if (m->step < 0 || m->step > largest || m->world_size < 1 || m->world_size > INT32_MAX ||
+        m->lanes < 1 || m->lanes > INT32_MAX || (m->lanes & (m->lanes - 1)) != 0)
+        return damaged(p, "its step, world_size or lanes make no sense");
     m->run_id = text_at(p, o, "run_id");
     m->created = text_at(p, o, "created");
     m->version = text_at(p, o, "birkhoff_version");
@@ -220,6 +252,23 @@ static bk_status read_object(const parser *p, const json_t *o)
     snprintf(m->payload, sizeof m->payload, "%s", text_at(p, o, "payload_sha256"));
     BK_TRY(read_shards(p, json_object_get(o, "shards")));
     return read_tensors(p, json_object_get(o, "tensors"));
+}
+
+/* A shape must not make us allocate: a shard cannot hold more than deflate's greatest ratio lets
+ * it. */
+static bk_status check_sizes(bk_arena *arena, const bk_manifest *m, const char *path)
+{
+    double *bytes = BK_ZNEW(arena, double, m->shards);
+    for (int64_t i = 0; i < m->tensors; i++)
+        for (int k = 0; k < m->tensor[i].pieces; k++) {
+            const bk_stored_piece *p = &m->tensor[i].piece[k];
+            bytes[p->shard] += (double)p->length * (double)bk_dtype_size(m->tensor[i].dtype);
+        }
+    for (int i = 0; i < m->shards; i++)
+        if (bytes[i] > 1100.0 * (double)m->shard[i].digest.size)
+            return bk_fail(BK_INPUT, "%s cannot hold the %.0f bytes of its tensors (%s)",
+                           m->shard[i].file, bytes[i], path);
+    return BK_OK;
 }
 
 bk_status bk_manifest_parse(bk_arena *arena, const char *path, const char *text, bk_manifest *out)
@@ -234,7 +283,8 @@ bk_status bk_manifest_parse(bk_arena *arena, const char *path, const char *text,
         status = read_object(&p, object);
     json_decref(object);
     BK_TRY(status);
-    return bk_manifest_check(out, path);
+    BK_TRY(bk_manifest_check(out, path));
+    return check_sizes(arena, out, path);
 }
 
 bk_status bk_manifest_check(const bk_manifest *m, const char *path)

@@ -78,29 +78,12 @@ void bk_samples_to(const bk_samples *s, bk_dataset *out)
 
 /* ---- splits ---- */
 
-double bk_majority(const int32_t *labels, const int64_t *index, int64_t count, int64_t classes)
-{
-    if (!labels || classes == 0 || count == 0)
-        return NAN;
-    int64_t *seen = calloc((size_t)classes, sizeof *seen), most = 0;
-    if (!seen)
-        bk_fatal("out of memory: class counts");
-    for (int64_t i = 0; i < count; i++)
-        seen[labels[index[i]]]++;
-    for (int64_t c = 0; c < classes; c++)
-        most = seen[c] > most ? seen[c] : most;
-    free(seen);
-    return (double)most / (double)count;
-}
-
 void bk_split_add(bk_dataset *out, const char *name, const int64_t *index, int64_t count)
 {
     BK_ASSERT(out->splits < BK_DATASET_SPLITS, "too many splits");
-    out->split[out->splits++] =
-        (bk_split){.name = name,
-                   .index = index,
-                   .count = count,
-                   .majority = bk_majority(out->labels, index, count, out->classes)};
+    bk_split *s = &out->split[out->splits++];
+    *s = (bk_split){.name = name, .index = index, .count = count};
+    s->majority = bk_majority(out, s);
 }
 
 static int by_number(const void *a, const void *b)

@@ -19,8 +19,6 @@ void bk_samples_add_bytes(bk_samples *s, const char *bytes, int64_t count, int32
 /* Fills samples, tokens, labels, offsets and max_length of a data set. */
 void bk_samples_to(const bk_samples *s, bk_dataset *out);
 
-/* Share of the largest class; NaN without labels. */
-double bk_majority(const int32_t *labels, const int64_t *index, int64_t count, int64_t classes);
 /* Adds a split with its majority.  `index` is borrowed. */
 void bk_split_add(bk_dataset *out, const char *name, const int64_t *index, int64_t count);
 

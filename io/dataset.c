@@ -177,9 +177,11 @@ static bk_status read_features(const reader *r)
     d->samples = shape[0];
     d->positions = d->max_length = shape[1];
     d->channels = shape[2];
-    int64_t width = d->positions * d->channels;
-    if (width == 0)
+    if (d->positions == 0 || d->channels == 0)
         return refuse(r, "/features", "has an empty axis");
+    if (d->positions > INT32_MAX / d->channels)
+        return refuse(r, "/features", "has samples of more than 2^31 numbers");
+    int64_t width = d->positions * d->channels;
     for (int64_t i = 0; i < d->samples * width; i++)
         if (!isfinite(d->features[i])) {
             char text[80];
@@ -197,7 +199,7 @@ static bk_status read_labels(const reader *r)
     char text[160];
     int64_t count;
     const void *labels;
-    BK_TRY(root_integer(r, "classes", 0, INT32_MAX, &d->classes));
+    BK_TRY(root_integer(r, "classes", 0, BK_DATASET_CLASSES, &d->classes));
     if (!bk_h5_exists(r->file, "/labels"))
         return d->classes == 0 ? BK_OK : refuse(r, "/labels", "is missing");
     BK_TRY(read_integers(r, "/labels", BK_I32, &count, &labels));
@@ -216,15 +218,31 @@ static bk_status read_labels(const reader *r)
     return BK_OK;
 }
 
-static double majority(const bk_dataset *d, const bk_split *s)
+double bk_majority(const bk_dataset *d, const bk_split *s)
 {
+    if (!d->labels || d->classes == 0 || s->count == 0)
+        return NAN;
     bk_arena *scratch = bk_arena_new("majority");
     int64_t best = 0, *count = BK_ZNEW(scratch, int64_t, d->classes);
-    for (int64_t i = 0; i < s->count; i++)
-        if (d->labels[s->index[i]] >= 0 && ++count[d->labels[s->index[i]]] > best)
-            best = count[d->labels[s->index[i]]];
+    for (int64_t i = 0; i < s->count; i++) {
+        int32_t label = d->labels[s->index[i]];
+        if (label >= 0 && ++count[label] > best)
+            best = count[label];
+    }
     bk_arena_free(scratch);
-    return s->count > 0 ? (double)best / (double)s->count : NAN;
+    return (double)best / (double)s->count;
+}
+
+static bk_status check_shares(const reader *r, const char *path, const char *name, int64_t count,
+                              const double *share)
+{
+    char text[160];
+    for (int64_t i = 0; i < count; i++)
+        if (!(share[i] >= 0.0 && share[i] <= 1.0)) {
+            snprintf(text, sizeof text, "says %s = %g, which is no share", name, share[i]);
+            return refuse(r, path, text);
+        }
+    return BK_OK;
 }
 
 static bk_status read_ladder(const reader *r, const char *path, bk_split *s)
@@ -234,7 +252,17 @@ static bk_status read_ladder(const reader *r, const char *path, bk_split *s)
     BK_TRY(bk_h5_attribute_count(r->file, path, "ladder", &s->ladder_count));
     double *ladder = BK_NEW(r->arena, double, s->ladder_count);
     s->ladder = ladder;
-    return bk_h5_attribute(r->file, path, "ladder", BK_F64, s->ladder_count, ladder);
+    BK_TRY(bk_h5_attribute(r->file, path, "ladder", BK_F64, s->ladder_count, ladder));
+    return check_shares(r, path, "ladder", s->ladder_count, ladder);
+}
+
+static bk_status read_majority(const reader *r, const char *path, bk_split *s)
+{
+    s->majority = bk_majority(r->d, s);
+    if (!bk_h5_has_attribute(r->file, path, "majority"))
+        return BK_OK;
+    BK_TRY(bk_h5_attribute(r->file, path, "majority", BK_F64, 0, &s->majority));
+    return check_shares(r, path, "majority", 1, &s->majority);
 }
 
 static bk_status read_split(const reader *r, const char *name, bk_split *s)
@@ -253,11 +281,7 @@ static bk_status read_split(const reader *r, const char *name, bk_split *s)
             return refuse(r, path, text);
         }
     BK_TRY(read_ladder(r, path, s));
-    if (bk_h5_has_attribute(r->file, path, "majority"))
-        return bk_h5_attribute(r->file, path, "majority", BK_F64, 0, &s->majority);
-    if (d->labels && d->classes > 0)
-        s->majority = majority(d, s);
-    return BK_OK;
+    return read_majority(r, path, s);
 }
 
 static bk_status read_splits(const reader *r)

@@ -23,7 +23,7 @@ typedef struct bk_split {
     int64_t ladder_count;
 } bk_split;
 
-enum { BK_DATASET_SPLITS = 8 };
+enum { BK_DATASET_SPLITS = 8, BK_DATASET_CLASSES = 1 << 24 /* at most */ };
 
 typedef struct bk_dataset {
     const char *path, *task, *source; /* task: classification, language_model, ... */
@@ -50,6 +50,8 @@ BK_CHECKED bk_status bk_dataset_read(bk_arena *arena, const char *path, bk_datas
  * dtype ("u16"), 0 byte, number of axes and axes as int64, elements; all little-endian.  Attributes
  * (`created`, `source`, ...) do not count.  Every chunk is read, so checksums are checked too. */
 BK_CHECKED bk_status bk_dataset_digest(bk_h5 *file, char digest[65]);
+/* Share of the largest class among the samples of a split; NaN without labels. */
+double bk_majority(const bk_dataset *d, const bk_split *s);
 /* BK_INPUT that lists the splits there are when the name is not among them. */
 BK_CHECKED bk_status bk_dataset_split(const bk_dataset *d, const char *name, const bk_split **out);
 /* Writes through a temporary name, fsync, rename; refuses nothing: an existing file is replaced.

@@ -39,23 +39,12 @@ static bk_status write_features(bk_h5 *file, const bk_dataset *d)
 
 /* ---- splits ---- */
 
-static double majority(const bk_dataset *d, const bk_split *s, bk_arena *scratch)
-{
-    int64_t best = 0, *count = BK_ZNEW(scratch, int64_t, d->classes + 1);
-    for (int64_t i = 0; i < s->count; i++) {
-        int32_t label = d->labels[s->index[i]];
-        if (label >= 0 && ++count[label] > best)
-            best = count[label];
-    }
-    return s->count > 0 ? (double)best / (double)s->count : NAN;
-}
-
 static bk_status write_split(bk_h5 *file, const bk_dataset *d, bk_split *s, bk_arena *scratch)
 {
     const char *path = bk_arena_printf(scratch, "/splits/%s", s->name);
     BK_TRY(bk_h5_write(file, path, BK_I64, BK_SHAPE(s->count), s->index));
-    if (d->labels && d->classes > 0 && isnan(s->majority))
-        s->majority = majority(d, s, scratch);
+    if (isnan(s->majority))
+        s->majority = bk_majority(d, s);
     if (d->labels && isfinite(s->majority))
         BK_TRY(bk_h5_set_attribute(file, path, "majority", BK_F64, 0, &s->majority));
     return s->ladder_count > 0

@@ -1,4 +1,5 @@
 /* Attributes. */
+#include "io/files.h"
 #include "io/hdf5_internal.h"
 
 #include <stdio.h>
@@ -100,9 +101,15 @@ static bk_status stored_open(bk_h5 *file, const char *object, const char *name, 
         s->space = H5Aget_space(s->id);
         s->count = s->space < 0 ? -1 : (int64_t)H5Sget_simple_extent_npoints(s->space);
     }
-    if (s->type >= 0 && s->count >= 0)
+    bk_status status = BK_OK;
+    if (s->type < 0 || s->count < 0)
+        status = bk_h5_failed(file, name_of(object, name).text, "be opened");
+    else if (!file->writing &&
+             (double)s->count * (double)H5Tget_size(s->type) > (double)bk_file_size(file->path))
+        status = bk_h5_refuse(file, "%s claims more bytes than the whole file has",
+                              name_of(object, name).text);
+    if (status == BK_OK)
         return BK_OK;
-    bk_status status = bk_h5_failed(file, name_of(object, name).text, "be opened");
     stored_close(s);
     return status;
 }

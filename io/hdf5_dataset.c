@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHUNK_BYTES = 1 << 20, DEEPEST = 32, NAME_TEXT = 1024 };
+enum { CHUNK_BYTES = 1 << 20, DEEPEST = 32, MOST_NAMES = 1 << 18, NAME_TEXT = 1024 };
 
 hid_t bk_h5_memory_type(bk_dtype dtype)
 {
@@ -147,7 +147,7 @@ static bk_status list(bk_h5 *file, const char *path, bk_arena *arena, char ***na
 {
     H5G_info_t info = {0};
     hid_t group = H5Gopen2(file->id, path, H5P_DEFAULT);
-    bool good = group >= 0 && H5Gget_info(group, &info) >= 0;
+    bool good = group >= 0 && H5Gget_info(group, &info) >= 0 && info.nlinks <= MOST_NAMES;
     char **out = BK_ZNEW(arena, char *, good ? info.nlinks + 1 : 1);
     for (hsize_t i = 0; good && i < info.nlinks; i++)
         good = (out[i] = link_name(group, i, arena)) != NULL;
@@ -171,6 +171,7 @@ typedef struct walker {
     bk_arena *arena;
     char **path;
     size_t count, room;
+    int64_t seen; /* names on the way: links may run in circles */
 } walker;
 
 static void walker_add(walker *w, char *path)
@@ -193,6 +194,8 @@ static bk_status walk(walker *w, const char *group, int depth)
         return bk_h5_refuse(w->file, "group %.200s lies too deep", group);
     BK_TRY(list(w->file, group, w->arena, &names));
     for (; *names; names++) {
+        if (++w->seen > MOST_NAMES)
+            return bk_h5_refuse(w->file, "%s holds more than %d names", w->file->name, MOST_NAMES);
         char *path =
             bk_arena_printf(w->arena, "%s/%s", strcmp(group, "/") == 0 ? "" : group, *names);
         hid_t object = H5Oopen(w->file->id, path, H5P_DEFAULT);
@@ -245,6 +248,26 @@ static void stored_close(stored *s)
     H5Eclear2(H5E_DEFAULT);
 }
 
+/* A damaged shape must not make us allocate: a file cannot hold more than deflate's greatest ratio
+ * lets it.  What lies in other files is not read. */
+static bk_status check_storage(bk_h5 *file, const char *dataset, const stored *s)
+{
+    hid_t properties = H5Dget_create_plist(s->id);
+    H5D_layout_t layout = H5Pget_layout(properties);
+    bool elsewhere = layout == H5D_VIRTUAL || H5Pget_external_count(properties) != 0;
+    H5Pclose(properties);
+    if (elsewhere)
+        return bk_h5_refuse(file, "%s keeps its data in another file", dataset);
+    double bytes = (double)H5Tget_size(s->type);
+    for (int i = 0; i < s->dims; i++)
+        bytes *= (double)s->shape[i];
+    double size = (double)bk_file_size(file->path);
+    if (bytes > (layout == H5D_CHUNKED ? 1100.0 : 1.0) * size)
+        return bk_h5_refuse(file, "%s claims %.0f bytes, the whole file has %.0f", dataset, bytes,
+                            size);
+    return BK_OK;
+}
+
 /* Lock held.  On failure nothing stays open. */
 static bk_status stored_open(bk_h5 *file, const char *dataset, stored *s)
 {
@@ -263,6 +286,8 @@ static bk_status stored_open(bk_h5 *file, const char *dataset, stored *s)
                               BK_MAX_DIMS);
     else if (s->dims > 0 && H5Sget_simple_extent_dims(s->space, s->shape, NULL) < 0)
         status = bk_h5_failed(file, dataset, "be measured");
+    else if (!file->writing)
+        status = check_storage(file, dataset, s);
     if (status != BK_OK)
         stored_close(s);
     return status;
@@ -438,35 +463,16 @@ bk_status bk_h5_read_rows(bk_h5 *file, const char *dataset, bk_dtype dtype, int6
 
 /* ---- read whole ---- */
 
-/* A damaged shape must not make us allocate: a file cannot hold more than deflate's greatest ratio
- * lets it. */
-static bk_status check_size(bk_h5 *file, const char *dataset, const stored *s)
-{
-    hid_t properties = H5Dget_create_plist(s->id);
-    bool deflated = properties >= 0 && H5Pget_layout(properties) == H5D_CHUNKED;
-    H5Pclose(properties);
-    double bytes = (double)H5Tget_size(s->type);
-    for (int i = 0; i < s->dims; i++)
-        bytes *= (double)s->shape[i];
-    double size = (double)bk_file_size(file->path);
-    if (bytes > (deflated ? 1100.0 : 1.0) * size)
-        return bk_h5_refuse(file, "%s claims %.0f bytes, the whole file has %.0f", dataset, bytes,
-                            size);
-    return BK_OK;
-}
-
 static bk_status read_whole(bk_h5 *file, const char *dataset, bk_dtype dtype, bk_arena *arena,
                             bk_tensor **out)
 {
     stored s;
     int64_t shape[BK_MAX_DIMS];
     BK_TRY(stored_open(file, dataset, &s));
-    bk_status status = check_size(file, dataset, &s);
     for (int i = 0; i < s.dims; i++)
         shape[i] = (int64_t)s.shape[i];
     int dims = s.dims;
     stored_close(&s);
-    BK_TRY(status);
     *out = bk_tensor_new(arena, dtype, dims, shape);
     const int64_t all[2] = {0, dims == 0 ? 1 : shape[0]};
     return move_rows(file, dataset, dtype, all, (*out)->data, false);

@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { MOST_KEYS = 1000 }; /* of one map, each compared with all */
+
 typedef struct reader {
     bk_arena *arena;
     const char *name;
@@ -36,6 +38,7 @@ static bk_status convert_map(const reader *r, struct fy_node *node, bk_value *ma
 {
     struct fy_node_pair *pair;
     void *iterator = NULL;
+    int keys = 0;
     while ((pair = fy_node_mapping_iterate(node, &iterator))) {
         struct fy_node *key = fy_node_pair_key(pair), *value = fy_node_pair_value(pair);
         bk_value *child;
@@ -43,6 +46,10 @@ static bk_status convert_map(const reader *r, struct fy_node *node, bk_value *ma
             return bk_fail(BK_USAGE, "a key is not plain text (%s): write key: value", r->name);
         char *name = text_of(r, key);
         int line = line_of(key);
+        if (++keys > MOST_KEYS)
+            return bk_fail(BK_USAGE,
+                           "a map has more than %d keys (%s:%d): is this a configuration?",
+                           MOST_KEYS, r->name, line);
         if (bk_value_get(map, name))
             return bk_fail(BK_USAGE, "key '%s' is given twice (%s:%d): remove one", name, r->name,
                            line);
@@ -180,6 +187,14 @@ static int foreign_line(const char *text, size_t length)
     return 0;
 }
 
+/* The text need not end in NUL. */
+static bool is_blank(const char *text, size_t length)
+{
+    while (length > 0 && strchr(" \r\n", text[length - 1]))
+        length--;
+    return length == 0;
+}
+
 bk_status bk_yaml_parse(bk_arena *arena, const char *name, const char *text, size_t length,
                         bk_value **out)
 {
@@ -191,7 +206,7 @@ bk_status bk_yaml_parse(bk_arena *arena, const char *name, const char *text, siz
     int foreign = foreign_line(text + mark, length - mark);
     if (foreign > 0)
         return bk_fail(BK_USAGE, "not YAML (%s:%d): the line is not UTF-8", r.name, foreign);
-    if (strspn(text + mark, " \r\n") == length - mark)
+    if (is_blank(text + mark, length - mark))
         return BK_OK;
     struct fy_diag *diag = quiet_diag();
     bk_status status = parse(&r, text + mark, length - mark, diag, out);

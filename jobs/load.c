@@ -111,7 +111,7 @@ static void print_messages(const bk_job *job, const bk_traffic *part)
            (long long)sent.bytes, (long long)sent.messages, (long long)formula);
     for (int i = 0; i < BK_TRAFFIC_PARTS; i++)
         if (part[i].messages > 0)
-            printf("  %-19s %lld bytes in %lld messages\n", bk_traffic_name(i),
+            printf("  %-19s %lld bytes in %lld messages\n", bk_traffic_name((bk_traffic_part)i),
                    (long long)part[i].bytes, (long long)part[i].messages);
 }
 

@@ -249,9 +249,9 @@ bk_step_result bk_job_step(bk_job *job)
     bk_traffic before[BK_TRAFFIC_PARTS];
     bk_watchdog_step(job->state.step + 1);
     for (int i = 0; i < BK_TRAFFIC_PARTS; i++)
-        before[i] = bk_traffic_of(i);
+        before[i] = bk_traffic_of((bk_traffic_part)i);
     bk_step_result out = one_step(job);
     for (int i = 0; i < BK_TRAFFIC_PARTS; i++)
-        out.sent[i] = bk_traffic_minus(bk_traffic_of(i), before[i]);
+        out.sent[i] = bk_traffic_minus(bk_traffic_of((bk_traffic_part)i), before[i]);
     return out;
 }

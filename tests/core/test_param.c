@@ -82,6 +82,22 @@ static bk_parameter *find(const bk_slab *slab, const char *name, int expert)
 
 /* ---- declaration ---- */
 
+/* Each is compared with those of its layer only: 20 billion comparisons would not end in time. */
+static void many_layers(void **state)
+{
+    enum { LAYERS = 20000, PARTS = 10 };
+    bk_slab *slab = bk_slab_new(arena);
+    (void)state;
+    for (int i = 0; i < LAYERS * PARTS; i++)
+        bk_slab_declare(slab, &(bk_parameter){.name = bk_arena_printf(arena, "block%d/part%d",
+                                                                      i / PARTS, i % PARTS),
+                                              .shape = {2},
+                                              .dims = 1,
+                                              .expert = -1,
+                                              .layer = i / PARTS});
+    assert_int_equal(slab->total_count, 2 * LAYERS * PARTS);
+}
+
 static void a_declaration_is_copied(void **state)
 {
     bk_slab *slab = bk_slab_new(arena);
@@ -371,6 +387,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_declaration_is_copied),
+        cmocka_unit_test(many_layers),
         cmocka_unit_test(many_parameters_and_buffers),
         cmocka_unit_test(buffers_start_at_zero),
         cmocka_unit_test(nothing_is_declared_after_the_layout),

@@ -24,6 +24,14 @@ static void the_former_text_may_be_an_argument(void **state)
     assert_string_equal(bk_status_text(), "then: first");
 }
 
+/* A key of a file may hold a line end or steer the terminal; a letter beyond ASCII is none. */
+static void a_text_is_plain(void **state)
+{
+    (void)state;
+    assert_int_equal(bk_fail(BK_INPUT, "key '%s'", "a\n\033[2J\tb\177\xc3\xa9"), BK_INPUT);
+    assert_string_equal(bk_status_text(), "key 'a??[2J?b?\xc3\xa9'");
+}
+
 static void the_trail_grows_from_inside_out(void **state)
 {
     (void)state;
@@ -141,6 +149,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_failure_has_a_text),
         cmocka_unit_test(the_former_text_may_be_an_argument),
+        cmocka_unit_test(a_text_is_plain),
         cmocka_unit_test(the_trail_grows_from_inside_out),
         cmocka_unit_test(long_texts_are_cut),
         cmocka_unit_test(agreement_replaces_the_text),

@@ -174,38 +174,6 @@ static void edited_manifest(void **state)
     falls_back(a, "its digest differs");
 }
 
-/* 100 flips in the manifest, and flips and cuts of the shards: nothing damaged is used. */
-static void no_damage_is_silent(void **state)
-{
-    (void)state;
-    if (bk_mpi_size() > 1)
-        return; /* one rank suffices for the many trials */
-    const char *directory = fresh("trials");
-    const char *file[] = {in_newest(directory, "manifest.json"),
-                          in_newest(directory, "shard-00000.h5")};
-    for (int k = 0; k < 2; k++) {
-        size_t bytes;
-        char *data = bk_test_read(file[k], &bytes);
-        uint64_t random = 99;
-        for (int i = 0; i < 100; i++) {
-            random = random * 6364136223846793005u + 1442695040888963407u;
-            size_t byte = (size_t)(random >> 33) % (i < 50 && k == 1 ? 2048 : bytes);
-            bk_checkpoint *c;
-            bk_test_write(file[k], data, bytes);
-            bk_test_flip(file[k], byte, (int)(random >> 29) & 7);
-            assert_int_equal(bk_checkpoint_find(comm, arena, directory, true, &c), BK_INPUT);
-        }
-        for (size_t cut = 0; cut < bytes; cut += 4096) {
-            bk_checkpoint *c;
-            bk_test_write(file[k], data, cut);
-            assert_int_equal(bk_checkpoint_find(comm, arena, directory, true, &c), BK_INPUT);
-        }
-        bk_test_write(file[k], data, bytes);
-        free(data);
-    }
-    bk_test_check_newest(comm, directory, 100000000, 3);
-}
-
 static void all_damaged_is_never_a_fresh_start(void **state)
 {
     (void)state;
@@ -316,7 +284,6 @@ int main(int argc, char **argv)
         cmocka_unit_test(changed_files),
         cmocka_unit_test(swapped_shards),
         cmocka_unit_test(edited_manifest),
-        cmocka_unit_test(no_damage_is_silent),
         cmocka_unit_test(all_damaged_is_never_a_fresh_start),
         cmocka_unit_test(names_that_do_not_count),
         cmocka_unit_test(steps_of_names),

@@ -66,17 +66,6 @@ static void shares(void **state)
         assert_int_equal(bk_share_of(wanted[i].wish, wanted[i].count), wanted[i].share);
 }
 
-static void majorities(void **state)
-{
-    (void)state;
-    static const int32_t labels[] = {0, 1, 1, 2, 1};
-    static const int64_t index[] = {0, 1, 2, 4};
-    assert_true(bk_majority(labels, index, 4, 3) == 0.75);
-    assert_true(isnan(bk_majority(NULL, index, 4, 3)));
-    assert_true(isnan(bk_majority(labels, index, 0, 3)));
-    assert_true(isnan(bk_majority(labels, index, 4, 0)));
-}
-
 static void splits_partition(void **state)
 {
     (void)state;
@@ -121,7 +110,6 @@ int main(void)
         cmocka_unit_test(the_table_of_kinds),
         cmocka_unit_test(samples_grow),
         cmocka_unit_test(shares),
-        cmocka_unit_test(majorities),
         cmocka_unit_test(splits_partition),
         cmocka_unit_test(nothing_left_to_train_on),
     };

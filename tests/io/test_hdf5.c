@@ -371,6 +371,71 @@ static void creation_is_exclusive(void **state)
     good(bk_h5_close(file));
 }
 
+/* ---- files that reach for others ---- */
+
+/* "/outside" keeps its bytes in another file, "/virtual" is a view of another file's "/x", "/link"
+ * leads there. */
+static void write_reaching(const char *path, const char *other)
+{
+    const hsize_t one = 1;
+    hid_t file = H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
+    hid_t space = H5Screate_simple(1, &one, NULL);
+    hid_t outside = H5Pcreate(H5P_DATASET_CREATE), view = H5Pcreate(H5P_DATASET_CREATE);
+    assert_true(H5Pset_external(outside, other, 0, 8) >= 0);
+    assert_true(H5Pset_virtual(view, space, other, "/x", space) >= 0);
+    H5Dclose(H5Dcreate2(file, "/outside", H5T_STD_I64LE, space, H5P_DEFAULT, outside, H5P_DEFAULT));
+    H5Dclose(H5Dcreate2(file, "/virtual", H5T_STD_I64LE, space, H5P_DEFAULT, view, H5P_DEFAULT));
+    assert_true(H5Lcreate_external(other, "/x", file, "/link", H5P_DEFAULT, H5P_DEFAULT) >= 0);
+    H5Pclose(view);
+    H5Pclose(outside);
+    H5Sclose(space);
+    H5Fclose(file);
+}
+
+/* Before the first call of io/hdf5.c, which takes external links out of the library. */
+static int begin(void **state)
+{
+    int failed = bk_test_directory_make(state);
+    if (!failed)
+        write_reaching(path_of("reaching.h5"), path_of("other.h5"));
+    bk_h5_start();
+    return failed;
+}
+
+static void other_files_are_not_read(void **state)
+{
+    (void)state;
+    static const char *const name[] = {"/outside", "/virtual", "/link"};
+    const char *path = path_of("reaching.h5"), *other = path_of("other.h5");
+    bk_h5 *file = created(other);
+    good(bk_h5_write(file, "/x", BK_I64, BK_SHAPE(1), (const int64_t[]){7}));
+    good(bk_h5_close(file));
+    for (int i = 0; i < 3; i++) {
+        bk_tensor *x;
+        file = opened(path);
+        assert_int_equal(bk_h5_read(file, name[i], BK_I64, arena, &x), BK_INPUT);
+        says(i < 2 ? "in another file" : "/link");
+        assert_int_equal(bk_h5_close(file), BK_INPUT);
+    }
+}
+
+/* Two links of a group to itself: 2^32 paths, and no end. */
+static void links_in_circles(void **state)
+{
+    (void)state;
+    const char *path = path_of("circles.h5");
+    hid_t id = H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
+    hid_t group = H5Gcreate2(id, "/a", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
+    assert_true(H5Lcreate_hard(id, "/a", group, "x", H5P_DEFAULT, H5P_DEFAULT) >= 0);
+    assert_true(H5Lcreate_soft("/a", group, "y", H5P_DEFAULT, H5P_DEFAULT) >= 0);
+    H5Gclose(group);
+    H5Fclose(id);
+    bk_h5 *file = opened(path);
+    char **paths;
+    assert_int_equal(bk_h5_walk(file, arena, &paths), BK_INPUT);
+    assert_int_equal(bk_h5_close(file), BK_INPUT);
+}
+
 /* A shape that a file of this size cannot hold must not make us allocate. */
 static void shapes_without_data(void **state)
 {
@@ -430,12 +495,13 @@ int main(void)
         cmocka_unit_test(formats_and_versions),
         cmocka_unit_test(files_that_are_none),
         cmocka_unit_test(creation_is_exclusive),
+        cmocka_unit_test(other_files_are_not_read),
+        cmocka_unit_test(links_in_circles),
         cmocka_unit_test(shapes_without_data),
         cmocka_unit_test(a_full_disk_is_not_forgotten),
     };
     arena = bk_arena_new("test");
-    bk_h5_start();
-    int failed = cmocka_run_group_tests(tests, bk_test_directory_make, bk_test_directory_remove);
+    int failed = cmocka_run_group_tests(tests, begin, bk_test_directory_remove);
     bk_arena_free(arena);
     return failed;
 }

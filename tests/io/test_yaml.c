@@ -3,6 +3,7 @@
 #include "tests/support/check.h"
 #include "tests/support/files.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 static bk_arena *arena;
@@ -92,6 +93,51 @@ static void unusual_texts(void **state)
         assert_null(read_text(empty[i])->child);
 }
 
+/* The text ends where its length says, as a sanitizer sees. */
+static void a_text_without_a_zero(void **state)
+{
+    (void)state;
+    static const char *const text[] = {" ", "\r\n", "a: 1", "#"};
+    for (size_t i = 0; i < sizeof text / sizeof *text; i++) {
+        bk_value *root;
+        size_t length = strlen(text[i]);
+        char *exact = malloc(length);
+        assert_non_null(exact);
+        memcpy(exact, text[i], length);
+        assert_int_equal(bk_yaml_parse(arena, "a.yaml", exact, length, &root), BK_OK);
+        assert_true(!root->child == (text[i][0] != 'a'));
+        free(exact);
+    }
+}
+
+/* What no person writes takes no longer for it: lists of any length are read, maps are not. */
+static void long_texts(void **state)
+{
+    (void)state;
+    enum { ENTRIES = 300000 };
+    char *text = NULL;
+    size_t length = 0;
+    bk_value *root;
+    FILE *stream = open_memstream(&text, &length);
+    fputs("a:\n", stream);
+    for (int i = 0; i < ENTRIES; i++)
+        fputs("- x\n", stream);
+    fclose(stream);
+    assert_int_equal(bk_yaml_parse(arena, "a.yaml", text, length, &root), BK_OK);
+    int entries = 0;
+    for (const bk_value *v = at(root, "a")->child; v; v = v->next)
+        entries++;
+    assert_int_equal(entries, ENTRIES);
+    free(text);
+    stream = open_memstream(&text, &length);
+    for (int i = 0; i < ENTRIES; i++)
+        fprintf(stream, "k%d: x\n", i);
+    fclose(stream);
+    assert_int_equal(bk_yaml_parse(arena, "a.yaml", text, length, &root), BK_USAGE);
+    assert_non_null(strstr(bk_status_text(), "more than 1000 keys (a.yaml:1001)"));
+    free(text);
+}
+
 static void what_is_refused(void **state)
 {
     (void)state;
@@ -157,6 +203,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(maps_lists_and_lines),
         cmocka_unit_test(unusual_texts),
+        cmocka_unit_test(a_text_without_a_zero),
+        cmocka_unit_test(long_texts),
         cmocka_unit_test(what_is_refused),
         cmocka_unit_test(anchors_alone_are_fine),
         cmocka_unit_test(files),

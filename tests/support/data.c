@@ -71,3 +71,35 @@ int64_t bk_test_sample(bk_arena *arena, const bk_dataset *d, const char *bytes)
             return i;
     return -1;
 }
+
+static bool same_bytes(const void *a, const void *b, int64_t count, size_t size)
+{
+    return !a == !b && (!a || memcmp(a, b, (size_t)count * size) == 0);
+}
+
+static bool same_split(const bk_split *a, const bk_split *b)
+{
+    return a->count == b->count && same_bytes(a->index, b->index, a->count, sizeof *a->index) &&
+           memcmp(&a->majority, &b->majority, sizeof a->majority) == 0 &&
+           a->ladder_count == b->ladder_count &&
+           same_bytes(a->ladder, b->ladder, a->ladder_count, sizeof *a->ladder);
+}
+
+bool bk_test_same_data(const bk_dataset *a, const bk_dataset *b)
+{
+    bool equal = a->samples == b->samples && a->classes == b->classes &&
+                 a->vocabulary == b->vocabulary && a->splits == b->splits &&
+                 a->max_length == b->max_length && strcmp(a->task, b->task) == 0 &&
+                 strcmp(a->digest, b->digest) == 0 && strcmp(a->source, b->source) == 0 &&
+                 same_bytes(a->labels, b->labels, a->samples, sizeof *a->labels) &&
+                 same_bytes(a->offsets, b->offsets, a->samples + 1, sizeof *a->offsets);
+    if (equal && a->tokens)
+        equal = same_bytes(a->tokens, b->tokens, a->offsets[a->samples], sizeof *a->tokens);
+    if (equal && a->features)
+        equal = a->positions == b->positions && a->channels == b->channels &&
+                same_bytes(a->features, b->features, a->samples * a->positions * a->channels,
+                           sizeof *a->features);
+    for (int i = 0; equal && i < a->splits; i++)
+        equal = same_split(bk_test_split(a, a->split[i].name), bk_test_split(b, a->split[i].name));
+    return equal;
+}

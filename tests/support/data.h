@@ -29,4 +29,7 @@ const char *bk_test_bytes(bk_arena *arena, const bk_dataset *d, int64_t i);
 /* The sample with these bytes, -1 when there is none. */
 int64_t bk_test_sample(bk_arena *arena, const bk_dataset *d, const char *bytes);
 
+/* True when two data sets are the same in everything that training sees. */
+bool bk_test_same_data(const bk_dataset *a, const bk_dataset *b);
+
 #endif
