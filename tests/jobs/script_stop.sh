@@ -149,6 +149,28 @@ done
 expect 4 1 train run.yaml run.dir=bad run.steps=40
 expect 4 1 train run.yaml run.dir=bad run.steps=40 optim.skip_nonfinite=2
 [ "$(grep -c 'skipped: ' err)" -eq 2 ] || fail "not two steps skipped: $(cat err)"
+# What led to it: the step, its samples, the configuration.
+report=$(find bad/repro -name 'step-*.json' | sort | tail -n 1)
+[ -f "$report" ] || fail "no report: $(ls bad)"
+says "$report" "\"step\": $((10#$(basename "$report" .json | cut -d- -f2)))"
+says "$report" '"data_digest": "'
+samples=$(sed -nE 's/.*"samples": \[([^]]*)\].*/\1/p' "$report" | tr ',' '\n' | grep -c '[0-9]')
+[ "$samples" -eq "$(sed -nE 's/^data:.*batch: ([0-9]+).*/\1/p' run.yaml)" ] || fail "$samples samples in $report"
+
+# ---- steps whose gradient is far off are left out: the same ones on any ranks and after a resume ----
+spikes() { # RUN RANKS ARGUMENTS...
+    expect 0 "$2" train run.yaml run.dir="$1" optim.spike_zscore=0.1 run.steps=60 schedule.kind=constant checkpoint.every=25 "${@:3}"
+}
+spikes spiky.1 1
+[ "$(grep -c 'standard deviations above' err)" -gt 3 ] || fail "no step was left out: $(cat err)"
+spikes spiky.2 2
+BIRKHOFF_FAULT='step.forward:*:kill9:32' birkhoff 2 train run.yaml run.dir=spiky.3 optim.spike_zscore=0.1 run.steps=60 \
+    schedule.kind=constant checkpoint.every=25 checkpoint.async=false
+[ "$(step_of spiky.3)" -eq 25 ] || fail "not killed behind step 25: $(step_of spiky.3)"
+spikes spiky.3 1
+for run in spiky.2 spiky.3; do
+    [ "$(payload $run)" = "$(payload spiky.1)" ] || fail "$run ends otherwise than spiky.1"
+done
 
 # ---- a disk that takes no more: a save in between may fail, the last one may not ----
 full() { # no file may grow above 512 KiB; the checkpoint would have 1.2 MB
