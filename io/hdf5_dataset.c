@@ -136,6 +136,7 @@ static char *link_name(hid_t group, hsize_t i, bk_arena *arena)
     char *name = bk_arena_zalloc(arena, (size_t)length + 1);
     H5Lget_name_by_idx(group, ".", H5_INDEX_NAME, H5_ITER_INC, i, name, (size_t)length + 1,
                        H5P_DEFAULT);
+    bk_plain_text(name); /* one that changes is found no more */
     return name;
 }
 

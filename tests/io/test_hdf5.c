@@ -274,6 +274,27 @@ static void texts(void **state)
 }
 
 /* Files of other tools: text attributes of fixed length, as h5py writes numpy strings. */
+/* A file's texts and names must not steer a terminal; line ends are theirs to have. */
+static void texts_are_plain(void **state)
+{
+    (void)state;
+    const char *path = path_of("plain.h5");
+    char *text, **names;
+    bk_h5 *file = created(path);
+    good(bk_h5_make_group(file, "/a\033[2J"));
+    good(bk_h5_set_attribute_text(file, "/", "b\r", "one\n\033[2Jtwo"));
+    good(bk_h5_set_attribute_text(file, "/", "c", "one\n\033[2Jtwo"));
+    good(bk_h5_close(file));
+    file = opened(path);
+    good(bk_h5_attribute_text(file, "/", "c", arena, &text));
+    assert_string_equal(text, "one\n?[2Jtwo");
+    good(bk_h5_attributes(file, "/", arena, &names));
+    assert_string_equal(names[0], "b?");
+    good(bk_h5_list(file, "/", arena, &names));
+    assert_string_equal(names[0], "a?[2J");
+    good(bk_h5_close(file));
+}
+
 static void texts_of_fixed_length(void **state)
 {
     (void)state;
@@ -498,6 +519,7 @@ int main(void)
         cmocka_unit_test(attributes),
         cmocka_unit_test(attributes_of_another_kind),
         cmocka_unit_test(texts),
+        cmocka_unit_test(texts_are_plain),
         cmocka_unit_test(texts_of_fixed_length),
         cmocka_unit_test(formats_and_versions),
         cmocka_unit_test(files_that_are_none),
