@@ -11,11 +11,21 @@ static _Thread_local char text[TEXT];
 static _Thread_local char trail[TRAIL];
 static void (*abort_job)(int exit_code);
 
+static void make_plain(char *at, const char *kept)
+{
+    for (; *at; at++)
+        if (((unsigned char)*at < ' ' && !strchr(kept, *at)) || *at == 0x7f)
+            *at = '?';
+}
+
 void bk_plain_text(char *plain)
 {
-    for (; *plain; plain++)
-        if ((unsigned char)*plain < ' ' || *plain == 0x7f)
-            *plain = '?';
+    make_plain(plain, "");
+}
+
+void bk_plain_lines(char *lines)
+{
+    make_plain(lines, "\n\t");
 }
 
 bk_status bk_fail(bk_status status, const char *format, ...)

@@ -26,6 +26,8 @@ typedef enum bk_status {
 /* Control characters of a text become '?': what a file holds must neither break the line of a
  * message nor steer a terminal. */
 void bk_plain_text(char *text);
+/* The same for a text of many lines, whose line ends and tabs stay. */
+void bk_plain_lines(char *text);
 
 /* Records the text of a failure for this thread, made plain, and returns `status`.
  * The text reads "<what> (<where>): <what to do>". */

@@ -138,7 +138,9 @@ static bk_status check_own_digest(const parser *p, const char *text)
 static const char *text_at(const parser *p, const json_t *o, const char *key)
 {
     const char *text = json_string_value(json_object_get(o, key));
-    return bk_arena_strdup(p->arena, text ? text : "");
+    char *copy = bk_arena_strdup(p->arena, text ? text : "");
+    bk_plain_text(copy);
+    return copy;
 }
 
 /* The i-th integer of a list; -1 when it is none, or not in 0..2^53. */

@@ -87,11 +87,19 @@ static const char *find_text(const reader *r, const char *name)
     return NULL;
 }
 
+static const char *plain(const reader *r, const char *text)
+{
+    char *copy = bk_arena_strdup(r->arena, text);
+    bk_plain_lines(copy);
+    return copy;
+}
+
 static bk_status root_text(const reader *r, const char *name, const char *preset,
                            const char **value)
 {
     char *text;
-    *value = r->texts ? find_text(r, name) : NULL;
+    const char *found = r->texts ? find_text(r, name) : NULL;
+    *value = found ? plain(r, found) : NULL;
     if (!r->texts && bk_h5_has_attribute(r->file, "/", name)) {
         BK_TRY(bk_h5_attribute_text(r->file, "/", name, r->arena, &text));
         *value = text;

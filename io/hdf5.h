@@ -75,6 +75,7 @@ BK_CHECKED bk_status bk_h5_attribute(bk_h5 *file, const char *object, const char
 /* Number of elements of an attribute (1 for a scalar). */
 BK_CHECKED bk_status bk_h5_attribute_count(bk_h5 *file, const char *object, const char *name,
                                            int64_t *count);
+/* The text of an attribute without control characters other than line ends. */
 BK_CHECKED bk_status bk_h5_attribute_text(bk_h5 *file, const char *object, const char *name,
                                           bk_arena *arena, char **text);
 

@@ -184,6 +184,8 @@ bk_status bk_h5_attribute_text(bk_h5 *file, const char *object, const char *name
         else if (!(H5Tis_variable_str(s.type) > 0 ? read_variable(&s, arena, text)
                                                   : read_fixed(&s, arena, text)))
             status = bk_h5_failed(file, l.text, "be read");
+        else
+            bk_plain_lines(*text);
         stored_close(&s);
     }
     bk_h5_unlock();
@@ -212,7 +214,7 @@ static herr_t keep_name(hid_t object, const char *name, const H5A_info_t *info, 
     (void)object;
     (void)info;
     name_list *l = context;
-    l->name[l->count++] = bk_arena_strdup(l->arena, name);
+    bk_plain_text(l->name[l->count++] = bk_arena_strdup(l->arena, name));
     return 0;
 }
 

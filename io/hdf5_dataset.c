@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHUNK_BYTES = 1 << 20, DEEPEST = 32, MOST_NAMES = 1 << 18, NAME_TEXT = 1024 };
+enum { CHUNK_BYTES = 1 << 20, DEEPEST = 32, MOST_NAMES = 1 << 16, NAME_TEXT = 1024 };
 
 hid_t bk_h5_memory_type(bk_dtype dtype)
 {
@@ -139,6 +139,7 @@ static char *link_name(hid_t group, hsize_t i, bk_arena *arena)
     char *name = bk_arena_zalloc(arena, (size_t)length + 1);
     H5Lget_name_by_idx(group, ".", H5_INDEX_NAME, H5_ITER_INC, i, name, (size_t)length + 1,
                        H5P_DEFAULT);
+    bk_plain_text(name); /* one that changes is found no more */
     return name;
 }
 
@@ -147,11 +148,13 @@ static bk_status list(bk_h5 *file, const char *path, bk_arena *arena, char ***na
 {
     H5G_info_t info = {0};
     hid_t group = H5Gopen2(file->id, path, H5P_DEFAULT);
-    bool good = group >= 0 && H5Gget_info(group, &info) >= 0 && info.nlinks <= MOST_NAMES;
-    char **out = BK_ZNEW(arena, char *, good ? info.nlinks + 1 : 1);
-    for (hsize_t i = 0; good && i < info.nlinks; i++)
+    bool good = group >= 0 && H5Gget_info(group, &info) >= 0, many = info.nlinks > MOST_NAMES;
+    char **out = BK_ZNEW(arena, char *, many ? 1 : info.nlinks + 1);
+    for (hsize_t i = 0; good && !many && i < info.nlinks; i++)
         good = (out[i] = link_name(group, i, arena)) != NULL;
-    bk_status status = good ? BK_OK : bk_h5_failed(file, path, "be listed");
+    bk_status status = !good  ? bk_h5_failed(file, path, "be listed")
+                       : many ? bk_h5_refuse(file, "%s holds more than %d names", path, MOST_NAMES)
+                              : BK_OK;
     if (group >= 0)
         H5Gclose(group);
     *names = out;

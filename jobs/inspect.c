@@ -40,11 +40,15 @@ static void print_lines(const char *title, const char *text)
     if (!text || !*text)
         return;
     printf("%s\n", title);
-    while (*text) {
-        size_t length = strcspn(text, "\n");
-        printf("  %.*s\n", (int)length, text);
-        text += length + (text[length] == '\n');
+    bk_arena *scratch = bk_arena_new("lines");
+    char *at = bk_arena_strdup(scratch, text);
+    bk_plain_lines(at);
+    while (*at) {
+        size_t length = strcspn(at, "\n");
+        printf("  %.*s\n", (int)length, at);
+        at += length + (at[length] == '\n');
     }
+    bk_arena_free(scratch);
 }
 
 /* ---- one file ---- */

@@ -30,6 +30,9 @@ static void a_text_is_plain(void **state)
     (void)state;
     assert_int_equal(bk_fail(BK_INPUT, "key '%s'", "a\n\033[2J\tb\177\xc3\xa9"), BK_INPUT);
     assert_string_equal(bk_status_text(), "key 'a??[2J?b?\xc3\xa9'");
+    char lines[] = "a\n\tb\033[2J\r";
+    bk_plain_lines(lines);
+    assert_string_equal(lines, "a\n\tb?[2J?");
 }
 
 static void the_trail_grows_from_inside_out(void **state)

@@ -146,6 +146,17 @@ static void what_is_refused(void **state)
     }
 }
 
+/* Texts reach the terminal by way of inspect. */
+static void texts_are_plain(void **state)
+{
+    (void)state;
+    bk_manifest r = {0};
+    const char *text =
+        edited("\"birkhoff_version\":\"0.1.0\"", "\"birkhoff_version\":\"\\u001b[2J\\n\"");
+    assert_int_equal(bk_manifest_parse(arena, "x", text, &r), BK_OK);
+    assert_string_equal(r.version, "?[2J?");
+}
+
 /* Every single changed character is found by the digest or the parser. */
 static void every_character_counts(void **state)
 {
@@ -177,9 +188,10 @@ static void texts_that_are_none(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(text_and_back),          cmocka_unit_test(the_digest_is_over_64_zeros),
-        cmocka_unit_test(what_is_fine),           cmocka_unit_test(what_is_refused),
-        cmocka_unit_test(every_character_counts), cmocka_unit_test(texts_that_are_none),
+        cmocka_unit_test(text_and_back),       cmocka_unit_test(the_digest_is_over_64_zeros),
+        cmocka_unit_test(what_is_fine),        cmocka_unit_test(what_is_refused),
+        cmocka_unit_test(texts_are_plain),     cmocka_unit_test(every_character_counts),
+        cmocka_unit_test(texts_that_are_none),
     };
     arena = bk_arena_new("test");
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

@@ -376,6 +376,17 @@ static void shares_that_are_none(void **state)
     }
 }
 
+static void texts_are_plain(void **state)
+{
+    (void)state;
+    bk_dataset d = tokens_of(16);
+    d.source = "a \033[2J file";
+    d.label_name = "low\nmiddle\nhi\007gh";
+    const bk_dataset *r = read_back(written(&d, "plain.h5"));
+    assert_string_equal(r->source, "a ?[2J file");
+    assert_string_equal(r->label_name, "low\nmiddle\nhi?gh");
+}
+
 /* Replaces what a whole file says by numbers that would make a reader allocate. */
 static void numbers_beyond_reason(void **state)
 {
@@ -428,6 +439,7 @@ int main(void)
         cmocka_unit_test(foreign_files),
         cmocka_unit_test(contradictions),
         cmocka_unit_test(shares_that_are_none),
+        cmocka_unit_test(texts_are_plain),
         cmocka_unit_test(numbers_beyond_reason),
         cmocka_unit_test(writing_leaves_nothing_half_done),
     };
