@@ -159,14 +159,14 @@ samples=$(sed -nE 's/.*"samples": \[([^]]*)\].*/\1/p' "$report" | tr ',' '\n' | 
 
 # ---- steps whose gradient is far off are left out: the same ones on any ranks and after a resume ----
 spikes() { # RUN RANKS ARGUMENTS...
-    expect 0 "$2" train run.yaml run.dir="$1" optim.spike_zscore=0.1 run.steps=60 schedule.kind=constant checkpoint.every=25 "${@:3}"
+    expect 0 "$2" train run.yaml run.dir="$1" optim.spike_zscore=0.1 run.steps=150 checkpoint.every=50 "${@:3}"
 }
 spikes spiky.1 1
 [ "$(grep -c 'standard deviations above' err)" -gt 3 ] || fail "no step was left out: $(cat err)"
 spikes spiky.2 2
-BIRKHOFF_FAULT='step.forward:*:kill9:32' birkhoff 2 train run.yaml run.dir=spiky.3 optim.spike_zscore=0.1 run.steps=60 \
-    schedule.kind=constant checkpoint.every=25 checkpoint.async=false
-[ "$(step_of spiky.3)" -eq 25 ] || fail "not killed behind step 25: $(step_of spiky.3)"
+BIRKHOFF_FAULT='step.forward:*:kill9:82' birkhoff 2 train run.yaml run.dir=spiky.3 optim.spike_zscore=0.1 run.steps=150 \
+    checkpoint.every=50 checkpoint.async=false
+[ "$(step_of spiky.3)" -eq 50 ] || fail "not killed behind step 50: $(step_of spiky.3)"
 spikes spiky.3 1
 for run in spiky.2 spiky.3; do
     [ "$(payload $run)" = "$(payload spiky.1)" ] || fail "$run ends otherwise than spiky.1"
