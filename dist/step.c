@@ -57,9 +57,13 @@ static void sum_flags(const bk_comm *comm, const double *all, int64_t width, bk_
 /* Whether all ranks have made the calls of rank 0. */
 static bool same_calls(const bk_comm *comm, const double *all, int64_t width)
 {
-    for (int r = 1; r < comm->size; r++)
-        if (memcmp(all + r * width + CALLS, all + CALLS, sizeof(bk_trace_sum)) != 0)
+    bk_trace_sum first, other;
+    memcpy(&first, all + CALLS, sizeof first);
+    for (int r = 1; r < comm->size; r++) {
+        memcpy(&other, all + r * width + CALLS, sizeof other);
+        if (other.calls != first.calls || other.hash != first.hash)
             return false;
+    }
     return true;
 }
 

@@ -89,11 +89,11 @@ static step_costs measure_step(bk_job *job)
 {
     bk_slab_initialise(job->slab, (uint64_t)job->config->run.seed);
     step_costs out = {0};
-    for (int i = 0; i < BK_TRAFFIC_PARTS; i++)
+    for (bk_traffic_part i = 0; i < BK_TRAFFIC_PARTS; i++)
         out.sent[i] = bk_traffic_of(i);
     (void)bk_job_step(job);
     bk_reduction_gather_finish(job->reduction); /* what the next step would wait for */
-    for (int i = 0; i < BK_TRAFFIC_PARTS; i++)
+    for (bk_traffic_part i = 0; i < BK_TRAFFIC_PARTS; i++)
         out.sent[i] = bk_traffic_minus(bk_traffic_of(i), out.sent[i]);
     out.activations = arena_bytes(job);
     out.resident = (double)bk_peak_bytes();
