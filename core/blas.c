@@ -125,83 +125,12 @@ static void run_cblas(bk_dtype dtype, const bk_gemm *g)
                     (float)g->beta, g->c, ldc);
 }
 
-/* ---- op(A) row by row ---- */
-
-static bool turns(bk_dtype dtype, const bk_gemm *g)
-{
-    return g->ta == BK_T && bk_onednn_wants_rows(dtype);
-}
-
-/* The last tile of A that this thread turned: the next tile of the output often has the same. */
-static _Thread_local struct {
-    float *rows;
-    size_t bytes;
-    const void *a;
-    int64_t m, k, ld, product;
-} last_turned;
-
-static int64_t products; /* calls so far: the same place may hold other numbers in the next */
-
-static void make_room(size_t bytes)
-{
-    if (bytes <= last_turned.bytes)
-        return;
-    free(last_turned.rows);
-    last_turned.rows = aligned_alloc(64, (bytes + 63) / 64 * 64);
-    last_turned.bytes = bytes;
-    if (!last_turned.rows)
-        bk_fatal("out of memory: %zu bytes of a matrix to transpose", bytes);
-}
-
-/* to[m,k] = from[k,m]^T, in blocks that stay in registers and cache. */
-static void transpose(int64_t m, int64_t k, const float *from, int64_t ld, float *to)
-{
-    enum { BLOCK = 16 };
-    for (int64_t j = 0; j < k; j += BLOCK)
-        for (int64_t i = 0; i < m; i += BLOCK)
-            for (int64_t p = i; p < m && p < i + BLOCK; p++)
-                for (int64_t q = j; q < k && q < j + BLOCK; q++)
-                    to[p * k + q] = from[q * ld + p];
-}
-
-static bool is_last_turned(const bk_gemm *g)
-{
-    return last_turned.product == products && last_turned.a == g->a && last_turned.m == g->m &&
-           last_turned.k == g->k && last_turned.ld == g->lda;
-}
-
-/* The same product with the rows of op(A) one after the other, in this thread's memory. */
-static bk_gemm turned(const bk_gemm *g)
-{
-    bk_gemm straight = *g;
-    straight.ta = BK_N;
-    straight.lda = g->k;
-    if (!is_last_turned(g)) {
-        make_room((size_t)(g->m * g->k) * sizeof(float));
-        transpose(g->m, g->k, g->a, g->lda, last_turned.rows);
-        last_turned.product = products;
-        last_turned.a = g->a;
-        last_turned.m = g->m;
-        last_turned.k = g->k;
-        last_turned.ld = g->lda;
-    }
-    straight.a = last_turned.rows;
-    return straight;
-}
-
 /* Which implementation runs a tile: decided on the main thread, so that primitives are made outside
  * parallel regions. */
 static const bk_onednn_matmul *matmul_for(bk_dtype dtype, const bk_gemm *g)
 {
     bool wanted = dtype == BK_BF16 || (dtype == BK_F32 && !g->varying && bk_onednn_takes(g));
-    if (!use_onednn || !wanted || g->k == 0)
-        return NULL;
-    bk_gemm straight = *g;
-    if (turns(dtype, g)) {
-        straight.ta = BK_N;
-        straight.lda = g->k;
-    }
-    return bk_onednn_find(dtype, &straight);
+    return use_onednn && wanted && g->k > 0 ? bk_onednn_find(dtype, g) : NULL;
 }
 
 static bk_dtype sums_of(bk_dtype dtype)
@@ -219,8 +148,7 @@ static void add_bias(bk_dtype dtype, const bk_gemm *g)
 static void run_tile(bk_dtype dtype, const bk_onednn_matmul *matmul, const bk_gemm *g)
 {
     if (matmul) {
-        bk_gemm straight = turns(dtype, g) ? turned(g) : *g;
-        bk_onednn_run(matmul, &straight);
+        bk_onednn_run(matmul, g);
         return;
     }
     if (g->k == 0)
@@ -308,9 +236,7 @@ void bk_gemm_run(bk_dtype dtype, const bk_gemm *g)
     plan p = plan_of(dtype, g);
     int64_t count = p.grid.rows * p.grid.cols;
     int team = count < threads ? (int)count : threads;
-    int share = turns(dtype, g) && p.grid.rows >= 4 * team ? (int)p.grid.cols : 1;
-    products++;
-#pragma omp parallel for schedule(dynamic, share) num_threads(team) if (team > 1)
+#pragma omp parallel for schedule(dynamic, 1) num_threads(team) if (team > 1)
     for (int64_t i = 0; i < count; i++) {
         int64_t row = i / p.grid.cols, col = i % p.grid.cols;
         bk_gemm tile = tile_of(dtype, g, &p.grid, row, col);
@@ -388,7 +314,6 @@ static void run_mixed(bk_dtype dtype, int64_t count, const bk_gemm *g)
 void bk_gemm_batch(bk_dtype dtype, int64_t count, const bk_gemm *g)
 {
     bool uniform = count > 0 && g[0].m > 0 && g[0].n > 0;
-    products++;
     for (int64_t i = 1; i < count && uniform; i++)
         uniform = same_shape(&g[i], &g[0]);
     if (uniform) {

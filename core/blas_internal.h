@@ -16,9 +16,6 @@ typedef struct bk_tile {
 } bk_tile;
 
 bk_tile bk_onednn_tile(void);
-/* Whether it wants the rows of op(A) one after the other: where A is to be transposed it copies it
- * at a quarter of the time of the product. */
-bool bk_onednn_wants_rows(bk_dtype operands);
 /* C = alpha op(A) op(B) + beta C in fp32 without a primitive, for shapes that do not come back.
  * Any thread.  False: CBLAS is the better one on this machine. */
 bool bk_onednn_sgemm(const bk_gemm *g);

@@ -21,12 +21,6 @@ bk_tile bk_onednn_tile(void)
     return (bk_tile){1, 1};
 }
 
-bool bk_onednn_wants_rows(bk_dtype operands)
-{
-    (void)operands;
-    return false;
-}
-
 bool bk_onednn_sgemm(const bk_gemm *g)
 {
     (void)g;
@@ -111,11 +105,6 @@ bool bk_onednn_takes(const bk_gemm *g)
 bk_tile bk_onednn_tile(void)
 {
     return has_avx512() ? (bk_tile){512, 384} : (bk_tile){512, 768};
-}
-
-bool bk_onednn_wants_rows(bk_dtype operands)
-{
-    return operands == BK_F32 && has_avx512();
 }
 
 bool bk_onednn_sgemm(const bk_gemm *g)

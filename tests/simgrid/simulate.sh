@@ -10,6 +10,6 @@ hosts=$(mktemp)
 trap 'rm -f "$hosts"' EXIT
 seq -f 'node-%.0f' 0 511 >"$hosts"
 smpirun -np "$ranks" -hostfile "$hosts" -platform "$here/cluster.xml" --cfg=smpi/simulate-computation:no \
-    --cfg=smpi/host-speed:5Tf --cfg=smpi/shared-malloc:global --cfg=smpi/shared-malloc-blocksize:67108864 \
+    --cfg=smpi/host-speed:5Tf --cfg=smpi/coll-selector:ompi --cfg=smpi/shared-malloc:global --cfg=smpi/shared-malloc-blocksize:67108864 \
     --cfg=smpi/bw-factor:0:0.94 --cfg=smpi/lat-factor:0:1 --cfg=smpi/test:0 --cfg=network/crosstraffic:0 \
     --log=root.thres:error "$program" "$@" 2>&1 | grep -v -e '^/.*smpi/privatization' -e '^$'
