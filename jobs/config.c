@@ -104,7 +104,7 @@ static const bk_option checkpoint_options[] = {
         "left out; 0 = any"),
     BK_OPTION_BOOL(bk_config_checkpoint, async, true,
                    "save beside the training, from a copy of what is saved"),
-    BK_OPTION_CHOICE(bk_config_checkpoint, async_busy, 0, "skip|wait",
+    BK_OPTION_CHOICE(bk_config_checkpoint, async_busy, BK_BUSY_SKIP, "skip|wait",
                      "when the one before is still being written"),
     BK_OPTION_I64(bk_config_checkpoint, keep, 3, 2, 1 << 20, "newest checkpoints kept"),
     BK_OPTION_I64(bk_config_checkpoint, keep_every, 0, 0, 1LL << 53,

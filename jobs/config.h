@@ -57,6 +57,9 @@ typedef struct bk_config_parallel {
     bool overlap, walk;
 } bk_config_parallel;
 
+/* checkpoint.async_busy */
+enum { BK_BUSY_SKIP, BK_BUSY_WAIT };
+
 typedef struct bk_config_checkpoint {
     int64_t every, keep, keep_every, writers, failures, deflate;
     double minutes, max_overhead, mtbf_hours;

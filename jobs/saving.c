@@ -105,8 +105,8 @@ static bk_status begin(bk_saving *s)
 
 bk_status bk_saving_begin(bk_saving *s, bool must)
 {
-    enum { SKIP };
-    if (bk_saver_busy(s->job->saver) && !must && s->job->config->checkpoint.async_busy == SKIP) {
+    bool skips = s->job->config->checkpoint.async_busy == BK_BUSY_SKIP;
+    if (bk_saver_busy(s->job->saver) && !must && skips) {
         s->skipped++;
         return BK_OK;
     }

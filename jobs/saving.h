@@ -19,7 +19,7 @@ typedef struct bk_saving {
 /* Not collective.  Both pointers are borrowed. */
 bk_saving bk_saving_of(bk_job *job, bk_progress *progress);
 
-/* Collective.  Whether a checkpoint is due behind this step. */
+/* Not collective, the same on all ranks.  Whether a checkpoint is due behind this step. */
 bool bk_saving_due(const bk_saving *s, const bk_step_result *r);
 
 /* Collective.  Begins a checkpoint of the present step, and ends it without checkpoint.async.  One
