@@ -156,21 +156,28 @@ static const char *type_name(bk_option_type type)
     }
 }
 
+/* The word that a number may be given as, as " or auto". */
+static const char *or_word(const bk_option *o, char buffer[BK_RANGE_TEXT])
+{
+    snprintf(buffer, BK_RANGE_TEXT, "%s%s", o->word ? " or " : "", o->word ? o->word : "");
+    return buffer;
+}
+
 static bk_status wrong_type(const bk_option *o, const bk_value *v, const char *path)
 {
-    char where[BK_PLACE_TEXT];
+    char where[BK_PLACE_TEXT], word[BK_RANGE_TEXT];
     const char *quote = v->kind == BK_SCALAR ? v->quoted ? "\"" : "'" : "";
     const char *found = v->kind == BK_MAP ? "a mapping" : v->kind == BK_LIST ? "a list" : v->text;
-    return bk_fail(BK_USAGE, "%s.%s is %s%s%s (%s): write %s (%s)", path, o->name, quote, found,
-                   quote, bk_value_place(v, where), type_name(o->type), o->help);
+    return bk_fail(BK_USAGE, "%s.%s is %s%s%s (%s): write %s%s (%s)", path, o->name, quote, found,
+                   quote, bk_value_place(v, where), type_name(o->type), or_word(o, word), o->help);
 }
 
 static bk_status out_of_range(const bk_option *o, const bk_value *v, const char *path)
 {
-    char where[BK_PLACE_TEXT], range[BK_RANGE_TEXT];
-    return bk_fail(BK_USAGE, "%s.%s=%s is out of range (%s): choose a number %s%s", path, o->name,
+    char where[BK_PLACE_TEXT], range[BK_RANGE_TEXT], word[BK_RANGE_TEXT];
+    return bk_fail(BK_USAGE, "%s.%s=%s is out of range (%s): choose a number %s%s%s", path, o->name,
                    v->text, bk_value_place(v, where), o->most < UNBOUNDED ? "in " : "",
-                   bk_option_range(o, range));
+                   bk_option_range(o, range), or_word(o, word));
 }
 
 static bool in_range(const bk_option *o, double value)
@@ -183,22 +190,31 @@ static void *member(const bk_option *o, void *config)
     return (char *)config + o->offset;
 }
 
-static bk_status read_number(const bk_option *o, void *config, const bk_value *v, const char *path)
+static void set_number(const bk_option *o, void *config, int64_t integer, double real)
 {
-    int64_t integer = 0;
-    double real = 0;
-    bool good =
-        o->type == BK_OPT_I64 ? bk_parse_i64(v->text, &integer) : bk_parse_f64(v->text, &real);
-    if (!good || v->quoted)
-        return wrong_type(o, v, path);
-    if (!in_range(o, o->type == BK_OPT_I64 ? (double)integer : real))
-        return out_of_range(o, v, path);
     if (o->type == BK_OPT_I64)
         *(int64_t *)member(o, config) = integer;
     else if (o->type == BK_OPT_F64)
         *(double *)member(o, config) = real;
     else
         *(float *)member(o, config) = (float)real;
+}
+
+static bk_status read_number(const bk_option *o, void *config, const bk_value *v, const char *path)
+{
+    int64_t integer = 0;
+    double real = 0;
+    if (o->word && strcmp(v->text, o->word) == 0) {
+        set_number(o, config, o->type == BK_OPT_I64 ? (int64_t)o->word_value : 0, o->word_value);
+        return BK_OK;
+    }
+    bool good =
+        o->type == BK_OPT_I64 ? bk_parse_i64(v->text, &integer) : bk_parse_f64(v->text, &real);
+    if (!good || v->quoted)
+        return wrong_type(o, v, path);
+    if (!in_range(o, o->type == BK_OPT_I64 ? (double)integer : real))
+        return out_of_range(o, v, path);
+    set_number(o, config, integer, real);
     return BK_OK;
 }
 
@@ -252,23 +268,17 @@ static bk_status read_value(const bk_option *o, void *config, bk_value *v, const
 static void set_default(const bk_option *o, void *config)
 {
     switch (o->type) {
-    case BK_OPT_I64:
-        *(int64_t *)member(o, config) = (int64_t)o->preset;
-        break;
-    case BK_OPT_F64:
-        *(double *)member(o, config) = o->preset;
-        break;
-    case BK_OPT_F32:
-        *(float *)member(o, config) = (float)o->preset;
-        break;
     case BK_OPT_BOOL:
         *(bool *)member(o, config) = o->preset != 0.0;
         break;
     case BK_OPT_CHOICE:
         *(int *)member(o, config) = (int)o->preset;
         break;
-    default:
+    case BK_OPT_TEXT:
         *(const char **)member(o, config) = o->text;
+        break;
+    default:
+        set_number(o, config, o->type == BK_OPT_I64 ? (int64_t)o->preset : 0, o->preset);
     }
 }
 
@@ -349,10 +359,23 @@ static void write_text(FILE *file, const char *text)
     fputc('"', file);
 }
 
+/* Whether a member holds what the option's word stands for. */
+static bool is_word(const bk_option *o, const void *at)
+{
+    if (!o->word)
+        return false;
+    return o->type == BK_OPT_I64 ? (double)*(const int64_t *)at == o->word_value
+                                 : *(const double *)at == o->word_value;
+}
+
 static void write_value(const bk_option *o, const char *at, FILE *file)
 {
     char buffer[64];
     const void *member_at = at + o->offset;
+    if (is_word(o, member_at)) {
+        fputs(o->word, file);
+        return;
+    }
     switch (o->type) {
     case BK_OPT_I64:
         fprintf(file, "%lld", (long long)*(const int64_t *)member_at);

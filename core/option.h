@@ -24,6 +24,8 @@ typedef struct bk_option {
                       choice), const char * */
     double preset, least, most; /* numbers and booleans (0/1); CHOICE: preset = index */
     const char *text;           /* TEXT: default, may be NULL; CHOICE: "none|switch|..." */
+    const char *word;           /* I64, F64: "auto", a word that stands for the number word_value */
+    double word_value;          /* in range or not */
     bool open_least;            /* the range excludes `least` itself */
     const char *help;
 } bk_option;
@@ -52,6 +54,25 @@ typedef struct bk_option {
         .name = #member, .type = BK_OPT_F64, .offset = offsetof(type_, member),      \
         .preset = (preset_), .least = (least_), .most = (most_), .open_least = true, \
         .help = (help_)                                                              \
+    }
+/* A number, or the word `word_`, which stands for the number `value_` (in range or not). */
+#define BK_OPTION_I64_OR(type_, member, preset_, word_, value_, least_, most_, help_)    \
+    {                                                                                    \
+        .name = #member, .type = BK_OPT_I64, .offset = offsetof(type_, member),          \
+        .preset = (double)(preset_), .least = (double)(least_), .most = (double)(most_), \
+        .word = (word_), .word_value = (double)(value_), .help = (help_)                 \
+    }
+#define BK_OPTION_F64_OR(type_, member, preset_, word_, value_, least_, most_, help_) \
+    {                                                                                 \
+        .name = #member, .type = BK_OPT_F64, .offset = offsetof(type_, member),       \
+        .preset = (preset_), .least = (least_), .most = (most_), .word = (word_),     \
+        .word_value = (value_), .help = (help_)                                       \
+    }
+#define BK_OPTION_F64_ABOVE_OR(type_, member, preset_, word_, value_, least_, most_, help_) \
+    {                                                                                       \
+        .name = #member, .type = BK_OPT_F64, .offset = offsetof(type_, member),             \
+        .preset = (preset_), .least = (least_), .most = (most_), .open_least = true,        \
+        .word = (word_), .word_value = (value_), .help = (help_)                            \
     }
 #define BK_OPTION_BOOL(type_, member, preset_, help_)                            \
     {                                                                            \

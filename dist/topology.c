@@ -136,10 +136,18 @@ void bk_topology_read(bk_topology *out)
     read_job(out, digest);
 }
 
+/* OMP_NUM_THREADS, the first number of it; 0: not set, or not a number. */
+static int threads_wished(void)
+{
+    const char *wish = getenv("OMP_NUM_THREADS");
+    long threads = wish ? strtol(wish, NULL, 10) : 0;
+    return threads > 0 && threads <= 4096 ? (int)threads : 0;
+}
+
 int bk_topology_threads(void)
 {
     bk_topology t;
-    bk_topology_read(&t);
-    int threads = t.bound_cores / t.sharing;
+    bk_topology_read(&t); /* collective, whatever this rank's environment says */
+    int threads = threads_wished() > 0 ? threads_wished() : t.bound_cores / t.sharing;
     return threads > 0 ? threads : 1;
 }

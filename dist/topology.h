@@ -20,8 +20,8 @@ typedef struct bk_topology {
 /* Collective once MPI has started; before, the job is one rank. */
 void bk_topology_read(bk_topology *out);
 
-/* Collective once MPI has started.  OpenMP threads for this rank: its cores / the ranks that share
- * them, at least 1. */
+/* Collective once MPI has started.  OpenMP threads for this rank: OMP_NUM_THREADS where the
+ * user set it, else its cores / the ranks that share them, at least 1. */
 int bk_topology_threads(void);
 
 /* Not collective.  The rank that the launcher (mpirun, srun) gives this process, known before MPI

@@ -82,7 +82,7 @@ static const bk_option parallel_options[] = {
         bk_config_parallel, lanes, 0, 0, 4096,
         "lanes of the global batch, a power of two; 0 = ranks at the first start, rounded up"),
     BK_OPTION_I64(bk_config_parallel, threads, 0, 0, 4096,
-                  "OpenMP threads a rank; 0 = cores bound / ranks on the node"),
+                  "OpenMP threads a rank; 0 = OMP_NUM_THREADS, or cores bound / ranks on the node"),
     BK_OPTION_I64(bk_config_parallel, zero, 1, 0, 1,
                   "1: optimizer state is sharded over the ranks"),
     BK_OPTION_F64(bk_config_parallel, bucket_mb, 4.0, 0.25, 256.0,

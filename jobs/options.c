@@ -28,6 +28,8 @@ static const char *preset_text(const bk_option *o, char text[BK_RANGE_TEXT])
 {
     int length;
     const char *word;
+    if (o->word && o->preset == o->word_value)
+        return o->word;
     switch (o->type) {
     case BK_OPT_BOOL:
         return o->preset != 0 ? "true" : "false";
@@ -107,7 +109,7 @@ static void json_preset(bk_json *j, const bk_option *o)
         bk_json_bool(j, "default", o->preset != 0);
     else if (o->type == BK_OPT_TEXT)
         bk_json_text(j, "default", o->text);
-    else if (o->type == BK_OPT_CHOICE)
+    else if (o->type == BK_OPT_CHOICE || (o->word && o->preset == o->word_value))
         bk_json_text(j, "default", preset_text(o, text));
     else if (o->type == BK_OPT_I64)
         bk_json_integer(j, "default", (int64_t)o->preset);
@@ -127,6 +129,8 @@ void bk_options_json(bk_json *j, const char *key, const bk_option *table)
             bk_json_number(j, "least", o->least);
             bk_json_number(j, "most", o->most);
             bk_json_bool(j, "open_least", o->open_least);
+            if (o->word)
+                bk_json_text(j, "or", o->word);
         }
         if (o->type == BK_OPT_CHOICE)
             json_choices(j, o->text);

@@ -21,7 +21,7 @@ static const bk_option options[] = {
     BK_OPTION_I64(allreduce_config, bytes, 4 << 20, 4, INT64_C(1) << 40,
                   "of the array, rounded up to 16 floats a rank"),
     BK_OPTION_I64(allreduce_config, threads, 1, 0, 4096,
-                  "threads a rank; 0 = cores bound / ranks on the node"),
+                  "threads a rank; 0 = OMP_NUM_THREADS, or cores bound / ranks on the node"),
     BK_OPTION_I64(allreduce_config, warmup, 3, 0, BK_BENCH_REPEATS, "runs that do not count"),
     BK_OPTION_I64(allreduce_config, repeats, 21, 1, BK_BENCH_REPEATS, "runs; the median counts"),
     BK_OPTION_END,

@@ -27,7 +27,7 @@ static const bk_option options[] = {
     BK_OPTION_F64(attention_config, dropout, 0.0, 0.0, 0.95, "on attention probabilities"),
     BK_OPTION_BOOL(attention_config, backward, true, "forward and backward, else forward alone"),
     BK_OPTION_I64(attention_config, threads, 0, 0, 4096,
-                  "threads a rank; 0 = cores bound / ranks on the node"),
+                  "threads a rank; 0 = OMP_NUM_THREADS, or cores bound / ranks on the node"),
     BK_OPTION_I64(attention_config, warmup, 2, 0, BK_BENCH_REPEATS, "runs that do not count"),
     BK_OPTION_I64(attention_config, repeats, 7, 1, BK_BENCH_REPEATS, "runs; the median counts"),
     BK_OPTION_END,

@@ -20,7 +20,7 @@ static const bk_option options[] = {
     BK_OPTION_CHOICE(gemm_config, gemm, 0, "auto|onednn|cblas", "library"),
     BK_OPTION_CHOICE(gemm_config, precision, 0, "fp32|bf16", "of A and B"),
     BK_OPTION_I64(gemm_config, threads, 0, 0, 4096,
-                  "threads a rank; 0 = cores bound / ranks on the node"),
+                  "threads a rank; 0 = OMP_NUM_THREADS, or cores bound / ranks on the node"),
     BK_OPTION_I64(gemm_config, warmup, 3, 0, BK_BENCH_REPEATS, "runs that do not count"),
     BK_OPTION_I64(gemm_config, repeats, 21, 1, BK_BENCH_REPEATS, "runs; the median counts"),
     BK_OPTION_END,

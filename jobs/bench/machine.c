@@ -21,7 +21,7 @@ typedef struct machine_config {
 
 static const bk_option options[] = {
     BK_OPTION_I64(machine_config, threads, 0, 0, 4096,
-                  "threads a rank; 0 = cores bound / ranks on the node"),
+                  "threads a rank; 0 = OMP_NUM_THREADS, or cores bound / ranks on the node"),
     BK_OPTION_I64(machine_config, repeats, 9, 1, BK_BENCH_REPEATS, "runs; the median counts"),
     BK_OPTION_I64(machine_config, megabytes, 64, 1, 1 << 20,
                   "MiB of each of the two arrays of a rank that are read and written, and of the "

@@ -30,7 +30,7 @@ static const bk_option options[] = {
                   "share of the steps that route by transport (ssr); -1 = the router's default"),
     BK_OPTION_CHOICE(moe_config, gemm, 0, "auto|onednn|cblas", "library of matrix products"),
     BK_OPTION_I64(moe_config, threads, 0, 0, 4096,
-                  "threads a rank; 0 = cores bound / ranks on the node"),
+                  "threads a rank; 0 = OMP_NUM_THREADS, or cores bound / ranks on the node"),
     BK_OPTION_I64(moe_config, warmup, 2, 0, BK_BENCH_REPEATS, "runs that do not count"),
     BK_OPTION_I64(moe_config, repeats, 5, 1, BK_BENCH_REPEATS, "runs; the median counts"),
     BK_OPTION_END,

@@ -23,7 +23,7 @@ static const bk_option options[] = {
     BK_OPTION_F64(sinkd_config, epsilon, 0.1, 1e-3, 1e3, "entropic regularisation"),
     BK_OPTION_I64(sinkd_config, iterations, 20, 1, 10000, "normalisations of rows and columns"),
     BK_OPTION_I64(sinkd_config, threads, 0, 0, 4096,
-                  "threads a rank; 0 = cores bound / ranks on the node"),
+                  "threads a rank; 0 = OMP_NUM_THREADS, or cores bound / ranks on the node"),
     BK_OPTION_I64(sinkd_config, warmup, 1, 0, BK_BENCH_REPEATS, "runs that do not count"),
     BK_OPTION_I64(sinkd_config, repeats, 5, 1, BK_BENCH_REPEATS, "runs; the median counts"),
     BK_OPTION_END,

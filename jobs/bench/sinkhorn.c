@@ -23,7 +23,7 @@ static const bk_option options[] = {
                   "entropic regularisation; costs are uniform in [0,1)"),
     BK_OPTION_I64(sinkhorn_config, iterations, 20, 1, 10000, "sweeps of a run"),
     BK_OPTION_I64(sinkhorn_config, threads, 0, 0, 4096,
-                  "threads a rank; 0 = cores bound / ranks on the node"),
+                  "threads a rank; 0 = OMP_NUM_THREADS, or cores bound / ranks on the node"),
     BK_OPTION_I64(sinkhorn_config, warmup, 1, 0, BK_BENCH_REPEATS, "runs that do not count"),
     BK_OPTION_I64(sinkhorn_config, repeats, 9, 1, BK_BENCH_REPEATS, "runs; the median counts"),
     BK_OPTION_END,

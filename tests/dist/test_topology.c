@@ -35,7 +35,12 @@ static void threads_fit_the_cores(void **state)
     bk_topology t;
     (void)state;
     bk_topology_read(&t);
+    setenv("OMP_NUM_THREADS", "3,2", 1);
+    assert_int_equal(bk_topology_threads(), 3);
+    setenv("OMP_NUM_THREADS", "many", 1);
     int threads = bk_topology_threads();
+    unsetenv("OMP_NUM_THREADS");
+    assert_int_equal(bk_topology_threads(), threads);
     assert_true(threads >= 1);
     assert_true(threads == 1 || threads * t.sharing <= t.bound_cores);
 }
