@@ -39,7 +39,7 @@ static void multiply_rows(void *context, int64_t first, int64_t last)
         const bk_sinkhorn_block *b = &c->s->block[k];
         int64_t end = between(last - b->first, 0, b->rows);
         for (int64_t i = between(first - b->first, 0, b->rows); i < end; i++)
-            c->y[b->first + i] = bk_vector_kernels_f64.dot(
+            c->y[b->first + i] = bk_vector(BK_F64)->dot(
                 b->columns, c->s->kernel[k] + i * b->columns, c->x + b->column);
     }
 }
@@ -60,7 +60,7 @@ static void multiply_columns(void *context, int64_t first, int64_t last)
         int64_t j = between(first - b->column, 0, b->columns),
                 n = between(last - b->column, 0, b->columns) - j;
         for (int64_t i = 0; n > 0 && i < b->rows; i++)
-            bk_vector_kernels_f64.axpy(
+            bk_vector(BK_F64)->axpy(
                 n, c->x[b->first + i], s->kernel[k] + i * b->columns + j,
                 c->y + bk_sinkhorn_lane(&s->problem, b->first + i) * s->columns + b->column + j);
     }
@@ -173,6 +173,6 @@ void bk_sinkd_direct_unroll(bk_tape *t, const bk_sinkd *s, double *rows, double 
             return;
         multiply_transposed(s, rows, local, columns);
         scale_by(s->columns, s->g[n - 1], columns);
-        bk_vector_kernels_f64.scale(s->columns, -1.0, columns);
+        bk_vector(BK_F64)->scale(s->columns, -1.0, columns);
     }
 }

@@ -18,7 +18,10 @@ enum {
 typedef real vector __attribute__((vector_size(BYTES), aligned(sizeof(real)), may_alias));
 
 /* Vector operators cannot say minimum; compilers make two slower instructions of a choice. */
-#if defined(BK_AVX512)
+#if defined(BK_AVX512) && BK_REAL == 64
+#define INTRINSIC(name) _mm512_##name##_pd
+typedef __m512d native;
+#elif defined(BK_AVX512)
 #define INTRINSIC(name) _mm512_##name##_ps
 typedef __m512 native;
 #elif BK_REAL == 64

@@ -36,7 +36,7 @@ double bk_sinkd_row_violation(bk_tape *t, const bk_sinkd *s)
     for (int64_t k = 0; k < s->blocks; k++)
         for (int64_t i = 0; i < s->block[k].rows; i++) {
             bk_sinkd_plan_row(s, &s->block[k], i, x);
-            worst = fmax(worst, fabs(bk_vector_kernels_f64.sum(s->block[k].columns, x) - 1.0));
+            worst = fmax(worst, fabs(bk_vector(BK_F64)->sum(s->block[k].columns, x) - 1.0));
         }
     bk_reduce_max(bk_comm_reducer(s->args.comm), 1, &worst);
     bk_arena_release(t->scratch, mark);

@@ -59,7 +59,7 @@ static void count_tokens(void *context, int64_t first, int64_t last)
             kept += p[c->route->index[s]];
         counter[BK_MOE_TOKENS] = 1;
         counter[BK_MOE_ENTROPY] = experts > 1 ? fixed(entropy / log((double)experts)) : 0;
-        counter[BK_MOE_CONFIDENCE] = fixed(bk_vector_kernels_f64.max(experts, p));
+        counter[BK_MOE_CONFIDENCE] = fixed(bk_vector(BK_F64)->max(experts, p));
         counter[BK_MOE_KEPT_MASS] = fixed(kept);
     }
 }

@@ -98,7 +98,7 @@ static double switch_row(const loss_pass *x, int64_t t, int64_t block, double se
     int score = score_of(x->args);
     const double *h = x->route->clean + t * experts, *factor = x->factor + block * experts;
     bk_router_shares(score, experts, h, x->p);
-    double inner = bk_vector_kernels_f64.dot(experts, x->p, factor);
+    double inner = bk_vector(BK_F64)->dot(experts, x->p, factor);
     for (int64_t j = 0; x->grad && j < experts; j++) {
         double g = seed * x->p[j] * (factor[j] - inner);
         x->grad[t * experts + j] +=
@@ -114,7 +114,7 @@ static double z_row(const loss_pass *x, int64_t t, double seed)
     double lse = bk_lse_f64(experts, h, x->p), valid = (double)x->args->valid;
     if (x->grad) {
         bk_router_scores(BK_SCORE_SOFTMAX, experts, h, x->p);
-        bk_vector_kernels_f64.axpy(experts, seed * 2.0 / valid * lse, x->p, x->grad + t * experts);
+        bk_vector(BK_F64)->axpy(experts, seed * 2.0 / valid * lse, x->p, x->grad + t * experts);
     }
     return lse * lse / valid;
 }

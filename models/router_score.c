@@ -160,7 +160,7 @@ static double log_sigmoid(double x)
 /* x[n] -> softmax of it. */
 static void softmax(int64_t n, const double *x, double *p)
 {
-    double sum = bk_vector_kernels_f64.exp_sum(n, x, bk_vector_kernels_f64.max(n, x), p);
+    double sum = bk_vector(BK_F64)->exp_sum(n, x, bk_vector(BK_F64)->max(n, x), p);
     for (int64_t j = 0; j < n; j++)
         p[j] /= sum;
 }
@@ -261,7 +261,7 @@ typedef struct row_back {
 static void renormalised_back(const row_back *r)
 {
     const bk_score_config *c = r->config;
-    double inner = bk_vector_kernels_f64.dot(r->k, r->w, r->gw) / c->scale;
+    double inner = bk_vector(BK_F64)->dot(r->k, r->w, r->gw) / c->scale;
     for (int64_t s = 0; s < r->k; s++) {
         int32_t e = r->index[s];
         double g = r->w[s] * (r->gw[s] - inner);
@@ -282,7 +282,7 @@ static void plain_back(const row_back *r)
         inner += g;
     }
     if (c->score == BK_SCORE_SOFTMAX)
-        bk_vector_kernels_f64.axpy(r->experts, -inner, r->p, r->gh);
+        bk_vector(BK_F64)->axpy(r->experts, -inner, r->p, r->gh);
 }
 
 static void rows_back(void *context, int64_t first, int64_t last)

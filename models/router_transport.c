@@ -98,7 +98,7 @@ static double *scaled_cost(const bk_route_args *a, const bk_transport_config *c,
         cost_row(a->experts, h + t * a->experts, s + t * a->experts);
     if (a->training && c->base.noise == BK_NOISE_COST)
         bk_router_add_noise(a, c->base.noise_scale, s);
-    bk_vector_kernels_f64.scale(n, 1.0 / c->epsilon, s);
+    bk_vector(BK_F64)->scale(n, 1.0 / c->epsilon, s);
     return s;
 }
 
@@ -111,7 +111,7 @@ static void solve(const bk_route_args *a, problem *p, double *g, bk_route *out, 
     bk_balance_result r = bk_balance_solve(&p->balance, g, q);
     for (int64_t i = 0; i < p->balance.rows; i++) {
         memcpy(out->plan + p->token[i] * e, q + i * e, (size_t)e * sizeof *q);
-        bk_vector_kernels_f64.add(e, g, out->balanced + p->token[i] * e);
+        bk_vector(BK_F64)->add(e, g, out->balanced + p->token[i] * e);
     }
     *residual = r.residual;
     out->iterations = larger(out->iterations, r.iterations);
@@ -167,7 +167,7 @@ void bk_router_plan_weights(const bk_route_args *a, const bk_route *r, double sc
         for (int64_t s = 0; s < a->k; s++)
             w[s] = r->balanced[t * a->experts + r->index[t * a->k + s]];
         bk_router_shares(BK_SCORE_SOFTMAX, a->k, w, w);
-        bk_vector_kernels_f64.scale(a->k, scale, w);
+        bk_vector(BK_F64)->scale(a->k, scale, w);
     }
 }
 
@@ -178,7 +178,7 @@ static double *kept_adjoint(const bk_route_args *a, const problem *p, double sca
     double *z = BK_ZNEW(a->scratch, double, p->balance.rows * a->experts);
     for (int64_t i = 0; i < p->balance.rows; i++) {
         int64_t at = p->token[i] * a->k;
-        double inner = bk_vector_kernels_f64.dot(a->k, r->weight + at, gw + at) / scale;
+        double inner = bk_vector(BK_F64)->dot(a->k, r->weight + at, gw + at) / scale;
         for (int64_t s = at; s < at + a->k; s++)
             z[i * a->experts + r->index[s]] += r->weight[s] * (gw[s] - inner);
     }
@@ -195,11 +195,11 @@ static void cost_back(const bk_route_args *a, const bk_transport_config *c, cons
         double *to = gh + p->token[i] * e;
         const double *from = z + i * e;
         if (c->cost == BK_COST_LINEAR) {
-            bk_vector_kernels_f64.axpy(e, 1.0 / c->epsilon, from, to);
+            bk_vector(BK_F64)->axpy(e, 1.0 / c->epsilon, from, to);
             continue;
         }
         cost_row(e, seen + p->token[i] * e, prob);
-        double inner = bk_vector_kernels_f64.dot(e, prob, from);
+        double inner = bk_vector(BK_F64)->dot(e, prob, from);
         for (int64_t j = 0; j < e; j++)
             to[j] += prob[j] * (from[j] - inner) / c->epsilon;
     }

@@ -114,7 +114,7 @@ void bk_balance_implicit(const bk_balance *b, const double *q, double *z)
                   BK_OK; /* not positive definite: the plan is not there; g is held */
     for (int64_t t = 0; solved && t < b->rows; t++) {
         const double *row = q + t * e;
-        double along = bk_vector_kernels_f64.dot(e, row, lambda);
+        double along = bk_vector(BK_F64)->dot(e, row, lambda);
         for (int64_t j = 0; j < e; j++)
             z[t * e + j] -= row[j] * (lambda[j] - along);
     }

@@ -33,9 +33,9 @@ static double row_softmax(const bk_sinkhorn_block *b, int64_t i, const double *g
     const double *s = b->s + i * b->columns;
     for (int64_t j = 0; j < b->columns; j++)
         x[j] = s[j] + g[b->column + j];
-    double most = bk_vector_kernels_f64.max(b->columns, x);
-    double sum = bk_vector_kernels_f64.exp_sum(b->columns, x, most, x);
-    bk_vector_kernels_f64.scale(b->columns, 1.0 / sum, x);
+    double most = bk_vector(BK_F64)->max(b->columns, x);
+    double sum = bk_vector(BK_F64)->exp_sum(b->columns, x, most, x);
+    bk_vector(BK_F64)->scale(b->columns, 1.0 / sum, x);
     return -(most + bk_log_one(sum));
 }
 

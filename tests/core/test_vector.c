@@ -18,12 +18,13 @@ typedef struct instance {
 
 static const instance *instances(void)
 {
-    static instance list[4];
+    static instance list[5];
     bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     list[0] = (instance){"f32", &bk_vector_kernels_f32, true, true};
     list[1] = (instance){"f32x", &bk_vector_kernels_f32x, true, wide};
     list[2] = (instance){"f64", &bk_vector_kernels_f64, false, true};
+    list[3] = (instance){"f64x", &bk_vector_kernels_f64x, false, wide};
     return list; /* ended by an entry without a name */
 }
 

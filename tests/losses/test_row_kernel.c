@@ -19,7 +19,7 @@ typedef struct instance {
     double limit;
 } instance;
 
-static instance instances[3];
+static instance instances[4];
 static int count;
 
 static int list_instances(void **state)
@@ -27,8 +27,10 @@ static int list_instances(void **state)
     (void)state;
     instances[count++] = (instance){"f64", &bk_row_kernels_f64, true, 1e-13};
     instances[count++] = (instance){"f32", &bk_row_kernels_f32, false, 2e-6};
-    if (bk_cpu_avx512())
+    if (bk_cpu_avx512()) {
         instances[count++] = (instance){"f32x", &bk_row_kernels_f32x, false, 2e-6};
+        instances[count++] = (instance){"f64x", &bk_row_kernels_f64x, true, 1e-13};
+    }
     return 0;
 }
 

@@ -23,7 +23,7 @@ typedef struct instance {
     bool wide; /* double */
 } instance;
 
-static instance instances[3];
+static instance instances[4];
 static int count;
 
 static int list_instances(void **state)
@@ -31,8 +31,10 @@ static int list_instances(void **state)
     (void)state;
     instances[count++] = (instance){"f64", &bk_sinkd_kernels_f64, true};
     instances[count++] = (instance){"f32", &bk_sinkd_kernels_f32, false};
-    if (bk_cpu_avx512())
+    if (bk_cpu_avx512()) {
         instances[count++] = (instance){"f32x", &bk_sinkd_kernels_f32x, false};
+        instances[count++] = (instance){"f64x", &bk_sinkd_kernels_f64x, true};
+    }
     return 0;
 }
 

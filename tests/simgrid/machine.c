@@ -138,6 +138,7 @@ static void add(int64_t n, const void *x, void *y)
 const bk_vector_kernels bk_vector_kernels_f32 = {.add = add};
 const bk_vector_kernels bk_vector_kernels_f32x = {.add = add};
 const bk_vector_kernels bk_vector_kernels_f64 = {.add = add};
+const bk_vector_kernels bk_vector_kernels_f64x = {.add = add};
 
 void bk_parallel(int64_t n, int64_t unit, int64_t cost, bk_parallel_body *body, void *context)
 {
