@@ -29,13 +29,14 @@ typedef float real;
 #endif
 
 /* Declares the four instances of a kernel table:  BK_KERNEL_TABLES(bk_norm_kernels); */
-#define BK_KERNEL_TABLES(table) extern const table table##_f32, table##_f32x, table##_f64, table##_f64x
+#define BK_KERNEL_TABLES(table) \
+    extern const table table##_f32, table##_f32x, table##_f64, table##_f64x
 
 /* The instance for a dtype on this machine:  const bk_norm_kernels *k =
  * BK_KERNEL_SELECT(bk_norm_kernels, x->dtype); */
-#define BK_KERNEL_SELECT(table, dtype)                            \
+#define BK_KERNEL_SELECT(table, dtype)                                  \
     ((dtype) == BK_F64 ? bk_cpu_avx512() ? &table##_f64x : &table##_f64 \
-     : bk_cpu_avx512() ? &table##_f32x                            \
+     : bk_cpu_avx512() ? &table##_f32x                                  \
                        : &table##_f32)
 
 /* True when the AVX-512 instances are used: the machine has F, BW, DQ and VL and BIRKHOFF_ISA is

@@ -18,24 +18,45 @@ static const bk_option options[] = {
     BK_OPTION_I64(bk_sinkd_config, iterations, 20, 1, 10000, "normalisations of rows and columns"),
     BK_OPTION_F64(bk_sinkd_config, tolerance, 0.0, 0.0, 1.0,
                   "> 0: stop when the row sums are this near to 1"),
-    BK_OPTION_CHOICE(bk_sinkd_config, gradient, BK_SINKD_UNROLLED, "unrolled|envelope",
-                     "unrolled: of the printed loss; envelope: plan held"),
+    BK_OPTION_CHOICE(bk_sinkd_config, gradient, BK_SINKD_UNROLLED, "unrolled|envelope|implicit",
+                     "unrolled: of the printed loss; envelope: plan held; implicit: solver=newton"),
     BK_OPTION_CHOICE(bk_sinkd_config, reduction, 0, "mean|sum",
                      "mean: divided by the global row count"),
     BK_OPTION_TEXT(bk_sinkd_config, group, "global",
                    "rows matched together: global, lane, sequence, or a size"),
     BK_OPTION_I64(bk_sinkd_config, chunk, 4096, 0, 1 << 30,
                   "vocabulary columns at a time; 0 = all"),
+    BK_OPTION_CHOICE(bk_sinkd_config, solver, BK_SINKD_SINKHORN, "sinkhorn|newton",
+                     "newton: to the tolerance, for small epsilon; iterations = most steps"),
     BK_OPTION_CHOICE(bk_sinkd_config, domain, BK_SINKD_AUTO, "auto|direct|log",
                      "direct: fast, epsilon >= 0.025 (f64: 0.003); auto: where it may"),
     BK_OPTION_END,
 };
+
+static bk_status check_solver(const bk_sinkd_config *c)
+{
+    bool newton = c->solver == BK_SINKD_NEWTON;
+    if (newton && c->tolerance == 0.0)
+        return bk_fail(BK_USAGE, "solver=newton of sinkd solves to a tolerance (tolerance=0): set "
+                                 "it, 1e-6 say");
+    if (newton && c->gradient == BK_SINKD_UNROLLED)
+        return bk_fail(BK_USAGE, "solver=newton of sinkd has no sweeps to unroll "
+                                 "(gradient=unrolled): use implicit or envelope");
+    if (newton && c->domain == BK_SINKD_DIRECT)
+        return bk_fail(BK_USAGE, "solver=newton of sinkd works with logarithms (domain=direct): "
+                                 "remove domain");
+    if (!newton && c->gradient == BK_SINKD_IMPLICIT)
+        return bk_fail(BK_USAGE, "gradient=implicit of sinkd needs a solved plan "
+                                 "(solver=sinkhorn): use solver=newton or gradient=unrolled");
+    return BK_OK;
+}
 
 static bk_status check(const void *config, bk_dtype dtype)
 {
     static const char *const names[] = {"global", "lane", "sequence"};
     const bk_sinkd_config *c = config;
     int64_t size;
+    BK_TRY(check_solver(c));
     if (c->domain == BK_SINKD_DIRECT && c->epsilon < bk_sinkd_direct_bound(dtype))
         return bk_fail(BK_USAGE,
                        "domain=direct of sinkd needs epsilon >= %g in %s (epsilon=%g): "
@@ -109,6 +130,15 @@ static double entropic_value(bk_tape *t, const bk_sinkd *s)
     return s->config->epsilon * value;
 }
 
+/* Newton steps of the problem that took most. */
+static int64_t most_steps(const bk_sinkd *s)
+{
+    int64_t most = 0;
+    for (int64_t p = 0; p < bk_sinkd_problems(s); p++)
+        most = s->solution[p].newton_steps > most ? s->solution[p].newton_steps : most;
+    return most;
+}
+
 static void report(bk_tape *t, const bk_sinkd *s)
 {
     bk_attributes *a = s->args.attributes;
@@ -116,7 +146,7 @@ static void report(bk_tape *t, const bk_sinkd *s)
         return;
     bk_attribute_set_integer(a, "rows", s->total);
     bk_attribute_set_integer(a, "groups", s->groups);
-    bk_attribute_set_integer(a, "iterations", s->iterations);
+    bk_attribute_set_integer(a, "iterations", s->solution ? most_steps(s) : s->iterations);
     bk_attribute_set(a, "row_violation", bk_sinkd_row_violation(t, s));
     bk_attribute_set(a, "entropic_value", entropic_value(t, s));
 }

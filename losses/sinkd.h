@@ -8,15 +8,17 @@
 #define BK_LOSSES_SINKD_H
 
 #include "core/transport/sinkhorn.h"
+#include "core/transport/transport.h"
 #include "losses/row.h"
 
-enum { BK_SINKD_UNROLLED, BK_SINKD_ENVELOPE };
+enum { BK_SINKD_UNROLLED, BK_SINKD_ENVELOPE, BK_SINKD_IMPLICIT };
+enum { BK_SINKD_SINKHORN, BK_SINKD_NEWTON };
 enum { BK_SINKD_AUTO, BK_SINKD_DIRECT, BK_SINKD_LOG };
 
 typedef struct bk_sinkd_config {
     double temperature, epsilon, tolerance;
     int64_t iterations, chunk;
-    int gradient, reduction, domain;
+    int gradient, reduction, domain, solver;
     const char *group;
 } bk_sinkd_config;
 
@@ -48,9 +50,10 @@ typedef struct bk_sinkd {
 
     /* Plan: P(n,k) = exp(S + f[n] + g[k]).  In the direct domain f and g hold exp f and exp g. */
     bool direct;
-    double **kernel;    /* direct: K = exp(S), one array [rows,columns] a block */
-    int64_t iterations; /* N */
-    double **f, **g;    /* f[1..N] [rows], g[0..N] [columns] */
+    double **kernel;               /* direct: K = exp(S), one array [rows,columns] a block */
+    int64_t iterations;            /* N */
+    double **f, **g;               /* f[1..N] [rows], g[0..N] [columns]; Newton: f[1], g[1] */
+    bk_transport_result *solution; /* Newton: one a problem; else NULL */
 } bk_sinkd;
 
 /* ---- sinkd_rows.c ---- */
@@ -71,6 +74,17 @@ static inline double bk_sinkd_cost(const bk_sinkd *s, double scaled)
 {
     return -s->config->epsilon * scaled;
 }
+
+/* ---- sinkd_newton.c ---- */
+
+/* Problems that this rank solves: every group where groups straddle ranks, else its own blocks. */
+int64_t bk_sinkd_problems(const bk_sinkd *s);
+/* Collective.  The part "plan" by Newton: one problem a group, rows and columns of mass 1, to the
+ * tolerance (L1 error of the marginals, for each row); N = 1. */
+void bk_sinkd_newton(bk_tape *t, bk_sinkd *s);
+/* Collective.  Adds dL/dC through the optimality conditions to adjoint[k][rows,columns] of each
+ * block; P where the solve did not converge. */
+void bk_sinkd_newton_back(bk_tape *t, const bk_sinkd *s, double *const *adjoint);
 
 /* ---- sinkd_plan.c ---- */
 

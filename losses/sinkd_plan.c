@@ -66,9 +66,10 @@ static void log_step(const bk_sinkd *s, int64_t n)
 static bool is_direct(const bk_sinkd *s)
 {
     const bk_sinkd_config *c = s->config;
-    return c->domain == BK_SINKD_DIRECT ||
-           (c->domain == BK_SINKD_AUTO &&
-            c->epsilon >= bk_sinkd_direct_bound(s->args.logits->dtype));
+    return c->solver == BK_SINKD_SINKHORN &&
+           (c->domain == BK_SINKD_DIRECT ||
+            (c->domain == BK_SINKD_AUTO &&
+             c->epsilon >= bk_sinkd_direct_bound(s->args.logits->dtype)));
 }
 
 void bk_sinkd_make_plan(bk_tape *t, bk_sinkd *s)
@@ -80,6 +81,10 @@ void bk_sinkd_make_plan(bk_tape *t, bk_sinkd *s)
     s->g[0] = BK_NEW(t->arena, double, s->columns);
     for (int64_t j = 0; j < s->columns; j++)
         s->g[0][j] = s->direct ? 1.0 : 0.0;
+    if (c->solver == BK_SINKD_NEWTON) {
+        bk_sinkd_newton(t, s);
+        return;
+    }
     if (s->direct)
         bk_sinkd_make_kernel(t, s);
     while (s->total > 0 && s->iterations < c->iterations) {
@@ -179,11 +184,11 @@ static void unroll(bk_tape *t, const bk_sinkd *s, double *const *adjoint)
     }
 }
 
-/* One block of P (envelope), or of P (1 - C/epsilon) (unrolled). */
+/* One block of P (envelope), of P (1 - C/epsilon) (unrolled), or of zeros (implicit). */
 static double *start_adjoint(bk_tape *t, const bk_sinkd *s, const bk_sinkhorn_block *b)
 {
-    double *adjoint = BK_NEW(t->scratch, double, b->rows * b->columns);
-    for (int64_t i = 0; i < b->rows; i++)
+    double *adjoint = BK_ZNEW(t->scratch, double, b->rows * b->columns);
+    for (int64_t i = 0; s->config->gradient != BK_SINKD_IMPLICIT && i < b->rows; i++)
         bk_sinkd_plan_row(s, b, i, adjoint + i * b->columns);
     for (int64_t i = 0; s->config->gradient == BK_SINKD_UNROLLED && i < b->rows * b->columns; i++)
         adjoint[i] *= 1.0 + b->s[i];
@@ -197,5 +202,7 @@ double *const *bk_sinkd_plan_back(bk_tape *t, const bk_sinkd *s)
         adjoint[k] = start_adjoint(t, s, &s->block[k]);
     if (s->config->gradient == BK_SINKD_UNROLLED)
         unroll(t, s, adjoint);
+    else if (s->config->gradient == BK_SINKD_IMPLICIT)
+        bk_sinkd_newton_back(t, s, adjoint);
     return adjoint;
 }

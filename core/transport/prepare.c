@@ -39,6 +39,18 @@ const double *bk_transport_row_f64(const bk_transport_working *w, int64_t i, dou
     return buffer;
 }
 
+/* First row of own block l; the global number of the first own row, for messages. */
+static int64_t block_start(const bk_transport_working *w, int64_t l)
+{
+    return w->problem.lane_row ? w->problem.lane_row[l]
+                               : bk_lane_row(w->problem.lanes, w->problem.rows, l);
+}
+
+static int64_t first_row(const bk_transport_working *w)
+{
+    return w->problem.lane_row ? 0 : bk_lanes_first_sample(w->problem.lanes);
+}
+
 /* ---- sums over row blocks ---- */
 
 typedef struct blocks_job {
@@ -128,8 +140,7 @@ static void sum_masses(bk_transport_working *w, double sum[2])
     const bk_lanes *lanes = w->problem.lanes;
     double *local = BK_ZNEW(w->problem.scratch, double, lanes->count);
     for (int64_t l = 0; l < lanes->count; l++)
-        for (int64_t i = bk_lane_row(lanes, w->problem.rows, l);
-             i < bk_lane_row(lanes, w->problem.rows, l + 1); i++)
+        for (int64_t i = block_start(w, l); i < block_start(w, l + 1); i++)
             local[l] += row_mass(w, i);
     bk_reduce_vector(w->problem.reducer, lanes, 1, local, &sum[0], w->problem.scratch);
     sum[1] = 0.0;
@@ -197,7 +208,7 @@ static bk_status refuse_places(bk_transport_working *w, const double *place)
 /* Collective. */
 static bk_status examine(bk_transport_working *w)
 {
-    int64_t first = bk_lanes_first_sample(w->problem.lanes);
+    int64_t first = first_row(w);
     double place[PLACES] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
     for (int64_t i = 0; i < w->problem.rows; i++)
         if (!good_mass(row_mass(w, i)))
@@ -248,8 +259,7 @@ static void keep_rows(bk_transport_working *w, double factor)
     w->a = BK_NEW(arena, double, w->problem.rows);
     w->lane_row = BK_ZNEW(arena, int64_t, lanes->count + 1);
     for (int64_t l = 0; l < lanes->count; l++) {
-        for (int64_t i = bk_lane_row(lanes, w->problem.rows, l);
-             i < bk_lane_row(lanes, w->problem.rows, l + 1); i++)
+        for (int64_t i = block_start(w, l); i < block_start(w, l + 1); i++)
             if (row_mass(w, i) > 0.0) {
                 w->a[w->rows] = row_mass(w, i) * factor;
                 row[w->rows++] = i;
@@ -377,7 +387,7 @@ static double statistic(const bk_transport_working *w, const double *sums, doubl
 
 static void take_range(bk_transport_working *w, const range *g, double extreme[4])
 {
-    int64_t first = bk_lanes_first_sample(w->problem.lanes);
+    int64_t first = first_row(w);
     for (int i = 0; i < 4; i++)
         extreme[i] = -INFINITY;
     for (int64_t l = 0; l < w->problem.lanes->count; l++) {

@@ -17,6 +17,8 @@ void bk_transport_note(bk_transport_working *w, double error, bool newton)
         w->step_room = room;
     }
     r->step[r->steps++] = (bk_transport_step){w->divisor / w->eta, error, newton};
+    if (w->problem.progress)
+        w->problem.progress(w->problem.progress_context, r);
 }
 
 /* ---- stages ---- */

@@ -64,6 +64,8 @@ extern const bk_option bk_transport_options[];
 /* Not collective.  Combinations that no problem can mend: BK_USAGE. */
 BK_CHECKED bk_status bk_transport_check(const bk_transport_config *config);
 
+struct bk_transport_result;
+
 typedef struct bk_transport {
     bk_dtype dtype;        /* of cost or points, and of the sweeps; Newton works in double */
     int64_t total;         /* rows over all ranks */
@@ -73,10 +75,14 @@ typedef struct bk_transport {
     int64_t width;
     const double *a, *b;       /* [rows], [columns]; NULL: uniform */
     const bk_lanes *lanes;     /* row blocks: lanes->batch = total */
+    const int64_t *lane_row;   /* [lanes->count + 1] first row of each own block; NULL: by batch */
     const bk_reducer *reducer; /* NULL = one rank */
     bool differentiate;        /* bk_transport_gradient will be called */
     bk_arena *arena;           /* the result; what the solution needs on the way is given back */
     bk_arena *scratch;
+    /* Told behind every sweep and step; may be NULL. */
+    void (*progress)(void *context, const struct bk_transport_result *so_far);
+    void *progress_context;
 } bk_transport;
 
 /* Number of row blocks for `total` rows: a power of two up to 64, each of 128 rows at least.  More
