@@ -26,9 +26,10 @@ typedef struct bk_command {
     /* "train CONFIG.yaml [--dry-run] [key=value ...]".  It is the rule, too: options and key=value
      * that it does not name are refused, --help among them (else --help prints this text). */
     const char *usage;
-    const char *help; /* text under the usage */
-    bool local;       /* needs no MPI: every rank could do it, rank 0 alone prints */
-    bool stops;       /* looks at the requests to stop (dist/signal.h); a signal ends the others */
+    const char *help;         /* text under the usage */
+    void (*print_keys)(void); /* the keys, under the text; may be NULL */
+    bool local;               /* needs no MPI: every rank could do it, rank 0 alone prints */
+    bool stops; /* looks at the requests to stop (dist/signal.h); a signal ends the others */
     /* Collective.  All ranks return the same status. */
     bk_status (*run)(bk_context *context);
 } bk_command;

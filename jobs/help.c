@@ -31,6 +31,10 @@ void bk_help_print(const bk_command *command)
     printf("usage: birkhoff %s\n\n%s.\n", command->usage, command->summary);
     if (command->help)
         printf("\n%s", command->help);
+    if (command->print_keys) {
+        printf("\n");
+        command->print_keys();
+    }
 }
 
 static bk_status run(bk_context *context)

@@ -443,6 +443,15 @@ static bk_status run(bk_context *context)
     return status;
 }
 
+static void print_keys(void)
+{
+    bk_arena *arena = bk_arena_new("help");
+    bk_options_print(stdout, settings_table);
+    printf("\n");
+    bk_options_print(stdout, all_options(arena));
+    bk_arena_free(arena);
+}
+
 const bk_command bk_command_transport = {
     .name = "transport",
     .summary = "solve an entropic transport problem from a file",
@@ -453,8 +462,7 @@ const bk_command bk_command_transport = {
             "OUT.h5: potentials f[n] and g[m], history/{epsilon,error,newton} of every sweep and "
             "step,\n"
             "the plan with plan=true, and root attributes: value, residuals, counts, seconds.\n"
-            "Keys: those of birkhoff op transport --help but gradient, and dtype=f64|f32, plan, "
-            "threads.\n"
             "Rows are split over the ranks.\n",
+    .print_keys = print_keys,
     .run = run,
 };

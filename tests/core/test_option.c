@@ -4,6 +4,7 @@
 #include "io/yaml.h"
 #include "tests/support/check.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -120,6 +121,46 @@ static void ends_of_ranges(void **state)
     REFUSE("rate: 1.0000000001", "out of range");
     REFUSE("temperature: 0", "part.temperature=0", "(0, 100]");
     REFUSE("temperature: -1", "(0, 100]");
+}
+
+typedef struct word_config {
+    int64_t sweeps;
+    double omega, rho;
+} word_config;
+
+static const bk_option words[] = {
+    BK_OPTION_I64_OR(word_config, sweeps, 0, "auto", 0, 1, 100, "how many"),
+    BK_OPTION_F64_OR(word_config, omega, 1.0, "auto", 0.0, 1.0, 1.9, "relaxation"),
+    BK_OPTION_F64_ABOVE_OR(word_config, rho, INFINITY, "none", INFINITY, 0.0, 1e300, "penalty"),
+    BK_OPTION_END,
+};
+
+static word_config read_words(const char *text)
+{
+    word_config c;
+    assert_int_equal(bk_options_read(words, &c, parse(text), "part", arena), BK_OK);
+    return c;
+}
+
+/* A word stands for a number out of the range, on the way in and on the way out. */
+static void words_for_numbers(void **state)
+{
+    (void)state;
+    word_config c = read_words("");
+    assert_true(c.sweeps == 0 && c.omega == 1.0 && isinf(c.rho));
+    c = read_words("sweeps: 7\nomega: auto\nrho: 0.5");
+    assert_true(c.sweeps == 7 && c.omega == 0.0 && c.rho == 0.5);
+    char *text = NULL;
+    size_t length;
+    FILE *file = open_memstream(&text, &length);
+    bk_options_write(words, &c, 0, file);
+    fclose(file);
+    assert_string_equal(text, "sweeps: 7\nomega: auto\nrho: 0.5\n");
+    free(text);
+    assert_int_equal(bk_options_read(words, &c, parse("sweeps: 0"), "part", arena), BK_USAGE);
+    assert_non_null(strstr(bk_status_text(), "[1, 100] or auto"));
+    assert_int_equal(bk_options_read(words, &c, parse("rho: some"), "part", arena), BK_USAGE);
+    assert_non_null(strstr(bk_status_text(), "a number or none"));
 }
 
 static void wrong_types(void **state)
@@ -296,6 +337,7 @@ int main(void)
         cmocka_unit_test(what_is_absent_has_its_default),
         cmocka_unit_test(every_type_is_read),
         cmocka_unit_test(ends_of_ranges),
+        cmocka_unit_test(words_for_numbers),
         cmocka_unit_test(wrong_types),
         cmocka_unit_test(choices_name_the_nearest),
         cmocka_unit_test(a_section_must_be_a_mapping),

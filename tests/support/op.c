@@ -78,14 +78,18 @@ void bk_test_op_json(bk_test_op *o, const char *name, const json_t *array)
 int bk_test_op_status(bk_test_op *o, int ranks, const char *arguments)
 {
     const char *program = getenv("BIRKHOFF");
-    char command[2048], launcher[64] = "";
+    char command[2048], call[1024], launcher[64] = "";
     assert_non_null(program);
     close_file(&o->file);
     close_file(&o->results);
     if (ranks > 1)
         snprintf(launcher, sizeof launcher, "mpirun --oversubscribe -n %d ", ranks);
-    snprintf(command, sizeof command, "%s'%s' op %s --in %s --out %s >/dev/null 2>%s </dev/null",
-             launcher, program, arguments, o->in, o->out, o->err);
+    if (o->command)
+        snprintf(call, sizeof call, "%s %s %s %s", o->command, o->in, o->out, arguments);
+    else
+        snprintf(call, sizeof call, "op %s --in %s --out %s", arguments, o->in, o->out);
+    snprintf(command, sizeof command, "%s'%s' %s >/dev/null 2>%s </dev/null", launcher, program,
+             call, o->err);
     int status = system(command);
     assert_true(status != -1 && WIFEXITED(status));
     return WEXITSTATUS(status);

@@ -1,6 +1,6 @@
-/* tests/support/op.h - one call of `birkhoff op` from a test: an input file made from numbers, the
- * program run as a user runs it, the output file read back.  Everything lives in a directory that
- * is removed at the end.  Any failure that is not asked for fails the test. */
+/* tests/support/op.h - one call of `birkhoff op` (or transport) from a test: an input file made
+ * from numbers, the program run as a user runs it, the output file read back.  Everything lives in
+ * a directory that is removed at the end.  Any failure that is not asked for fails the test. */
 #ifndef BK_TESTS_SUPPORT_OP_H
 #define BK_TESTS_SUPPORT_OP_H
 
@@ -13,6 +13,8 @@ typedef struct bk_test_op {
     char directory[64], in[96], out[96], err[96];
     bk_h5 *file;    /* the input while it is written */
     bk_h5 *results; /* of the last run that succeeded */
+    const char
+        *command; /* NULL: birkhoff op ARGUMENTS --in IN --out OUT; else COMMAND IN OUT ARGUMENTS */
 } bk_test_op;
 
 bk_test_op bk_test_op_open(void);
@@ -27,7 +29,8 @@ void bk_test_op_json(bk_test_op *o, const char *name, const json_t *array);
 /* The next dataset starts a new input file. */
 void bk_test_op_renew(bk_test_op *o);
 
-/* Runs `birkhoff op ARGUMENTS --in IN --out OUT` on so many ranks; its exit status. */
+/* Runs `birkhoff op ARGUMENTS --in IN --out OUT`, or o->command, on so many ranks; its exit status.
+ */
 int bk_test_op_status(bk_test_op *o, int ranks, const char *arguments);
 /* The same, which must succeed. */
 void bk_test_op_run(bk_test_op *o, int ranks, const char *arguments);
