@@ -76,32 +76,39 @@ static void trace(const char *text, const affine *a, drawing *d)
 
 /* ---- pixels ---- */
 
+/* Squared. */
 static double distance_to(const segment *s, double x, double y)
 {
-    double dx = s->x1 - s->x0, dy = s->y1 - s->y0;
-    double t = ((x - s->x0) * dx + (y - s->y0) * dy) / (dx * dx + dy * dy);
-    t = fmin(1.0, fmax(0.0, t));
-    return hypot(x - s->x0 - t * dx, y - s->y0 - t * dy);
+    double dx = s->x1 - s->x0, dy = s->y1 - s->y0, u = x - s->x0, v = y - s->y0;
+    double t = (u * dx + v * dy) / (dx * dx + dy * dy);
+    t = t < 0.0 ? 0.0 : t > 1.0 ? 1.0 : t;
+    return (u - t * dx) * (u - t * dx) + (v - t * dy) * (v - t * dy);
 }
 
 /* 1 on a stroke, 0 off it, falling over one pixel. */
 static double ink(const drawing *d, double x, double y)
 {
-    double nearest = INFINITY;
-    for (int i = 0; i < d->segments; i++)
-        nearest = fmin(nearest, distance_to(&d->segment[i], x, y));
-    return fmin(1.0, fmax(0.0, d->width + 0.5 - nearest));
+    double nearest = SIDE * SIDE;
+    for (int i = 0; i < d->segments; i++) {
+        double distance = distance_to(&d->segment[i], x, y);
+        nearest = distance < nearest ? distance : nearest;
+    }
+    return fmin(1.0, fmax(0.0, d->width + 0.5 - sqrt(nearest)));
 }
 
+/* Four pixels share a draw. */
 static void fill(const drawing *d, bk_philox_key key, int64_t image, unsigned char *pixel)
 {
-    for (int i = 0; i < SIDE * SIDE; i++) {
+    for (int i = 0; i < SIDE * SIDE; i += 4) {
         uint64_t w[4];
-        double noise[2];
-        bk_philox(key, 0, (uint64_t)image, 2 + (uint64_t)i, w);
+        double noise[4];
+        bk_philox(key, 0, (uint64_t)image, 2 + (uint64_t)i / 4, w);
         bk_normal_pair(w[0], w[1], noise);
-        double grey = 255.0 * ink(d, i % SIDE, i / SIDE) + 20.0 * noise[0];
-        pixel[i] = (unsigned char)(fmin(255.0, fmax(0.0, grey)) + 0.5);
+        bk_normal_pair(w[2], w[3], noise + 2);
+        for (int k = 0; k < 4; k++) {
+            double grey = 255.0 * ink(d, (i + k) % SIDE, (i + k) / SIDE) + 20.0 * noise[k];
+            pixel[i + k] = (unsigned char)(fmin(255.0, fmax(0.0, grey)) + 0.5);
+        }
     }
 }
 
