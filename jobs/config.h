@@ -49,6 +49,7 @@ typedef struct bk_config_schedule {
     int64_t warmup;
     double floor;
     const bk_schedule_kind *kind;
+    void *config;
 } bk_config_schedule;
 
 typedef struct bk_config_parallel {
