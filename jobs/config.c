@@ -130,6 +130,9 @@ static const bk_option log_options[] = {
                   "steps between evaluations; 0 = only at the end"),
     BK_OPTION_I64(bk_config_log, eval_batches, 0, 0, 1LL << 53,
                   "batches of an evaluation during training; 0 = the whole split"),
+    BK_OPTION_I64(
+        bk_config_log, probe, 0, 0, 1 << 20,
+        "first samples of each evaluation whose attention matrices are measured; 0 = none"),
     BK_OPTION_BOOL(bk_config_log, tensorboard, false, "also write TensorBoard events to RUN/tb"),
     BK_OPTION_END,
 };

@@ -70,7 +70,7 @@ typedef struct bk_config_checkpoint {
 } bk_config_checkpoint;
 
 typedef struct bk_config_log {
-    int64_t interval, eval_interval, eval_batches;
+    int64_t interval, eval_interval, eval_batches, probe;
     bool tensorboard;
 } bk_config_log;
 
