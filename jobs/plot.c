@@ -75,8 +75,8 @@ static axis axis_of(const bk_panel *p, bool vertical, bool whole)
     a.step = nice_step(a.high - a.low);
     a.step = whole ? fmax(1.0, a.step) : a.step;
     if (vertical) {
-        a.low = a.step * floor(a.low / a.step);
-        a.high = a.step * ceil(a.high / a.step);
+        a.low = a.step * floor(a.low / a.step + 1e-6);
+        a.high = a.step * ceil(a.high / a.step - 1e-6);
     }
     return a;
 }

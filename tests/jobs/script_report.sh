@@ -1,6 +1,7 @@
 #!/bin/bash
 # test: labels=unit,mpi timeout=300
-# Glyphs in stripes learn; log.probe writes the same figures on any ranks; report draws them.
+# Glyphs in stripes are learnt with every attention kind; log.probe writes the same figures on any ranks; report draws
+# them, and jobs/table sums runs up.
 . "$BIRKHOFF_SOURCE/tests/support/lib.sh" || exit 1
 . "$BIRKHOFF_SOURCE/tests/support/train.sh" || exit 1
 
@@ -17,8 +18,17 @@ Y
 for ranks in 1 2; do expect 0 $ranks train run.yaml run.dir=run$ranks; done
 same_run run1 run2
 grep -q '"lr": 0.002,' run1/metrics.jsonl && grep -q '"lr": 0.0002,' run1/metrics.jsonl || fail 'the rate does not drop'
-sed -n 's/.*"accuracy": \([0-9.]*\).*/\1/p' run1/metrics.jsonl | tail -n 1 |
-    awk '{ exit !($1 > 0.3) }' || fail 'not better than three times chance'
+
+learns() { # RUN: better than three times chance
+    sed -n 's/.*"accuracy": \([0-9.]*\).*/\1/p' "$1/metrics.jsonl" | tail -n 1 | awk '{ exit !($1 > 0.3) }' ||
+        fail "$1 is not better than three times chance: $(tail -n 1 "$1/metrics.jsonl")"
+}
+learns run1
+for kind in $(sed -n 's/^ATTENTION(\(.*\))$/\1/p' "$BIRKHOFF_SOURCE/models/attention/kinds.def"); do
+    expect 0 1 train run.yaml run.dir="$kind" model.layers=1 model.attention.kind="$kind"
+    learns "$kind"
+    grep -q '"probe": \[{"layer": 0, "birkhoff_distance": [0-9]' "$kind/metrics.jsonl" || fail "$kind shows no matrix"
+done
 [ "$(grep -c '"probe": \[{"layer": 0, "birkhoff_distance": ' run1/metrics.jsonl)" -eq 3 ] || fail 'not a probe an evaluation'
 # 7 stripes and the class position: as many eigenvalues
 probe=$(grep '"probe"' run1/metrics.jsonl | tail -n 1)
@@ -38,6 +48,9 @@ sed 's/run2/run1/' out2.svg | cmp -s - out.svg || fail 'equal runs give differen
 sed 's/, "probe": \[.*\], "seconds"/, "seconds"/' run1/metrics.jsonl >metrics && mkdir plain && mv metrics plain/metrics.jsonl
 expect 0 1 report plain plain.svg
 grep -q stochastic plain.svg && fail 'panels without points'
+
+JUMP=0.2 bash "$BIRKHOFF_SOURCE/jobs/table" validation both=run1,run2 >out 2>err
+grep -qE '^both .* 0\.0000 +0\.[0-9]+ .* 2 of 2 \([123]\.0\)$' out || fail "the table: $(cat out err)"
 
 refuses 2 1 'RUN_DIR OUT.svg' report run1
 refuses 3 1 'nowhere/metrics.jsonl' report nowhere out3.svg
