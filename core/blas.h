@@ -62,4 +62,10 @@ const char *bk_blas_coretype_advice(void);
  * place of b. BK_FAULT when A is not positive definite. */
 BK_CHECKED bk_status bk_solve_spd(int64_t n, double *a, double *b);
 
+/* Moduli of the eigenvalues of A[n,n], falling: modulus[n].  A is overwritten.  BK_FAULT when A is
+ * not finite or LAPACK does not converge, here and below. */
+BK_CHECKED bk_status bk_eigenvalues(int64_t n, double *a, double *modulus);
+/* Singular values of A[n,n], falling: value[n].  A is overwritten. */
+BK_CHECKED bk_status bk_singular_values(int64_t n, double *a, double *value);
+
 #endif

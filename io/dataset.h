@@ -34,6 +34,10 @@ typedef struct bk_dataset {
     const int64_t *offsets; /* [samples+1] */
     const int32_t *labels;  /* [samples] or NULL */
     const float *features;  /* [samples, positions, channels] or NULL */
+    /* Of a data set that is made, instead of features: fills the rows of samples first ..
+     * first+count-1, so that they need not stand in memory all at once. */
+    void (*draw)(const void *context, int64_t first, int64_t count, float *features);
+    const void *draw_context;
     int64_t positions, channels;
     int64_t max_length; /* longest sample, in tokens or positions */
     bk_split split[BK_DATASET_SPLITS];

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { NARROW_ROWS = 1 << 20 };
+enum { NARROW_ROWS = 1 << 20, DRAWN_BYTES = 1 << 24 };
 
 /* ---- tokens, as narrow as the vocabulary allows ---- */
 
@@ -31,8 +31,27 @@ static bk_status write_tokens(bk_h5 *file, const bk_dataset *d)
     return bk_h5_write(file, "/offsets", BK_I64, BK_SHAPE(d->samples + 1), d->offsets);
 }
 
+/* Some at a time: all of them may not fit in memory. */
+static bk_status write_drawn(bk_h5 *file, const bk_dataset *d)
+{
+    int64_t width = d->positions * d->channels, step = DRAWN_BYTES / (4 * width) + 1;
+    bk_arena *scratch = bk_arena_new("features");
+    float *features = BK_NEW(scratch, float, step *width);
+    bk_status status = bk_h5_create_dataset(file, "/features", BK_F32,
+                                            BK_SHAPE(d->samples, d->positions, d->channels));
+    for (int64_t done = 0; done < d->samples && status == BK_OK; done += step) {
+        int64_t count = d->samples - done < step ? d->samples - done : step;
+        d->draw(d->draw_context, done, count, features);
+        status = bk_h5_write_rows(file, "/features", BK_F32, done, count, features);
+    }
+    bk_arena_free(scratch);
+    return status;
+}
+
 static bk_status write_features(bk_h5 *file, const bk_dataset *d)
 {
+    if (d->draw)
+        return write_drawn(file, d);
     return bk_h5_write(file, "/features", BK_F32, BK_SHAPE(d->samples, d->positions, d->channels),
                        d->features);
 }
@@ -92,7 +111,7 @@ static bk_status write_root(bk_h5 *file, const bk_dataset *d, int64_t seed, cons
 static bk_status write_content(bk_h5 *file, bk_dataset *d, int64_t seed, const char *options)
 {
     BK_TRY(write_root(file, d, seed, options));
-    BK_TRY(d->features ? write_features(file, d) : write_tokens(file, d));
+    BK_TRY(d->channels > 0 ? write_features(file, d) : write_tokens(file, d));
     if (d->labels)
         BK_TRY(bk_h5_write(file, "/labels", BK_I32, BK_SHAPE(d->samples), d->labels));
     bk_arena *scratch = bk_arena_new("splits");

@@ -126,11 +126,16 @@ static void show(const bk_metrics *m, const char *name, double value)
         bk_tensorboard_scalar(m->tensorboard, tag, m->step, value);
 }
 
+static json_t *number(double value)
+{
+    return isfinite(value) ? json_real(value) : json_null();
+}
+
 void bk_metrics_number(bk_metrics *m, const char *name, double value)
 {
     if (!m)
         return;
-    put(m, name, isfinite(value) ? json_real(value) : json_null());
+    put(m, name, number(value));
     show(m, name, value);
 }
 
@@ -147,6 +152,17 @@ void bk_metrics_text(bk_metrics *m, const char *name, const char *value)
 {
     if (m)
         put(m, name, json_string(value));
+}
+
+void bk_metrics_numbers(bk_metrics *m, const char *name, int64_t count, const double *value)
+{
+    if (!m)
+        return;
+    json_t *list = json_array();
+    for (int64_t i = 0; i < count; i++)
+        if (json_array_append_new(list, number(value[i])) != 0)
+            bk_fatal("out of memory: metrics");
+    put(m, name, list);
 }
 
 void bk_metrics_open_list(bk_metrics *m, const char *name)

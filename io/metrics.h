@@ -22,6 +22,8 @@ void bk_metrics_begin(bk_metrics *m, int64_t step, const char *split);
 void bk_metrics_number(bk_metrics *m, const char *name, double value);
 void bk_metrics_integer(bk_metrics *m, const char *name, int64_t value);
 void bk_metrics_text(bk_metrics *m, const char *name, const char *value);
+/* An array of numbers. */
+void bk_metrics_numbers(bk_metrics *m, const char *name, int64_t count, const double *value);
 /* An array of objects, one a layer: open, fields, next..., close. */
 void bk_metrics_open_list(bk_metrics *m, const char *name);
 void bk_metrics_next_item(bk_metrics *m);

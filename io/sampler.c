@@ -130,21 +130,32 @@ typedef struct batch {
     bool ragged;            /* some position is padding */
 } batch;
 
+/* Samples of features are all as long: one behind the end is as long as they, of zeros. */
+static int64_t length_behind_end(const bk_sampler *s)
+{
+    return s->d->features ? length_of(s, 0) : 0;
+}
+
+static int64_t pad(const bk_sampler *s, int64_t longest)
+{
+    int64_t padded = (longest + PAD_TO - 1) / PAD_TO * PAD_TO;
+    return s->d->features ? longest : padded > 0 ? padded : PAD_TO;
+}
+
 static batch measure(const bk_sampler *s, int64_t step, const bk_lanes *lanes, bk_bundle *out)
 {
     int64_t longest = 0, shortest = INT64_MAX, start = step * s->o.batch;
     out->rows = out->positions = 0;
     for (int64_t i = 0; i < s->o.batch; i++) {
         const span *u = unit_at(s, start + i);
-        int64_t length = u ? u->length : 0;
+        int64_t length = u ? u->length : length_behind_end(s);
         bool labelled = u && (s->o.length > 0 || (s->d->labels && s->d->labels[u->sample] >= 0));
         longest = length > longest ? length : longest;
         shortest = length < shortest ? length : shortest;
         out->positions += length;
         out->rows += labelled ? (s->o.length > 0 ? length : 1) : 0;
     }
-    int64_t padded = (longest + PAD_TO - 1) / PAD_TO * PAD_TO;
-    padded = padded > 0 ? padded : PAD_TO;
+    int64_t padded = pad(s, longest);
     return (batch){.first = start + bk_lanes_first_sample(lanes),
                    .samples = bk_lanes_samples(lanes),
                    .length = padded,

@@ -29,8 +29,9 @@ int64_t bk_sampler_samples(const bk_sampler *s);
 int64_t bk_sampler_batches(const bk_sampler *s);
 
 /* Fills tokens or features, mask, labels, sequence, rows and first_sample for batch `step`, for the
- * samples of `lanes`, on `arena`.  Padded length: the longest sample of the *global* batch, rounded
- * up to a multiple of 16, so that shapes do not depend on the rank. */
+ * samples of `lanes`, on `arena`.  Padded length of tokens: the longest sample of the *global*
+ * batch, rounded up to a multiple of 16, so that shapes do not depend on the rank.  Features are
+ * all as long: none is padded and there is no mask; what lies past the end is zeros. */
 void bk_sampler_batch(const bk_sampler *s, int64_t step, const bk_lanes *lanes, bk_arena *arena,
                       bk_bundle *out);
 

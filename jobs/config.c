@@ -130,6 +130,9 @@ static const bk_option log_options[] = {
                   "steps between evaluations; 0 = only at the end"),
     BK_OPTION_I64(bk_config_log, eval_batches, 0, 0, 1LL << 53,
                   "batches of an evaluation during training; 0 = the whole split"),
+    BK_OPTION_I64(
+        bk_config_log, probe, 0, 0, 1 << 20,
+        "first samples of each evaluation whose attention matrices are measured; 0 = none"),
     BK_OPTION_BOOL(bk_config_log, tensorboard, false, "also write TensorBoard events to RUN/tb"),
     BK_OPTION_END,
 };
@@ -202,17 +205,24 @@ static bk_status read_optim(bk_config *c)
 
 static bk_status read_schedule(bk_config *c)
 {
+    bk_config_schedule *s = &c->schedule;
+    bk_value *map;
     const char *names[16] = {0};
-    BK_TRY(read_section(c, "schedule", schedule_options, &c->schedule));
+    BK_TRY(section_of(c, "schedule", &map));
+    BK_TRY(bk_options_read(schedule_options, s, map, "schedule", c->arena));
     for (int i = 0; bk_schedules[i] && i < 15; i++) {
         names[i] = bk_schedules[i]->name;
-        if (strcmp(names[i], c->schedule.kind_name) == 0)
-            c->schedule.kind = bk_schedules[i];
+        if (strcmp(names[i], s->kind_name) == 0)
+            s->kind = bk_schedules[i];
     }
-    return c->schedule.kind
-               ? BK_OK
-               : bk_unknown_kind("schedule", c->schedule.kind_name,
-                                 bk_value_get(bk_value_get(c->root, "schedule"), "kind"), names);
+    if (!s->kind)
+        return bk_unknown_kind("schedule", s->kind_name, bk_value_get(map, "kind"), names);
+    const bk_option *tables[] = {schedule_options, s->kind->options, NULL};
+    s->config = bk_arena_zalloc(c->arena, s->kind->config_size + 1);
+    if (s->kind->options)
+        BK_TRY(bk_options_read(s->kind->options, s->config, map, "schedule", c->arena));
+    BK_TRY(map ? bk_options_unknown(map, "schedule", tables, NULL) : BK_OK);
+    return s->kind->check ? s->kind->check(s->config) : BK_OK;
 }
 
 static bk_status read_loss(bk_config *c, bk_value *map, const char *path, bk_config_loss *loss)
@@ -406,6 +416,8 @@ void bk_config_write(const bk_config *c,
     write_section("optim", optim_options, &c->optim, file);
     bk_options_write(c->optim.kind->options, c->optim.config, 2, file);
     write_section("schedule", schedule_options, &c->schedule, file);
+    if (c->schedule.kind->options)
+        bk_options_write(c->schedule.kind->options, c->schedule.config, 2, file);
     write_section("parallel", parallel_options, &c->parallel, file);
     write_section("checkpoint", checkpoint_options, &c->checkpoint, file);
     write_section("log", log_options, &c->log, file);

@@ -49,6 +49,7 @@ typedef struct bk_config_schedule {
     int64_t warmup;
     double floor;
     const bk_schedule_kind *kind;
+    void *config;
 } bk_config_schedule;
 
 typedef struct bk_config_parallel {
@@ -69,7 +70,7 @@ typedef struct bk_config_checkpoint {
 } bk_config_checkpoint;
 
 typedef struct bk_config_log {
-    int64_t interval, eval_interval, eval_batches;
+    int64_t interval, eval_interval, eval_batches, probe;
     bool tensorboard;
 } bk_config_log;
 

@@ -44,10 +44,10 @@ static void print_classes(const char *names)
 
 static void print_summary(const bk_dataset *d, const char *path)
 {
-    int64_t values = d->features ? d->positions * d->samples : d->offsets[d->samples];
+    int64_t values = d->channels > 0 ? d->positions * d->samples : d->offsets[d->samples];
     printf("%s  %lld samples, %s, %lld classes, ", path, (long long)d->samples, d->task,
            (long long)d->classes);
-    if (d->features)
+    if (d->channels > 0)
         printf("%lld positions x %lld channels\n", (long long)d->positions, (long long)d->channels);
     else
         printf("vocabulary %lld, length at most %lld, mean %.1f\n", (long long)d->vocabulary,

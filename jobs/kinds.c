@@ -80,7 +80,7 @@ static bool get_schedule(int i, kind *out)
 {
     const bk_schedule_kind *k = bk_schedules[i];
     if (k)
-        *out = (kind){k->name, k->summary, NULL, NULL};
+        *out = (kind){k->name, k->summary, NULL, k->options};
     return k != NULL;
 }
 

@@ -122,8 +122,9 @@ static void update(bk_job *job, bk_step_result *out)
 {
     const bk_config *c = job->config;
     double clip = c->optim.clip > 0 ? fmin(1.0, c->optim.clip / (out->grad_norm + 1e-6)) : 1.0;
-    out->lr = c->optim.lr * c->schedule.kind->factor(job->state.step, c->run.steps,
-                                                     c->schedule.warmup, c->schedule.floor);
+    out->lr =
+        c->optim.lr * c->schedule.kind->factor(job->state.step, c->run.steps, c->schedule.warmup,
+                                               c->schedule.floor, c->schedule.config);
     bk_update u = {.clip = (float)clip,
                    .lr = out->lr,
                    .decay = c->optim.weight_decay,

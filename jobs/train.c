@@ -11,6 +11,7 @@
 #include "jobs/machine.h"
 #include "jobs/memory.h"
 #include "jobs/peak.h"
+#include "jobs/probe.h"
 #include "jobs/progress.h"
 #include "jobs/repro.h"
 #include "jobs/saving.h"
@@ -191,6 +192,7 @@ static void write_evaluation(const loop *l, const bk_evaluation *e)
         bk_metrics_number(l->metrics, "teacher_agreement", e->teacher_agreement);
         bk_metrics_number(l->metrics, "teacher_kl", e->teacher_kl);
     }
+    bk_job_probe(l->job, l->metrics);
     bk_metrics_number(l->metrics, "seconds", e->seconds);
     bk_metrics_end(l->metrics);
 }

@@ -88,6 +88,8 @@ static bk_tensor *attention(bk_model *model, bk_tape *t, int layer, bk_tensor *x
     a.v = project(t, &part->v, x, joined, heads);
     for (int i = 0; i < part->owns; i++)
         a.parameter[i] = bk_tape_parameter(t, part->own[i]);
+    if (model->matrix && config->kind->flags & BK_ATTENTION_MATRIX)
+        a.matrix = &model->matrix[layer];
     bk_tensor *y = config->kind->apply(t, &a);
     return bk_part_linear(t, &part->o, joined ? y : bk_merge_heads(t, y));
 }

@@ -10,7 +10,9 @@ static bool uses_cls(const bk_model *model)
 
 static int64_t rows_of_positions(const bk_model *model)
 {
-    int64_t padded = (model->config.max_length + 15) / 16 * 16; /* as the sampler pads */
+    int64_t length = model->config.max_length;
+    int64_t padded =
+        model->data.channels > 0 ? length : (length + 15) / 16 * 16; /* by the sampler */
     return padded + uses_cls(model);
 }
 

@@ -85,6 +85,7 @@ struct bk_model {
     bk_parameter *tokens, *positions, *cls;
     bk_linear_part features, head;
     bk_norm_part norm;
+    bk_tensor **matrix; /* [layers]: where attention leaves its matrices (probe.c); NULL: nowhere */
 };
 
 /* ---- config.c ---- */

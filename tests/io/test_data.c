@@ -13,7 +13,7 @@ static bk_arena *arena;
 static void the_table_of_kinds(void **state)
 {
     (void)state;
-    static const char *const known[] = {"images", "lines", "listops", "text"};
+    static const char *const known[] = {"eureka", "images", "lines", "listops", "text"};
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         const bk_data_kind *k = bk_data_find(known[i]);
         assert_non_null(k);

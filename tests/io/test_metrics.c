@@ -65,6 +65,7 @@ static void every_kind_of_field(void **state)
     bk_metrics_number(m, "whole", 3.0);
     bk_metrics_integer(m, "tokens", 1LL << 52);
     bk_metrics_text(m, "note", "a \"quote\"\nand a line");
+    bk_metrics_numbers(m, "decay", 3, (const double[]){1.0, 0.25, NAN});
     bk_metrics_open_list(m, "routing");
     for (int i = 0; i < 2; i++) {
         bk_metrics_next_item(m);
@@ -89,6 +90,10 @@ static void every_kind_of_field(void **state)
     assert_true(json_number_value(json_object_get(o, "whole")) == 3.0);
     assert_true(json_integer_value(json_object_get(o, "tokens")) == 1LL << 52);
     assert_string_equal(json_string_value(json_object_get(o, "note")), "a \"quote\"\nand a line");
+    const json_t *decay = json_object_get(o, "decay");
+    assert_int_equal(json_array_size(decay), 3);
+    assert_true(json_real_value(json_array_get(decay, 1)) == 0.25);
+    assert_true(json_is_null(json_array_get(decay, 2)));
     const json_t *routing = json_object_get(o, "routing");
     assert_int_equal(json_array_size(routing), 2);
     assert_int_equal(json_integer_value(json_object_get(json_array_get(routing, 1), "layer")), 1);

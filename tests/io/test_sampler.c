@@ -274,6 +274,8 @@ static void documents_of_one_token_have_no_window(void **state)
 
 /* ---- features ---- */
 
+/* They are all as long, so none is padded and there is no mask, behind the end of a split either.
+ */
 static void features_are_copied(void **state)
 {
     (void)state;
@@ -291,20 +293,23 @@ static void features_are_copied(void **state)
     d.split[0] = (bk_split){.name = "train", .index = index, .count = 3};
     bk_sampler *s = sampler(&d, (bk_sampler_options){.batch = 4});
     bk_bundle b = batch_of(s, 0, bk_lanes_single(4));
-    const bk_tensor *x = bk_bundle_need(&b, "features"), *mask = bk_bundle_need(&b, "mask");
+    const bk_tensor *x = bk_bundle_need(&b, "features");
     assert_null(bk_bundle_get(&b, "tokens"));
-    assert_int_equal(x->shape[1], 16);
+    assert_null(bk_bundle_get(&b, "mask"));
+    assert_int_equal(x->shape[1], 5);
     for (int64_t i = 0; i < 4; i++)
-        for (int64_t n = 0; n < 16; n++) {
-            bool real = i < 3 && n < 5;
-            assert_int_equal(bk_i32(mask)[16 * i + n], real);
-            for (int64_t c = 0; c < 2; c++) {
-                float wanted = real ? features[(index[i] * 5 + n) * 2 + c] : 0.0f;
-                assert_memory_equal(&bk_f32(x)[(16 * i + n) * 2 + c], &wanted, sizeof wanted);
-            }
+        for (int64_t k = 0; k < 10; k++) {
+            float wanted = i < 3 ? features[index[i] * 10 + k] : 0.0f;
+            assert_memory_equal(&bk_f32(x)[10 * i + k], &wanted, sizeof wanted);
         }
-    assert_int_equal(b.positions, 15);
+    s = sampler(&d, (bk_sampler_options){.batch = 4, .max_length = 2});
+    bk_bundle cut = batch_of(s, 0, bk_lanes_single(4));
+    assert_int_equal(bk_bundle_need(&cut, "features")->shape[1], 2);
+    assert_null(bk_bundle_get(&cut, "mask"));
+    assert_true(bk_f32(bk_bundle_need(&cut, "features"))[4] == features[0]);
+    assert_int_equal(b.positions, 20);
     assert_int_equal(b.rows, 3);
+    assert_int_equal(bk_i32(bk_bundle_need(&b, "labels"))[3], -1);
     assert_int_equal(bk_i32(bk_bundle_need(&b, "labels"))[0], 1);
 }
 

@@ -24,6 +24,14 @@ mnist() {
         layout=patches patch=7 values=real validation=40
 }
 
+stripes() {
+    expect 0 1 data images stripes.h5 glyphs=true layout=stripes train=220
+}
+
+eureka() {
+    expect 0 1 data eureka eureka.h5 train=600 validation=40 test=10
+}
+
 listops() {
     expect 0 1 data listops listops.h5 preset=tiny train=300 validation=50 test=50
 }
@@ -53,7 +61,7 @@ two_steps() {
     [ -n "$(payload "$name")" ] || fail "$name left no checkpoint"
 }
 
-for data in listops mnist spam shakespeare; do
+for data in listops mnist stripes eureka spam shakespeare; do
     $data
 done
 configs=$BIRKHOFF_SOURCE/jobs/configs

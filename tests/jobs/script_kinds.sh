@@ -22,7 +22,7 @@ for name in $(names losses/kinds.def); do listed loss "$name"; done
 for name in $(names models/kinds.def); do listed model "$name"; done
 for name in $(names io/data/kinds.def); do listed data "$name"; done
 for name in adamw sgd; do listed optimizer "$name"; done
-for name in constant linear cosine; do listed schedule "$name"; done
+for name in constant linear cosine drop; do listed schedule "$name"; done
 
 expect 0 1 kinds router.ssr
 says out '  probability   number'

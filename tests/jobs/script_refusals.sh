@@ -46,6 +46,8 @@ bad_key 2 'optim.lr=-1 is out of range' optim.lr=-1
 bad_key 2 'checkpoint.keep=1 is out of range' checkpoint.keep=1
 bad_key 2 "unknown optimizer kind 'adam'" optim.kind=adam
 bad_key 2 'did you mean cosine' schedule.kind=cosin
+bad_key 2 'no list of increasing steps' schedule.kind=drop 'schedule.at=9 3'
+bad_key 2 'schedule.at' schedule.at=3
 bad_key 2 'section optim is not a mapping' optim=5
 bad_key 2 'section model is not a mapping' model=5
 bad_key 2 'data.train is missing' data.train=

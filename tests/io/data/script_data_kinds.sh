@@ -39,7 +39,12 @@ expect 0 1 data lines hamlet lines.h5 'separator=, ' validation=0
 says out "2 samples, language_model"
 head -c 5000 /dev/urandom >noise
 refuses 3 1 "magic" data images noise noise images.h5
+refuses 2 1 "glyphs=true" data images noise noise images.h5 train=3
+refuses 2 1 "limit is for files" data images images.h5 glyphs=true limit=3
+refuses 2 1 "10 classes" data images images.h5 glyphs=true classes=3
 [ -e images.h5 ] && fail "a file was left after a failure"
+expect 0 2 data images glyphs.h5 glyphs=true layout=stripes train=60
+says out "7 positions x 112 channels"
 refuses 3 1 "noise" data text noise noise.h5 layout=tsv
 
 # ---- usage: nothing is made ----

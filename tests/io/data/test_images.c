@@ -156,6 +156,29 @@ static void splits_of_images(void **state)
     assert_int_equal(d.classes, 12);
 }
 
+/* ---- glyphs ---- */
+
+static void glyphs_need_no_files(void **state)
+{
+    (void)state;
+    bk_dataset d, again;
+    make(BK_NONE, BK_TEXTS("glyphs=true", "layout=stripes", "train=60", "validation=10"), &d);
+    assert_int_equal(d.samples, 70); /* a sixth more to test on */
+    assert_int_equal(d.positions, 7);
+    assert_int_equal(d.channels, 4 * 28);
+    assert_int_equal(d.classes, 10);
+    assert_int_equal(bk_test_split(&d, "train")->count, 50);
+    assert_int_equal(bk_test_split(&d, "validation")->count, 10);
+    assert_int_equal(bk_test_split(&d, "test")->count, 10);
+    for (int i = 0; i < 70; i++)
+        assert_int_equal(d.labels[i], i % 10);
+    make(BK_NONE, BK_TEXTS("glyphs=true", "layout=stripes", "train=60", "seed=2"), &again);
+    assert_memory_not_equal(d.features, again.features, 70 * 784 * sizeof(float));
+    make(BK_NONE, BK_TEXTS("glyphs=true", "train=60", "test=7"), &d);
+    assert_int_equal(d.samples, 67);
+    assert_int_equal(d.vocabulary, 257);
+}
+
 /* ---- what is refused ---- */
 
 static void refused(const char *x, const char *y, const char *option, const char *const *texts)
@@ -245,6 +268,8 @@ static void files_that_do_not_fit(void **state)
     bk_test_refused("images", BK_TEXTS(x, y), BK_TEXTS("validation=3"), BK_USAGE,
                     BK_TEXTS("nothing to train on"));
     bk_test_refused("images", BK_TEXTS(x), BK_NONE, BK_USAGE, BK_TEXTS("IMAGES LABELS"));
+    bk_test_refused("images", BK_TEXTS(x, y), BK_TEXTS("glyphs=true"), BK_USAGE,
+                    BK_TEXTS("reads no files", x));
 }
 
 int main(void)
@@ -253,6 +278,7 @@ int main(void)
         cmocka_unit_test(pixels_are_symbols),
         cmocka_unit_test(patches_and_stripes),
         cmocka_unit_test(splits_of_images),
+        cmocka_unit_test(glyphs_need_no_files),
         cmocka_unit_test(truncated_files_name_the_missing_bytes),
         cmocka_unit_test(damaged_gzip),
         cmocka_unit_test(wrong_headers),

@@ -1,0 +1,251 @@
+#include "models/probe.h"
+
+#include "core/blas.h"
+#include "dist/collective.h"
+#include "models/internal.h"
+#include "models/projection.h"
+
+#include <math.h>
+#include <string.h>
+
+/* What is summed over matrices, for each layer. */
+enum {
+    SUM_MATRICES,
+    SUM_ROWS,
+    SUM_PRODUCTS,
+    SUM_DISTANCE,
+    SUM_ENTROPY,
+    SUM_RANK,
+    SUM_PRODUCT_RANK,
+    SUM_EIGENVALUE,
+    SUMS = SUM_EIGENVALUE + BK_PROBE_EIGENVALUES
+};
+
+/* The largest of what was seen, for each layer. */
+enum { MAX_ROW, MAX_COLUMN, MAX_ORDER, MAXIMA };
+
+typedef struct probe {
+    const bk_model *model;
+    const bk_tape *tape;
+    const bk_bundle *bundle;
+    bk_tensor **matrix; /* [layers]; NULL: the kind shows none */
+    double *max;        /* [layers,MAXIMA] */
+} probe;
+
+/* Square matrices of one sample, all of order n, and room for what works on them. */
+typedef struct sheet {
+    int64_t n;
+    const int64_t *position; /* [n] the real ones */
+    double *a, *mean, *product, *work, *value;
+} sheet;
+
+/* ---- one matrix ---- */
+
+static double entropy_of(int64_t n, const double *p, double total)
+{
+    double sum = 0.0;
+    for (int64_t i = 0; i < n; i++)
+        sum -= p[i] > 0.0 ? p[i] / total * log(p[i] / total) : 0.0;
+    return sum;
+}
+
+static double row_entropies(const sheet *s)
+{
+    double sum = 0.0;
+    for (int64_t i = 0; i < s->n; i++)
+        sum += entropy_of(s->n, s->a + i * s->n, 1.0);
+    return sum;
+}
+
+/* NaN counts as the largest. */
+static double larger(double a, double b)
+{
+    return isnan(b) ? INFINITY : fmax(a, b);
+}
+
+static void largest_errors(const sheet *s, double *max)
+{
+    for (int64_t i = 0; i < s->n; i++) {
+        double row = -1.0, column = -1.0;
+        for (int64_t j = 0; j < s->n; j++) {
+            row += s->a[i * s->n + j];
+            column += s->a[j * s->n + i];
+        }
+        max[MAX_ROW] = larger(max[MAX_ROW], fabs(row));
+        max[MAX_COLUMN] = larger(max[MAX_COLUMN], fabs(column));
+    }
+}
+
+/* NaN where LAPACK finds none. */
+static double effective_rank(const sheet *s, const double *a)
+{
+    double total = 0.0;
+    memcpy(s->work, a, (size_t)(s->n * s->n) * sizeof *a);
+    if (bk_singular_values(s->n, s->work, s->value) != BK_OK)
+        return NAN;
+    for (int64_t i = 0; i < s->n; i++)
+        total += s->value[i];
+    return total > 0.0 ? exp(entropy_of(s->n, s->value, total)) : 0.0;
+}
+
+static void add_eigenvalues(const sheet *s, double *sum)
+{
+    memcpy(s->work, s->a, (size_t)(s->n * s->n) * sizeof *s->a);
+    bool found = bk_eigenvalues(s->n, s->work, s->value) == BK_OK;
+    for (int64_t i = 0; i < s->n && i < BK_PROBE_EIGENVALUES; i++)
+        sum[i] += found ? s->value[i] : NAN;
+}
+
+static void measure(const sheet *s, bk_arena *scratch, double *sum, double *max)
+{
+    sum[SUM_MATRICES] += 1.0;
+    sum[SUM_ROWS] += (double)s->n;
+    sum[SUM_DISTANCE] += bk_birkhoff_project(s->n, s->a, s->work, scratch);
+    sum[SUM_ENTROPY] += row_entropies(s);
+    sum[SUM_RANK] += effective_rank(s, s->a);
+    add_eigenvalues(s, sum + SUM_EIGENVALUE);
+    largest_errors(s, max);
+    max[MAX_ORDER] = fmax(max[MAX_ORDER], (double)s->n);
+}
+
+/* ---- one sample ---- */
+
+/* The class position in front is always real. */
+static int64_t real_positions(const probe *p, int64_t sample, int64_t length, int64_t *position)
+{
+    const bk_tensor *mask = bk_bundle_get(p->bundle, "mask");
+    int64_t front = p->model->cls != NULL, n = 0;
+    for (int64_t i = 0; i < length; i++)
+        if (!mask || i < front || bk_i32(mask)[sample * (length - front) + i - front])
+            position[n++] = i;
+    return n;
+}
+
+/* The matrix of one head without the rows and columns of padding, and its share of the mean. */
+static void take(const sheet *s, const bk_tensor *matrix, int64_t sample, int64_t head)
+{
+    int64_t heads = matrix->shape[1], length = matrix->shape[2];
+    const float *from = bk_f32(matrix) + (sample * heads + head) * length * length;
+    for (int64_t i = 0; i < s->n; i++)
+        for (int64_t j = 0; j < s->n; j++) {
+            double a = (double)from[s->position[i] * length + s->position[j]];
+            s->a[i * s->n + j] = a;
+            s->mean[i * s->n + j] = (head ? s->mean[i * s->n + j] : 0.0) + a / (double)heads;
+        }
+}
+
+/* product = mean product */
+static void multiply(const sheet *s)
+{
+    int64_t n = s->n;
+    memcpy(s->work, s->product, (size_t)(n * n) * sizeof *s->work);
+    bk_gemm_run(BK_F64, &(bk_gemm){.m = n,
+                                   .n = n,
+                                   .k = n,
+                                   .alpha = 1.0,
+                                   .a = s->mean,
+                                   .lda = n,
+                                   .b = s->work,
+                                   .ldb = n,
+                                   .c = s->product,
+                                   .ldc = n,
+                                   .varying = true});
+}
+
+static sheet sheet_of(const probe *p, int64_t sample, int64_t length, bk_arena *scratch)
+{
+    int64_t *position = BK_NEW(scratch, int64_t, length),
+            n = real_positions(p, sample, length, position);
+    sheet s = {n,
+               position,
+               BK_NEW(scratch, double, n *n),
+               BK_NEW(scratch, double, n *n),
+               BK_ZNEW(scratch, double, n *n),
+               BK_NEW(scratch, double, n *n),
+               BK_NEW(scratch, double, n)};
+    for (int64_t i = 0; i < n; i++)
+        s.product[i * n + i] = 1.0;
+    return s;
+}
+
+static void probe_sample(const probe *p, int64_t sample, double *sum)
+{
+    bk_arena *scratch = p->tape->scratch;
+    bk_arena_mark mark = bk_arena_get_mark(scratch);
+    sheet s = {0};
+    for (int i = 0; i < bk_model_layers(p->model); i++) {
+        const bk_tensor *matrix = p->matrix[i];
+        double *own = sum + i * SUMS;
+        if (!matrix)
+            continue;
+        if (!s.a)
+            s = sheet_of(p, sample, matrix->shape[2], scratch);
+        for (int64_t h = 0; h < matrix->shape[1] && s.n > 0; h++) {
+            take(&s, matrix, sample, h);
+            measure(&s, scratch, own, p->max + i * MAXIMA);
+        }
+        if (s.n == 0)
+            continue;
+        multiply(&s);
+        own[SUM_PRODUCTS] += 1.0;
+        own[SUM_PRODUCT_RANK] += effective_rank(&s, s.product);
+    }
+    bk_arena_release(scratch, mark);
+}
+
+/* ---- all samples ---- */
+
+static void run_model(bk_model *model, bk_tape *t, bk_bundle *bundle, bk_tensor **matrix)
+{
+    bk_arena *inner = t->inner;
+    t->training = t->recording = false;
+    t->inner = NULL; /* the matrices stay when a block is done */
+    model->matrix = matrix;
+    bk_model_forward(model, t, bundle);
+    model->matrix = NULL;
+    t->inner = inner;
+}
+
+static void read_figures(int layer, const double *sum, const double *max, bk_probe_figures *f)
+{
+    double matrices = sum[SUM_MATRICES];
+    *f = (bk_probe_figures){.layer = layer,
+                            .matrices = (int64_t)matrices,
+                            .distance = sum[SUM_DISTANCE] / matrices,
+                            .entropy = sum[SUM_ENTROPY] / sum[SUM_ROWS],
+                            .row_error = max[MAX_ROW],
+                            .column_error = max[MAX_COLUMN],
+                            .rank = sum[SUM_RANK] / matrices,
+                            .product_rank = sum[SUM_PRODUCT_RANK] / sum[SUM_PRODUCTS],
+                            .eigenvalues = (int)fmin(max[MAX_ORDER], BK_PROBE_EIGENVALUES)};
+    for (int i = 0; i < f->eigenvalues; i++)
+        f->eigenvalue[i] = sum[SUM_EIGENVALUE + i] / matrices;
+}
+
+int bk_model_layers(const bk_model *model)
+{
+    return (int)model->config.layers;
+}
+
+int bk_model_probe(bk_model *model, bk_tape *t, bk_bundle *bundle, int64_t samples,
+                   bk_probe_figures *out)
+{
+    const bk_lanes *lanes = &t->lanes;
+    int layers = bk_model_layers(model), shown = 0;
+    int64_t first = bk_lanes_first_sample(lanes), own = bk_lanes_samples(lanes);
+    double *local = BK_ZNEW(t->arena, double, (lanes->count + 1) * layers * SUMS),
+           *sum = BK_NEW(t->arena, double, layers *SUMS);
+    probe p = {model, t, bundle, BK_ZNEW(t->arena, bk_tensor *, layers),
+               BK_ZNEW(t->arena, double, layers *MAXIMA)};
+    run_model(model, t, bundle, p.matrix);
+    for (int64_t l = 0; l < lanes->count; l++)
+        for (int64_t i = bk_lane_row(lanes, own, l); i < bk_lane_row(lanes, own, l + 1); i++)
+            if (first + i < samples)
+                probe_sample(&p, i, local + l * layers * SUMS);
+    bk_sum_lanes(model->world->loss, lanes, layers * SUMS, local, sum);
+    bk_max_f64(model->world->loss, layers * MAXIMA, p.max);
+    for (int i = 0; i < layers; i++)
+        if (sum[i * SUMS + SUM_MATRICES] > 0.0)
+            read_figures(i, sum + i * SUMS, p.max + i * MAXIMA, &out[shown++]);
+    return shown;
+}
