@@ -87,12 +87,14 @@ const char *bk_blas_cblas_description(void)
     return text;
 }
 
-const char *bk_blas_coretype_advice(void)
+const char *bk_blas_coretype(void)
 {
-    if (use_onednn || !openblas_get_corename || !__builtin_cpu_supports("avx2") ||
-        strcmp(openblas_get_corename(), "Prescott") != 0)
-        return NULL;
-    return bk_cpu_avx512() ? "SkylakeX" : "Haswell";
+    const char *taken = openblas_get_corename ? openblas_get_corename() : "";
+    bool oldest = strcmp(taken, "Prescott") == 0,
+         avx2 = strcmp(taken, "Haswell") == 0 || strcmp(taken, "Zen") == 0;
+    if ((oldest || avx2) && bk_cpu_avx512())
+        return "SkylakeX";
+    return oldest && __builtin_cpu_supports("avx2") ? "Haswell" : NULL;
 }
 
 /* ---- one tile ---- */
@@ -356,7 +358,8 @@ void bk_blas_round(int64_t n, const float *x, void *y)
 
 bk_status bk_solve_spd(int64_t n, double *a, double *b)
 {
-    int info = (int)LAPACKE_dposv(LAPACK_ROW_MAJOR, 'L', (int)n, 1, a, (int)n, b, 1);
+    /* The lower triangle by rows is the upper one by columns: nothing is transposed. */
+    int info = (int)LAPACKE_dposv_work(LAPACK_COL_MAJOR, 'U', (int)n, 1, a, (int)n, b, (int)n);
     if (info != 0)
         return bk_fail(BK_FAULT, "a matrix of order %lld is not positive definite (minor %d)",
                        (long long)n, info);

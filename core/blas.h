@@ -54,9 +54,10 @@ const char *bk_blas_description(void);
 const char *bk_blas_cblas_description(void);
 const char *bk_blas_onednn_description(void); /* "no oneDNN" when it was not built in */
 bool bk_blas_has_onednn(void);
-/* The OPENBLAS_CORETYPE to set where products run on an OpenBLAS that is older than the processor
- * and takes it for one without AVX2, at a tenth of its speed; else NULL. */
-const char *bk_blas_coretype_advice(void);
+/* The OPENBLAS_CORETYPE to set where OpenBLAS is older than the processor and takes it for one with
+ * narrower vectors, at half of its speed or at a tenth; else NULL.  It reads the variable once,
+ * when it is loaded. */
+const char *bk_blas_coretype(void);
 
 /* Solves A x = b for symmetric positive definite A[n,n] (lower triangle used; overwritten), x in
  * place of b. BK_FAULT when A is not positive definite. */

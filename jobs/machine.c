@@ -202,14 +202,14 @@ static const char *check_interfaces(bk_arena *arena, const bk_machine *m)
 
 static const char *check_products(bk_arena *arena, const bk_machine *m)
 {
-    const char *coretype = bk_blas_coretype_advice();
+    const char *coretype = bk_blas_coretype(), *own = getenv("OPENBLAS_CORETYPE");
     (void)m;
-    if (!coretype)
+    if (!coretype || !own)
         return NULL;
     return bk_arena_printf(arena,
-                           "OpenBLAS does not know this processor and runs at a tenth of its "
-                           "speed: set OPENBLAS_CORETYPE=%s",
-                           coretype);
+                           "OPENBLAS_CORETYPE=%s keeps OpenBLAS from this processor's vectors: "
+                           "remove it, or set OPENBLAS_CORETYPE=%s",
+                           own, coretype);
 }
 
 static check *const checks[] = {check_launcher,       check_binding,  check_idle,
