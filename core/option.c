@@ -183,10 +183,19 @@ static void *member(const bk_option *o, void *config)
     return (char *)config + o->offset;
 }
 
+static bool is_word_of(const bk_option *o, const bk_value *v)
+{
+    return o->type == BK_OPT_I64 && o->text && !v->quoted && strcmp(v->text, o->text) == 0;
+}
+
 static bk_status read_number(const bk_option *o, void *config, const bk_value *v, const char *path)
 {
     int64_t integer = 0;
     double real = 0;
+    if (is_word_of(o, v)) {
+        *(int64_t *)member(o, config) = (int64_t)o->preset;
+        return BK_OK;
+    }
     bool good =
         o->type == BK_OPT_I64 ? bk_parse_i64(v->text, &integer) : bk_parse_f64(v->text, &real);
     if (!good || v->quoted)
@@ -349,13 +358,21 @@ static void write_text(FILE *file, const char *text)
     fputc('"', file);
 }
 
+static void write_integer(const bk_option *o, int64_t value, FILE *file)
+{
+    if (o->text && value == (int64_t)o->preset)
+        fputs(o->text, file);
+    else
+        fprintf(file, "%lld", (long long)value);
+}
+
 static void write_value(const bk_option *o, const char *at, FILE *file)
 {
     char buffer[64];
     const void *member_at = at + o->offset;
     switch (o->type) {
     case BK_OPT_I64:
-        fprintf(file, "%lld", (long long)*(const int64_t *)member_at);
+        write_integer(o, *(const int64_t *)member_at, file);
         break;
     case BK_OPT_F64:
         write_real(file, *(const double *)member_at, false);

@@ -23,7 +23,8 @@ typedef struct bk_option {
     size_t offset; /* in the configuration struct: int64_t, double, float, bool, int (index of the
                       choice), const char * */
     double preset, least, most; /* numbers and booleans (0/1); CHOICE: preset = index */
-    const char *text;           /* TEXT: default, may be NULL; CHOICE: "none|switch|..." */
+    const char *text;           /* TEXT: default, may be NULL; CHOICE: "none|switch|..."; I64: a
+                                   word for the default, or NULL */
     bool open_least;            /* the range excludes `least` itself */
     const char *help;
 } bk_option;
@@ -35,6 +36,13 @@ typedef struct bk_option {
         .name = #member, .type = BK_OPT_I64, .offset = offsetof(type_, member),          \
         .preset = (double)(preset_), .least = (double)(least_), .most = (double)(most_), \
         .help = (help_)                                                                  \
+    }
+/* The word stands for the default. */
+#define BK_OPTION_I64_OR(type_, member, word_, preset_, least_, most_, help_)            \
+    {                                                                                    \
+        .name = #member, .type = BK_OPT_I64, .offset = offsetof(type_, member),          \
+        .preset = (double)(preset_), .least = (double)(least_), .most = (double)(most_), \
+        .text = (word_), .help = (help_)                                                 \
     }
 #define BK_OPTION_F64(type_, member, preset_, least_, most_, help_)              \
     {                                                                            \

@@ -107,20 +107,33 @@ BK_CHECKED bk_status bk_saver_finish(bk_saver *v, bk_saved *saved);
 /* A checkpoint found and verified. */
 typedef struct bk_checkpoint bk_checkpoint;
 
-/* Collective.  The newest valid checkpoint below `directory` (runs/NAME/checkpoints): digests of
- * all files are checked, the ranks share the work; damaged ones are named in a warning and passed
- * over (strict: BK_INPUT).  *out = NULL with BK_OK when there is none at all; BK_INPUT when there
- * are only damaged ones. */
+/* What is held against the manifest before a checkpoint is believed; sizes always are. */
+typedef enum bk_checkpoint_check {
+    BK_CHECK_SHA256,
+    BK_CHECK_XXH64,
+    BK_CHECK_SIZE
+} bk_checkpoint_check;
+
+typedef struct bk_find_options {
+    bk_checkpoint_check check;
+    bool strict; /* a damaged newest one is BK_INPUT */
+} bk_find_options;
+
+/* Collective.  The newest valid checkpoint below `directory` (runs/NAME/checkpoints): files are
+ * checked, the ranks share the work; damaged ones are named in a warning and passed over.  *out =
+ * NULL with BK_OK when there is none at all; BK_INPUT when there are only damaged ones. */
 BK_CHECKED bk_status bk_checkpoint_find(const bk_comm *comm, bk_arena *arena, const char *directory,
-                                        bool strict, bk_checkpoint **out);
+                                        bk_find_options options, bk_checkpoint **out);
 /* Collective.  Opens one checkpoint directory; a run directory means its newest valid checkpoint.
  * comm NULL: this process alone, without MPI. */
 BK_CHECKED bk_status bk_checkpoint_open(const bk_comm *comm, bk_arena *arena, const char *path,
-                                        bk_checkpoint **out);
+                                        bk_checkpoint_check check, bk_checkpoint **out);
 
 const bk_run_state *bk_checkpoint_state(const bk_checkpoint *c);
 const char *bk_checkpoint_path(const bk_checkpoint *c);
 const char *bk_checkpoint_payload(const bk_checkpoint *c);
+/* Whether it holds a tensor of this name. */
+bool bk_checkpoint_has(const bk_checkpoint *c, const char *name);
 
 /* Collective (agreed).  Fills the pieces this rank needs (they may overlap those of other ranks).
  * Missing, or of another shape: BK_INPUT with the names.  `complete`: so are tensors of the

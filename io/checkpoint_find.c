@@ -89,27 +89,34 @@ bk_status bk_manifest_read(bk_arena *arena, const char *path, bk_manifest *out)
 
 /* ---- digests: the ranks share the files ---- */
 
-static bk_status check_digests(const bk_comm *comm, bk_arena *arena, const char *path,
-                               const bk_manifest *m)
+static bk_status check_shard(bk_arena *arena, const char *path, const bk_shard_file *s,
+                             bk_checkpoint_check check)
 {
-    for (int i = bk_comm_rank(comm); i < m->shards; i += bk_comm_size(comm)) {
-        const bk_shard_file *s = &m->shard[i];
-        const char *file = bk_arena_printf(arena, "%s/%s", path, s->file);
-        bk_file_digest found;
-        int error = bk_fault_at(BK_FAULT_LOAD_DIGEST, file);
-        if (error)
-            return bk_fail(BK_INPUT, "%s cannot be read: %s", s->file, strerror(error));
-        BK_TRY(bk_digest_file(file, &found));
-        if (strcmp(found.sha256, s->digest.sha256) != 0)
-            return bk_fail(BK_INPUT, "%s: digest differs", s->file);
-    }
+    const char *file = bk_arena_printf(arena, "%s/%s", path, s->file);
+    bool fast = check == BK_CHECK_XXH64;
+    bk_file_digest found;
+    int error = bk_fault_at(BK_FAULT_LOAD_DIGEST, file);
+    if (error)
+        return bk_fail(BK_INPUT, "%s cannot be read: %s", s->file, strerror(error));
+    BK_TRY(fast ? bk_digest_file_fast(file, &found) : bk_digest_file(file, &found));
+    if (strcmp(fast ? found.xxh64 : found.sha256, fast ? s->digest.xxh64 : s->digest.sha256) != 0)
+        return bk_fail(BK_INPUT, "%s: digest differs", s->file);
+    return BK_OK;
+}
+
+static bk_status check_digests(const bk_comm *comm, bk_arena *arena, const char *path,
+                               const bk_manifest *m, bk_checkpoint_check check)
+{
+    int first = check == BK_CHECK_SIZE ? m->shards : bk_comm_rank(comm);
+    for (int i = first; i < m->shards; i += bk_comm_size(comm))
+        BK_TRY(check_shard(arena, path, &m->shard[i], check));
     return BK_OK;
 }
 
 bk_status bk_manifest_verify(bk_arena *arena, const char *path, bk_manifest *out)
 {
     BK_TRY(bk_manifest_read(arena, path, out));
-    return check_digests(NULL, arena, path, out);
+    return check_digests(NULL, arena, path, out, BK_CHECK_SHA256);
 }
 
 static bk_status read_state(bk_arena *arena, bk_checkpoint *c)
@@ -126,16 +133,17 @@ static bk_status read_state(bk_arena *arena, bk_checkpoint *c)
     return status != BK_OK ? status : closed;
 }
 
-/* Collective.  One directory, checked in full. */
+/* Collective.  Retention counts on what was read whole, here or later. */
 static bk_status open_one(const bk_comm *comm, bk_arena *arena, const char *path,
-                          bk_checkpoint **out)
+                          bk_checkpoint_check check, bk_checkpoint **out)
 {
     bk_checkpoint *c = BK_ZNEW(arena, bk_checkpoint, 1);
     c->path = bk_arena_strdup(arena, path);
     BK_TRY(bk_agree(comm, bk_manifest_read(arena, path, &c->manifest)));
-    BK_TRY(bk_agree(comm, check_digests(comm, arena, path, &c->manifest)));
+    BK_TRY(bk_agree(comm, check_digests(comm, arena, path, &c->manifest, check)));
     BK_TRY(bk_agree(comm, read_state(arena, c)));
-    bk_manifest_believe(&c->manifest);
+    if (check != BK_CHECK_SIZE)
+        bk_manifest_believe(&c->manifest);
     *out = c;
     return BK_OK;
 }
@@ -193,7 +201,7 @@ static bk_status check_listing(const char *directory)
 }
 
 bk_status bk_checkpoint_find(const bk_comm *comm, bk_arena *arena, const char *directory,
-                             bool strict, bk_checkpoint **out)
+                             bk_find_options options, bk_checkpoint **out)
 {
     BK_TRY(bk_agree(comm, bk_comm_rank(comm) == 0 ? check_listing(directory) : BK_OK));
     int64_t *steps, count = bk_list_steps_everywhere(comm, arena, directory, &steps);
@@ -204,11 +212,11 @@ bk_status bk_checkpoint_find(const bk_comm *comm, bk_arena *arena, const char *d
     for (int64_t i = 0; i < count; i++) {
         const char *path = bk_step_path(arena, directory, steps[i]);
         const char *name = strrchr(path, '/') + 1;
-        bk_status status = open_one(comm, arena, path, out);
+        bk_status status = open_one(comm, arena, path, options.check, out);
         if (status != BK_INPUT)
             return status;
         const char *reason = bk_arena_strdup(arena, bk_status_text());
-        if (strict)
+        if (options.strict)
             return bk_fail(BK_INPUT,
                            "checkpoint %s is damaged (%s): restore it, or set "
                            "checkpoint.strict=false",
@@ -222,7 +230,7 @@ bk_status bk_checkpoint_find(const bk_comm *comm, bk_arena *arena, const char *d
 }
 
 bk_status bk_checkpoint_open(const bk_comm *comm, bk_arena *arena, const char *path,
-                             bk_checkpoint **out)
+                             bk_checkpoint_check check, bk_checkpoint **out)
 {
     const char *below = bk_arena_printf(arena, "%s/checkpoints", path);
     int64_t kind = bk_file_size(bk_arena_printf(arena, "%s/manifest.json", path)) >= 0 ? 2
@@ -235,7 +243,7 @@ bk_status bk_checkpoint_open(const bk_comm *comm, bk_arena *arena, const char *p
                        "checkpoint directory",
                        path);
     if (kind == 2) {
-        bk_status status = open_one(comm, arena, path, out);
+        bk_status status = open_one(comm, arena, path, check, out);
         if (status == BK_INPUT)
             return bk_fail(BK_INPUT, "the checkpoint is damaged (%s): %s", path,
                            bk_arena_strdup(arena, bk_status_text()));
@@ -243,7 +251,8 @@ bk_status bk_checkpoint_open(const bk_comm *comm, bk_arena *arena, const char *p
     }
     int64_t nested = bk_is_directory(below);
     bk_broadcast(comm, 0, &nested, sizeof nested);
-    BK_TRY(bk_checkpoint_find(comm, arena, nested ? below : path, false, out));
+    BK_TRY(bk_checkpoint_find(comm, arena, nested ? below : path, (bk_find_options){.check = check},
+                              out));
     return *out ? BK_OK
                 : bk_fail(BK_INPUT, "there is no checkpoint in the directory (%s): train first",
                           path);
@@ -262,6 +271,11 @@ const char *bk_checkpoint_path(const bk_checkpoint *c)
 const char *bk_checkpoint_payload(const bk_checkpoint *c)
 {
     return c->manifest.payload;
+}
+
+bool bk_checkpoint_has(const bk_checkpoint *c, const char *name)
+{
+    return bk_manifest_find(&c->manifest, name) != NULL;
 }
 
 bk_checkpoint_files bk_checkpoint_describe(const bk_checkpoint *c)

@@ -39,7 +39,7 @@ static const char *preset_text(const bk_option *o, char text[BK_RANGE_TEXT])
         return text;
     case BK_OPT_I64:
         snprintf(text, 64, "%.0f", o->preset);
-        return text;
+        return o->text ? o->text : text;
     default:
         snprintf(text, 64, "%.9g", o->preset);
         return text;
@@ -107,7 +107,7 @@ static void json_preset(bk_json *j, const bk_option *o)
         bk_json_bool(j, "default", o->preset != 0);
     else if (o->type == BK_OPT_TEXT)
         bk_json_text(j, "default", o->text);
-    else if (o->type == BK_OPT_CHOICE)
+    else if (o->type == BK_OPT_CHOICE || (o->type == BK_OPT_I64 && o->text))
         bk_json_text(j, "default", preset_text(o, text));
     else if (o->type == BK_OPT_I64)
         bk_json_integer(j, "default", (int64_t)o->preset);

@@ -250,8 +250,9 @@ static bk_status find_checkpoint(bk_job *job)
         return BK_OK;
     if (job->purpose != BK_EVALUATE && c->run.resume == BK_RESUME_FRESH)
         return bk_agree(comm, refuse_old(job));
-    BK_TRY(bk_checkpoint_find(comm, job->arena, job->checkpoints, c->checkpoint.strict,
-                              &job->checkpoint));
+    bk_find_options options = {.check = (bk_checkpoint_check)c->checkpoint.verify,
+                               .strict = c->checkpoint.strict};
+    BK_TRY(bk_checkpoint_find(comm, job->arena, job->checkpoints, options, &job->checkpoint));
     if (job->purpose == BK_EVALUATE && !job->checkpoint)
         return bk_fail(BK_INPUT, "there is no checkpoint to evaluate (%s): train first",
                        job->checkpoints);

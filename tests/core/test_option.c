@@ -9,7 +9,7 @@
 #include <string.h>
 
 typedef struct sample_config {
-    int64_t iterations;
+    int64_t iterations, writers;
     double rate, temperature;
     float scale;
     bool tied;
@@ -19,6 +19,7 @@ typedef struct sample_config {
 
 static const bk_option options[] = {
     BK_OPTION_I64(sample_config, iterations, 20, 1, 10000, "sweeps"),
+    BK_OPTION_I64_OR(sample_config, writers, "auto", 0, 0, 9, "ranks"),
     BK_OPTION_F64(sample_config, rate, 3e-4, 0.0, 1.0, "share"),
     BK_OPTION_F64_ABOVE(sample_config, temperature, 1.0, 0.0, 100.0, "divides the logits"),
     BK_OPTION_F32(sample_config, scale, 0.1, -2.0, 2.0, "factor"),
@@ -76,6 +77,7 @@ static void refuse(const char *text, const char *const *words)
 static void check_defaults(const sample_config *c)
 {
     assert_int_equal(c->iterations, 20);
+    assert_int_equal(c->writers, 0);
     assert_true(c->rate == 3e-4 && c->temperature == 1.0 && c->scale == 0.1f);
     assert_true(c->tied);
     assert_int_equal(c->form, 1);
@@ -111,6 +113,8 @@ static void ends_of_ranges(void **state)
 {
     (void)state;
     assert_int_equal(read_good("iterations: 1").iterations, 1);
+    assert_int_equal(read_good("writers: auto").writers, 0);
+    assert_int_equal(read_good("writers: 7").writers, 7);
     assert_int_equal(read_good("iterations: 10000").iterations, 10000);
     assert_true(read_good("rate: 0").rate == 0.0 && read_good("rate: 1").rate == 1.0);
     assert_true(read_good("temperature: 100").temperature == 100.0);
@@ -126,6 +130,9 @@ static void wrong_types(void **state)
 {
     (void)state;
     REFUSE("iterations: many", "part.iterations", "many", "an integer", "sweeps");
+    REFUSE("writers: some", "part.writers", "some", "an integer");
+    REFUSE("writers: \"auto\"", "auto", "an integer");
+    REFUSE("iterations: auto", "auto", "an integer");
     REFUSE("iterations: 2.5", "2.5", "an integer");
     REFUSE("iterations: \"7\"", "7", "an integer");
     REFUSE("iterations: true", "an integer");
@@ -260,9 +267,10 @@ static void values_are_written_short(void **state)
 {
     sample_config c = read_good("rate: 0.1\nscale: 0.1\nform: none\nnote: 'say \"hi\" \\ '\n");
     (void)state;
-    assert_string_equal(written(&c, 2), "  iterations: 20\n  rate: 0.1\n  temperature: 1\n"
-                                        "  scale: 0.1\n  tied: true\n  form: none\n"
-                                        "  title: \"plain\"\n  note: \"say \\\"hi\\\" \\\\ \"\n");
+    assert_string_equal(written(&c, 2),
+                        "  iterations: 20\n  writers: auto\n  rate: 0.1\n  temperature: 1\n"
+                        "  scale: 0.1\n  tied: true\n  form: none\n"
+                        "  title: \"plain\"\n  note: \"say \\\"hi\\\" \\\\ \"\n");
 }
 
 static void what_is_written_reads_as_the_same(void **state)

@@ -90,7 +90,7 @@ static bk_status read_checkpoint(const void *directory)
 {
     bk_checkpoint *c;
     bk_piece list[BK_TEST_TENSORS];
-    BK_TRY(bk_checkpoint_open(NULL, arena, directory, &c));
+    BK_TRY(bk_checkpoint_open(NULL, arena, directory, BK_CHECK_SHA256, &c));
     int64_t count = bk_test_wishes(arena, 0, 1, list);
     BK_TRY(bk_checkpoint_read(NULL, c, list, count, "model/"));
     assert_int_equal(bk_checkpoint_state(c)->step, STEP_OF_RUN);

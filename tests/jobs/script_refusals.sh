@@ -44,6 +44,8 @@ bad_key 2 'unknown key model.moe.expert ' model.moe.expert=4 model.layers=2
 bad_key 2 "run.steps is 'many'" run.steps=many
 bad_key 2 'optim.lr=-1 is out of range' optim.lr=-1
 bad_key 2 'checkpoint.keep=1 is out of range' checkpoint.keep=1
+bad_key 2 'checkpoint.writers is' checkpoint.writers=some
+bad_key 2 'checkpoint.verify=md5 is not one of sha256|xxh64|size' checkpoint.verify=md5
 bad_key 2 "unknown optimizer kind 'adam'" optim.kind=adam
 bad_key 2 'did you mean cosine' schedule.kind=cosin
 bad_key 2 'section optim is not a mapping' optim=5
