@@ -69,8 +69,12 @@ BK_CHECKED bk_status bk_checkpoint_save(const bk_comm *comm, const char *directo
                                         const bk_run_state *state, const bk_save_options *options,
                                         bk_saved *out);
 
-/* Not collective.  Removes what saves that were killed left behind; the caller alone saves there
- * (run.lock). */
+/* Not collective.  Puts back each checkpoint that a save of the same step had set aside when it was
+ * killed before its own was in place.  The caller alone saves there (run.lock). */
+void bk_checkpoint_restore(const char *directory);
+
+/* Not collective.  Removes what saves that were killed left behind; the caller alone saves there.
+ */
 void bk_checkpoint_sweep(const char *directory);
 
 /* Saves one checkpoint after the other into a directory.  In the background: the elements are
