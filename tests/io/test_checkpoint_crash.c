@@ -194,7 +194,7 @@ static void save(int i, const char *directory)
 
 static int record_saves(void **state)
 {
-    if (bk_test_directory_make(state) != 0)
+    if (bk_test_directory_make_in_memory(state) != 0)
         return -1;
     const char *directory = bk_arena_strdup(arena, bk_test_path("run/x"));
     directory = bk_arena_printf(arena, "%.*s", (int)strlen(directory) - 2, directory);
