@@ -163,6 +163,11 @@ spikes() { # RUN RANKS ARGUMENTS...
 }
 spikes spiky.1 1
 [ "$(grep -c 'standard deviations above' err)" -gt 3 ] || fail "no step was left out: $(cat err)"
+# The newest reports are kept.
+skipped=$(sed -nE 's/.*warning: step ([0-9]+) skipped: .*/\1/p' err)
+[ "$(wc -w <<<"$skipped")" -gt 8 ] || fail "not more than 8 steps were left out: $(cat err)"
+[ "$(find spiky.1/repro -type f -printf '%f\n' | sort)" = "$(tail -n 8 <<<"$skipped" | xargs printf 'step-%08d.json\n')" ] ||
+    fail "other reports than of the last 8 of $skipped: $(ls spiky.1/repro)"
 spikes spiky.2 2
 BIRKHOFF_FAULT='step.forward:*:kill9:82' birkhoff 2 train run.yaml run.dir=spiky.3 optim.spike_zscore=0.1 run.steps=150 \
     checkpoint.every=50 checkpoint.async=false
