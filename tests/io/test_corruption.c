@@ -62,11 +62,12 @@ static void cut(const victim *v, const char *data, size_t bytes)
         fail_msg("%s is read after a cut at byte %zu", v->path, bytes);
 }
 
-/* At every 4 KiB, and by the last byte. */
+/* At every 4 KiB, in the middle, and by the last byte. */
 static void cut_all(const victim *v, const char *data, size_t bytes)
 {
     for (size_t at = 0; at < bytes; at += STEP)
         cut(v, data, at);
+    cut(v, data, bytes / 2);
     cut(v, data, bytes - 1);
     bk_test_write(v->path, data, bytes);
 }

@@ -61,6 +61,20 @@ for how in 'TERM mpirun' 'USR1 mpirun' 'INT mpirun' 'USR1 one' 'TERM one' 'INT a
 done
 goes_on stop-USR1-one
 
+# ---- in the middle of a save, beside the training or not; asked twice ----
+is_saving() { compgen -G "$run/checkpoints/.tmp-*/shard-00001.h5" >/dev/null; }
+for how in 'USR1 true' 'USR1 false' 'USR1-twice true'; do
+    run=stop-saving-${how// /-}
+    BIRKHOFF_FAULT=save.sync:1:sleep=2 start 2 train run.yaml run.dir="$run" checkpoint.every=3 checkpoint.writers=2 checkpoint.async="${how#* }"
+    wait_until is_saving
+    kill -USR1 "$job"
+    [[ $how != *twice* ]] || kill -USR1 "$job"
+    stopped "$run"
+    says job.out 'birkhoff: saved step 3 '
+    [ -z "$(find "$run/checkpoints" -name '.*-*')" ] || fail "$run: left behind: $(ls -A "$run/checkpoints")"
+    goes_on "$run" checkpoint.every=3
+done
+
 # ---- a reader that does not read: progress lines are left out, and the run ends ----
 mkfifo silent
 sleep 300 <silent &
