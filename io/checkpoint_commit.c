@@ -106,7 +106,7 @@ static bk_status replace(const bk_save *s, const char *target)
     return status;
 }
 
-/* A directory of this step is there already in a run that was set back. */
+/* In a run that was set back, a directory of this step is there already. */
 static bk_status rename_to(const bk_save *s, const char *target)
 {
     if (!bk_is_directory(target))
