@@ -123,6 +123,14 @@ refuses_all 2 'run.yaml/x' train run.yaml run.dir=run.yaml/x
 refuses_all 2 'run.yaml)' train run.yaml run.dir=run.yaml
 refuses_all 2 '/proc/none' train run.yaml run.dir=/proc/none/x
 
+if [ "$(id -u)" -eq 0 ] && mkdir frozen && mount -t tmpfs tmpfs frozen 2>/dev/null; then
+    cp -r teacher frozen
+    mount -o remount,ro frozen
+    for run in teacher new; do refuses_all 2 'Read-only file system' train run.yaml run.dir=frozen/$run run.steps=3; done
+    expect 0 3 eval frozen/teacher
+    umount frozen
+fi
+
 # ---- going on with other settings ----
 expect 0 1 train run.yaml run.dir=old parallel.lanes=4 checkpoint.every=1
 find old -type f -exec sha256sum {} + | grep -v run.lock | sort >before
