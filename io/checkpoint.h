@@ -69,8 +69,12 @@ BK_CHECKED bk_status bk_checkpoint_save(const bk_comm *comm, const char *directo
                                         const bk_run_state *state, const bk_save_options *options,
                                         bk_saved *out);
 
-/* Not collective.  Removes what saves that were killed left behind; the caller alone saves there
- * (run.lock). */
+/* Not collective.  Puts back each checkpoint that a save of the same step had set aside when it was
+ * killed before its own was in place.  The caller alone saves there (run.lock). */
+void bk_checkpoint_restore(const char *directory);
+
+/* Not collective.  Removes what saves that were killed left behind; the caller alone saves there.
+ */
 void bk_checkpoint_sweep(const char *directory);
 
 /* Saves one checkpoint after the other into a directory.  In the background: the elements are
@@ -107,20 +111,33 @@ BK_CHECKED bk_status bk_saver_finish(bk_saver *v, bk_saved *saved);
 /* A checkpoint found and verified. */
 typedef struct bk_checkpoint bk_checkpoint;
 
-/* Collective.  The newest valid checkpoint below `directory` (runs/NAME/checkpoints): digests of
- * all files are checked, the ranks share the work; damaged ones are named in a warning and passed
- * over (strict: BK_INPUT).  *out = NULL with BK_OK when there is none at all; BK_INPUT when there
- * are only damaged ones. */
+/* What is held against the manifest before a checkpoint is believed; sizes always are. */
+typedef enum bk_checkpoint_check {
+    BK_CHECK_SHA256,
+    BK_CHECK_XXH64,
+    BK_CHECK_SIZE
+} bk_checkpoint_check;
+
+typedef struct bk_find_options {
+    bk_checkpoint_check check;
+    bool strict; /* a damaged newest one is BK_INPUT */
+} bk_find_options;
+
+/* Collective.  The newest valid checkpoint below `directory` (runs/NAME/checkpoints): files are
+ * checked, the ranks share the work; damaged ones are named in a warning and passed over.  *out =
+ * NULL with BK_OK when there is none at all; BK_INPUT when there are only damaged ones. */
 BK_CHECKED bk_status bk_checkpoint_find(const bk_comm *comm, bk_arena *arena, const char *directory,
-                                        bool strict, bk_checkpoint **out);
+                                        bk_find_options options, bk_checkpoint **out);
 /* Collective.  Opens one checkpoint directory; a run directory means its newest valid checkpoint.
  * comm NULL: this process alone, without MPI. */
 BK_CHECKED bk_status bk_checkpoint_open(const bk_comm *comm, bk_arena *arena, const char *path,
-                                        bk_checkpoint **out);
+                                        bk_checkpoint_check check, bk_checkpoint **out);
 
 const bk_run_state *bk_checkpoint_state(const bk_checkpoint *c);
 const char *bk_checkpoint_path(const bk_checkpoint *c);
 const char *bk_checkpoint_payload(const bk_checkpoint *c);
+/* Whether it holds a tensor of this name. */
+bool bk_checkpoint_has(const bk_checkpoint *c, const char *name);
 
 /* Collective (agreed).  Fills the pieces this rank needs (they may overlap those of other ranks).
  * Missing, or of another shape: BK_INPUT with the names.  `complete`: so are tensors of the

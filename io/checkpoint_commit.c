@@ -58,15 +58,11 @@ static bk_status write_manifest(const bk_save *s)
     return bk_sync_directory(s->temporary);
 }
 
-/* A directory of this step is there already: a run that was set back. */
 static bool same_is_there(const bk_save *s, const char *target)
 {
     bk_manifest old;
-    if (bk_manifest_verify(s->arena, target, &old) == BK_OK &&
-        strcmp(old.payload, s->plan.manifest->payload) == 0)
-        return true;
-    bk_discard(s->arena, s->directory, strrchr(target, '/') + 1, s->options.run_id);
-    return false;
+    return bk_manifest_verify(s->arena, target, &old) == BK_OK &&
+           strcmp(old.payload, s->plan.manifest->payload) == 0;
 }
 
 /* Behind the rename the checkpoint is there, synced or not: it goes back before this save counts as
@@ -82,18 +78,43 @@ static bk_status sync_names(const bk_save *s, const char *target)
     return status;
 }
 
-static bk_status rename_to(const bk_save *s, const char *target)
+static bk_status put_in_place(const bk_save *s, const char *target)
 {
-    if (bk_is_directory(target) && same_is_there(s, target)) {
-        bk_remove_directory(s->temporary);
-        return BK_OK;
-    }
     int error = bk_fault(BK_FAULT_SAVE_RENAME);
     if (!error && rename(s->temporary, target) != 0)
         error = errno;
     if (error)
         return failed_at("the checkpoint cannot be renamed", target, error);
     return sync_names(s, target);
+}
+
+/* The older one of this step stands aside until ours is in place for good; whatever comes in
+ * between, it can be put back (bk_checkpoint_restore). */
+static bk_status replace(const bk_save *s, const char *target)
+{
+    const char *aside = bk_aside_path(s->arena, s->directory, s->state.step);
+    int error = bk_fault(BK_FAULT_SAVE_ASIDE);
+    if (!error && rename(target, aside) != 0)
+        error = errno;
+    if (error)
+        return failed_at("the older checkpoint cannot be set aside", target, error);
+    bk_status status = put_in_place(s, target);
+    if (status == BK_OK)
+        bk_discard(s->arena, s->directory, strrchr(aside, '/') + 1, s->options.run_id);
+    else if (rename(aside, target) != 0)
+        bk_warn("the older checkpoint cannot be put back (%s): %s", aside, strerror(errno));
+    return status;
+}
+
+/* In a run that was set back, a directory of this step is there already. */
+static bk_status rename_to(const bk_save *s, const char *target)
+{
+    if (!bk_is_directory(target))
+        return put_in_place(s, target);
+    if (!same_is_there(s, target))
+        return replace(s, target);
+    bk_remove_directory(s->temporary);
+    return BK_OK;
 }
 
 static void point(const bk_save *s, const char *name, const char *target)

@@ -1,5 +1,4 @@
-/* Which directory can be believed: names, manifests, sizes, digests; and retention, which asks the
- * same questions. */
+/* Which directory can be believed: names, manifests, sizes, digests. */
 #include "io/checkpoint_internal.h"
 
 #include "core/fault.h"
@@ -10,12 +9,8 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <time.h>
-#include <unistd.h>
 
 /* ---- names ---- */
 
@@ -89,27 +84,34 @@ bk_status bk_manifest_read(bk_arena *arena, const char *path, bk_manifest *out)
 
 /* ---- digests: the ranks share the files ---- */
 
-static bk_status check_digests(const bk_comm *comm, bk_arena *arena, const char *path,
-                               const bk_manifest *m)
+static bk_status check_shard(bk_arena *arena, const char *path, const bk_shard_file *s,
+                             bk_checkpoint_check check)
 {
-    for (int i = bk_comm_rank(comm); i < m->shards; i += bk_comm_size(comm)) {
-        const bk_shard_file *s = &m->shard[i];
-        const char *file = bk_arena_printf(arena, "%s/%s", path, s->file);
-        bk_file_digest found;
-        int error = bk_fault_at(BK_FAULT_LOAD_DIGEST, file);
-        if (error)
-            return bk_fail(BK_INPUT, "%s cannot be read: %s", s->file, strerror(error));
-        BK_TRY(bk_digest_file(file, &found));
-        if (strcmp(found.sha256, s->digest.sha256) != 0)
-            return bk_fail(BK_INPUT, "%s: digest differs", s->file);
-    }
+    const char *file = bk_arena_printf(arena, "%s/%s", path, s->file);
+    bool fast = check == BK_CHECK_XXH64;
+    bk_file_digest found;
+    int error = bk_fault_at(BK_FAULT_LOAD_DIGEST, file);
+    if (error)
+        return bk_fail(BK_INPUT, "%s cannot be read: %s", s->file, strerror(error));
+    BK_TRY(fast ? bk_digest_file_fast(file, &found) : bk_digest_file(file, &found));
+    if (strcmp(fast ? found.xxh64 : found.sha256, fast ? s->digest.xxh64 : s->digest.sha256) != 0)
+        return bk_fail(BK_INPUT, "%s: digest differs", s->file);
+    return BK_OK;
+}
+
+static bk_status check_digests(const bk_comm *comm, bk_arena *arena, const char *path,
+                               const bk_manifest *m, bk_checkpoint_check check)
+{
+    int first = check == BK_CHECK_SIZE ? m->shards : bk_comm_rank(comm);
+    for (int i = first; i < m->shards; i += bk_comm_size(comm))
+        BK_TRY(check_shard(arena, path, &m->shard[i], check));
     return BK_OK;
 }
 
 bk_status bk_manifest_verify(bk_arena *arena, const char *path, bk_manifest *out)
 {
     BK_TRY(bk_manifest_read(arena, path, out));
-    return check_digests(NULL, arena, path, out);
+    return check_digests(NULL, arena, path, out, BK_CHECK_SHA256);
 }
 
 static bk_status read_state(bk_arena *arena, bk_checkpoint *c)
@@ -126,16 +128,17 @@ static bk_status read_state(bk_arena *arena, bk_checkpoint *c)
     return status != BK_OK ? status : closed;
 }
 
-/* Collective.  One directory, checked in full. */
+/* Collective.  Retention counts on what was read whole, here or later. */
 static bk_status open_one(const bk_comm *comm, bk_arena *arena, const char *path,
-                          bk_checkpoint **out)
+                          bk_checkpoint_check check, bk_checkpoint **out)
 {
     bk_checkpoint *c = BK_ZNEW(arena, bk_checkpoint, 1);
     c->path = bk_arena_strdup(arena, path);
     BK_TRY(bk_agree(comm, bk_manifest_read(arena, path, &c->manifest)));
-    BK_TRY(bk_agree(comm, check_digests(comm, arena, path, &c->manifest)));
+    BK_TRY(bk_agree(comm, check_digests(comm, arena, path, &c->manifest, check)));
     BK_TRY(bk_agree(comm, read_state(arena, c)));
-    bk_manifest_believe(&c->manifest);
+    if (check != BK_CHECK_SIZE)
+        bk_manifest_believe(&c->manifest);
     *out = c;
     return BK_OK;
 }
@@ -193,7 +196,7 @@ static bk_status check_listing(const char *directory)
 }
 
 bk_status bk_checkpoint_find(const bk_comm *comm, bk_arena *arena, const char *directory,
-                             bool strict, bk_checkpoint **out)
+                             bk_find_options options, bk_checkpoint **out)
 {
     BK_TRY(bk_agree(comm, bk_comm_rank(comm) == 0 ? check_listing(directory) : BK_OK));
     int64_t *steps, count = bk_list_steps_everywhere(comm, arena, directory, &steps);
@@ -204,11 +207,11 @@ bk_status bk_checkpoint_find(const bk_comm *comm, bk_arena *arena, const char *d
     for (int64_t i = 0; i < count; i++) {
         const char *path = bk_step_path(arena, directory, steps[i]);
         const char *name = strrchr(path, '/') + 1;
-        bk_status status = open_one(comm, arena, path, out);
+        bk_status status = open_one(comm, arena, path, options.check, out);
         if (status != BK_INPUT)
             return status;
         const char *reason = bk_arena_strdup(arena, bk_status_text());
-        if (strict)
+        if (options.strict)
             return bk_fail(BK_INPUT,
                            "checkpoint %s is damaged (%s): restore it, or set "
                            "checkpoint.strict=false",
@@ -222,7 +225,7 @@ bk_status bk_checkpoint_find(const bk_comm *comm, bk_arena *arena, const char *d
 }
 
 bk_status bk_checkpoint_open(const bk_comm *comm, bk_arena *arena, const char *path,
-                             bk_checkpoint **out)
+                             bk_checkpoint_check check, bk_checkpoint **out)
 {
     const char *below = bk_arena_printf(arena, "%s/checkpoints", path);
     int64_t kind = bk_file_size(bk_arena_printf(arena, "%s/manifest.json", path)) >= 0 ? 2
@@ -235,7 +238,7 @@ bk_status bk_checkpoint_open(const bk_comm *comm, bk_arena *arena, const char *p
                        "checkpoint directory",
                        path);
     if (kind == 2) {
-        bk_status status = open_one(comm, arena, path, out);
+        bk_status status = open_one(comm, arena, path, check, out);
         if (status == BK_INPUT)
             return bk_fail(BK_INPUT, "the checkpoint is damaged (%s): %s", path,
                            bk_arena_strdup(arena, bk_status_text()));
@@ -243,7 +246,8 @@ bk_status bk_checkpoint_open(const bk_comm *comm, bk_arena *arena, const char *p
     }
     int64_t nested = bk_is_directory(below);
     bk_broadcast(comm, 0, &nested, sizeof nested);
-    BK_TRY(bk_checkpoint_find(comm, arena, nested ? below : path, false, out));
+    BK_TRY(bk_checkpoint_find(comm, arena, nested ? below : path, (bk_find_options){.check = check},
+                              out));
     return *out ? BK_OK
                 : bk_fail(BK_INPUT, "there is no checkpoint in the directory (%s): train first",
                           path);
@@ -262,6 +266,11 @@ const char *bk_checkpoint_path(const bk_checkpoint *c)
 const char *bk_checkpoint_payload(const bk_checkpoint *c)
 {
     return c->manifest.payload;
+}
+
+bool bk_checkpoint_has(const bk_checkpoint *c, const char *name)
+{
+    return bk_manifest_find(&c->manifest, name) != NULL;
 }
 
 bk_checkpoint_files bk_checkpoint_describe(const bk_checkpoint *c)
@@ -287,100 +296,4 @@ void bk_checkpoint_tensor(const bk_checkpoint *c, int64_t i, const char **name, 
     *dtype = t->dtype;
     *dims = t->dims;
     memcpy(shape, t->shape, sizeof t->shape);
-}
-
-/* ---- retention ---- */
-
-/* What this process wrote or found good lately.  Retention asks at each save, and reading every
- * kept checkpoint once is enough. */
-enum { BELIEVED = 64 };
-static struct {
-    int64_t step;
-    char payload[BK_SHA256_TEXT];
-} believed[BELIEVED];
-static int next_believed;
-
-void bk_manifest_believe(const bk_manifest *m)
-{
-    int at = next_believed++ % BELIEVED;
-    believed[at].step = m->step;
-    memcpy(believed[at].payload, m->payload, sizeof believed[at].payload);
-}
-
-static bool is_believed(const bk_manifest *m)
-{
-    for (int i = 0; i < BELIEVED; i++)
-        if (believed[i].step == m->step && strcmp(believed[i].payload, m->payload) == 0)
-            return true;
-    return false;
-}
-
-/* Whole: manifest, sizes, and digests unless they were checked before. */
-static bool is_valid(bk_arena *arena, const char *path)
-{
-    bk_manifest m;
-    if (bk_manifest_read(arena, path, &m) != BK_OK)
-        return false;
-    if (is_believed(&m))
-        return true;
-    if (bk_manifest_verify(arena, path, &m) != BK_OK)
-        return false;
-    bk_manifest_believe(&m);
-    return true;
-}
-
-void bk_discard(bk_arena *arena, const char *directory, const char *name, const char *run_id)
-{
-    const char *from = bk_arena_printf(arena, "%s/%s", directory, name);
-    const char *trash =
-        bk_arena_printf(arena, "%s/.trash-%s.%s.%d", directory, name, run_id, (int)getpid());
-    if (rename(from, trash) != 0 || bk_sync_directory(directory) != BK_OK)
-        bk_warn("an old checkpoint cannot be removed (%s)", from);
-    else if (!bk_fault(BK_FAULT_SAVE_UNLINK))
-        bk_remove_directory(trash);
-}
-
-/* Left by a save that was killed: ours of the same name, or an hour old. */
-static bool stale(bk_arena *arena, const char *directory, const char *name, const char *own)
-{
-    struct stat s;
-    if (strncmp(name, ".trash-", 7) == 0 || strcmp(name, own) == 0)
-        return true;
-    return strncmp(name, ".tmp-", 5) == 0 &&
-           stat(bk_arena_printf(arena, "%s/%s", directory, name), &s) == 0 &&
-           time(NULL) - s.st_mtime > 3600;
-}
-
-void bk_remove_stale(bk_arena *arena, const char *directory, const char *own)
-{
-    for (char **names = bk_list_directory(arena, directory); *names; names++)
-        if (stale(arena, directory, *names, own))
-            bk_remove_directory(bk_arena_printf(arena, "%s/%s", directory, *names));
-}
-
-void bk_checkpoint_sweep(const char *directory)
-{
-    bk_arena *arena = bk_arena_new("sweep");
-    for (char **names = bk_list_directory(arena, directory); *names; names++)
-        if (strncmp(*names, ".tmp-", 5) == 0 || strncmp(*names, ".trash-", 7) == 0)
-            bk_remove_directory(bk_arena_printf(arena, "%s/%s", directory, *names));
-    bk_arena_free(arena);
-}
-
-void bk_retain(bk_arena *arena, const char *directory, const bk_save_options *o)
-{
-    int64_t *steps, count = bk_list_steps(arena, directory, &steps), valid = 0, newer = 0;
-    int64_t keep = o->keep > 2 ? o->keep : 2;
-    if (bk_fault(BK_FAULT_SAVE_RETAIN))
-        return;
-    for (int64_t i = 0; i < count; i++) {
-        const char *path = bk_step_path(arena, directory, steps[i]);
-        if (!is_valid(arena, path))
-            continue; /* evidence, not ours to remove */
-        bool kept = valid++ < keep || (o->keep_every > 0 && steps[i] % o->keep_every == 0) ||
-                    steps[i] == o->best || (steps[i] == o->started_from && newer < 2);
-        newer += steps[i] > o->started_from;
-        if (!kept)
-            bk_discard(arena, directory, strrchr(path, '/') + 1, o->run_id);
-    }
 }

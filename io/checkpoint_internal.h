@@ -7,6 +7,7 @@
  *   manifest  what a committed directory says of itself
  *   state     the small groups of shard 0
  *   find      the newest directory that can be believed
+ *   retain    what goes and what comes back
  *   read      slices of any rank count
  *   verify    every byte against its digest */
 #ifndef BK_IO_CHECKPOINT_INTERNAL_H
@@ -154,6 +155,8 @@ int64_t bk_list_steps_everywhere(const bk_comm *comm, bk_arena *arena, const cha
 
 /* ---- retention (rank 0) ---- */
 
+/* "DIR/.aside-step-00000500": the older one of a step while it is replaced. */
+const char *bk_aside_path(bk_arena *arena, const char *directory, int64_t step);
 /* Removes what an older attempt left behind. */
 void bk_remove_stale(bk_arena *arena, const char *directory, const char *own);
 /* Moves a directory out of sight by one rename, then unlinks its files. */

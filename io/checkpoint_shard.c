@@ -165,11 +165,10 @@ bk_status bk_shard_write(bk_save *s)
 {
     const char *path = bk_shard_path(s);
     BK_TRY(write_and_digest(s, path));
-    if (s->options.verify_write)
-        BK_TRY(reread(s, path));
     BK_TRY(pass(BK_FAULT_SAVE_DIGEST, path));
     BK_TRY(bk_digest_file(path, &s->digest));
     BK_TRY(pass(BK_FAULT_SAVE_SYNC, path));
     BK_TRY(bk_sync_file(path));
-    return check_whole(s, path);
+    BK_TRY(check_whole(s, path));
+    return s->options.verify_write ? reread(s, path) : BK_OK;
 }

@@ -64,9 +64,9 @@ enum { BK_BUSY_SKIP, BK_BUSY_WAIT };
 typedef struct bk_config_checkpoint {
     int64_t every, keep, keep_every, writers, failures, deflate;
     double minutes, max_overhead, mtbf_hours;
-    int async_busy;
+    int async_busy, verify; /* BK_BUSY_*; bk_checkpoint_check */
     const char *best;
-    bool async, strict, verify_write;
+    bool async, strict, partial, verify_write;
 } bk_config_checkpoint;
 
 typedef struct bk_config_log {

@@ -19,8 +19,8 @@ static bk_status load_stored(bk_context *context, bk_config **config, bk_checkpo
     bk_world *world;
     bk_arena *scratch = bk_arena_new("eval");
     BK_TRY(bk_world_open(scratch, 1, &world));
-    bk_status status =
-        bk_checkpoint_open(world->checkpoint, context->arena, context->argv[0], checkpoint);
+    bk_status status = bk_checkpoint_open(world->checkpoint, context->arena, context->argv[0],
+                                          BK_CHECK_SHA256, checkpoint);
     if (status == BK_OK)
         status = bk_load_config_text(context, bk_checkpoint_path(*checkpoint),
                                      bk_checkpoint_state(*checkpoint)->config, config);

@@ -373,7 +373,7 @@ static bk_status inspect_directory(bk_arena *arena, const char *path, bk_json *j
     directory d = {.path = path};
     bk_checkpoint *c;
     const char *below = bk_arena_printf(arena, "%s/checkpoints", path);
-    BK_TRY(bk_checkpoint_open(NULL, arena, path, &c));
+    BK_TRY(bk_checkpoint_open(NULL, arena, path, BK_CHECK_SHA256, &c));
     d.checkpoint = c;
     d.steps = bk_list_steps(arena, bk_is_directory(below) ? below : path, &d.step);
     if (j)

@@ -4,8 +4,13 @@
 #include "io/files.h"
 #include "jobs/json.h"
 
+#include <ctype.h>
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+enum { KEPT = 8 };
 
 static void write_terms(bk_json *j, const bk_job *job, const bk_step_result *r)
 {
@@ -40,6 +45,34 @@ static void write_content(bk_json *j, const bk_job *job, const bk_step_result *r
     bk_json_end(j);
 }
 
+/* "step-00000500.json"; -1: another name. */
+static int64_t step_of(const char *name)
+{
+    char *end;
+    if (strncmp(name, "step-", 5) != 0 || !isdigit((unsigned char)name[5]))
+        return -1;
+    long long step = strtoll(name + 5, &end, 10);
+    return strcmp(end, ".json") == 0 ? step : -1;
+}
+
+/* Those of the oldest steps go: a run may leave out any number of steps. */
+static void remove_oldest(const bk_job *job, const char *directory)
+{
+    char **names = bk_list_directory(job->tape.arena, directory);
+    int count = 0;
+    for (int i = 0; names[i]; i++)
+        count += step_of(names[i]) >= 0;
+    for (; count > KEPT; count--) {
+        int oldest = -1;
+        for (int i = 0; names[i]; i++)
+            if (step_of(names[i]) >= 0 &&
+                (oldest < 0 || step_of(names[i]) < step_of(names[oldest])))
+                oldest = i;
+        unlink(bk_arena_printf(job->tape.arena, "%s/%s", directory, names[oldest]));
+        names[oldest] = "";
+    }
+}
+
 void bk_repro_write(const bk_job *job, const bk_step_result *r, int64_t checkpoint)
 {
     if (job->world->rank != 0)
@@ -55,4 +88,5 @@ void bk_repro_write(const bk_job *job, const bk_step_result *r, int64_t checkpoi
     write_content(&j, job, r, checkpoint);
     if (fclose(j.file) != 0)
         bk_warn("what led to the step cannot be written (%s): %s", path, strerror(errno));
+    remove_oldest(job, directory);
 }

@@ -7,7 +7,7 @@
 /* Not collective; rank 0 alone writes.  RUN/repro/step-%08lld.json for the step behind job->state,
  * which was not applied: its samples in order, seed, lanes and ranks, terms of the loss, norm of
  * the gradient, the newest checkpoint before it, the data set and the resolved configuration.
- * Failure is a warning. */
+ * The newest eight are kept.  Failure is a warning. */
 void bk_repro_write(const bk_job *job, const bk_step_result *r, int64_t checkpoint);
 
 #endif

@@ -6,8 +6,9 @@
 
 #include <string.h>
 
-/* FIXED: other bits would follow.  WARNED: the training goes on in another way.  FREE: neither. */
-typedef enum key_class { FREE, WARNED, FIXED } key_class;
+/* FIXED: other bits would follow.  TENSORS: other tensors would, which checkpoint.partial allows.
+ * WARNED: the training goes on in another way.  FREE: neither. */
+typedef enum key_class { FREE, WARNED, TENSORS, FIXED } key_class;
 
 /* The first row whose path is the key or stands above it. */
 static const struct {
@@ -22,10 +23,10 @@ static const struct {
     {"data.max_length", FIXED},
     {"model.recompute", FREE},
     {"model.moe.chunks", FREE},
-    {"model", FIXED},
+    {"model", TENSORS},
     {"distill", WARNED},
     {"loss", WARNED},
-    {"optim.kind", FIXED},
+    {"optim.kind", TENSORS},
     {"optim.skip_nonfinite", FREE},
     {"optim", WARNED},
     {"schedule", WARNED},
@@ -46,6 +47,7 @@ static key_class class_of(const char *path)
 typedef struct comparison {
     bk_arena *arena;
     const char *where;
+    bool partial;
 } comparison;
 
 static const char *shown(const bk_value *v)
@@ -57,12 +59,12 @@ static bk_status differs(const comparison *c, const char *path, const bk_value *
                          const bk_value *now)
 {
     key_class class = class_of(path);
-    if (class == FIXED)
+    if (class == FIXED || (class == TENSORS && !c->partial))
         return bk_fail(BK_USAGE,
                        "%s was %s when this run began and is %s now (%s): keep it, or name another "
                        "run.dir",
                        path, shown(then), shown(now), c->where);
-    if (class == WARNED)
+    if (class != FREE)
         bk_warn("%s was %s when this run began and is %s now", path, shown(then), shown(now));
     return BK_OK;
 }
@@ -143,7 +145,7 @@ static void warn_of_line(const bk_job *job, const bk_run_state *s, const char *k
 static bk_status check(const bk_job *job)
 {
     const bk_run_state *s = bk_checkpoint_state(job->checkpoint);
-    const comparison c = {job->arena, job->checkpoints};
+    const comparison c = {job->arena, job->checkpoints, job->config->checkpoint.partial};
     bk_value *then, *now;
     BK_TRY(bk_yaml_parse(job->arena, bk_checkpoint_path(job->checkpoint), s->config,
                          strlen(s->config), &then));

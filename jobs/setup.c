@@ -207,12 +207,17 @@ static bk_status lock(bk_job *job)
     return BK_OK;
 }
 
-/* Before anything is read from it, so that no other job writes it meanwhile.  A directory that is
+/* Before anything is read from it, so that no other job writes it meanwhile; what a killed save set
+ * aside is in its place again.  A directory that is
  * not there yet is made when all else is known to be good. */
 static bk_status lock_existing(bk_job *job)
 {
     bool wanted = job->purpose == BK_TRAIN && job->world->rank == 0;
-    return wanted && bk_is_directory(job->config->run.dir) ? lock(job) : BK_OK;
+    if (!wanted || !bk_is_directory(job->config->run.dir))
+        return BK_OK;
+    BK_TRY(lock(job));
+    bk_checkpoint_restore(job->checkpoints);
+    return BK_OK;
 }
 
 static bk_status claim(bk_job *job)
@@ -250,8 +255,9 @@ static bk_status find_checkpoint(bk_job *job)
         return BK_OK;
     if (job->purpose != BK_EVALUATE && c->run.resume == BK_RESUME_FRESH)
         return bk_agree(comm, refuse_old(job));
-    BK_TRY(bk_checkpoint_find(comm, job->arena, job->checkpoints, c->checkpoint.strict,
-                              &job->checkpoint));
+    bk_find_options options = {.check = (bk_checkpoint_check)c->checkpoint.verify,
+                               .strict = c->checkpoint.strict};
+    BK_TRY(bk_checkpoint_find(comm, job->arena, job->checkpoints, options, &job->checkpoint));
     if (job->purpose == BK_EVALUATE && !job->checkpoint)
         return bk_fail(BK_INPUT, "there is no checkpoint to evaluate (%s): train first",
                        job->checkpoints);

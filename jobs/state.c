@@ -1,6 +1,7 @@
 /* Between a job and its checkpoints: which slices of which tensors, and the small state. */
 #include "jobs/job.h"
 
+#include "core/log.h"
 #include "dist/watchdog.h"
 
 #include <math.h>
@@ -64,29 +65,89 @@ static int64_t list_parameters(const bk_slab *slab, bk_piece *list)
     return slab->parameters;
 }
 
+static int64_t list_model(const bk_slab *slab, bk_piece *list)
+{
+    int64_t count = list_parameters(slab, list);
+    return count + list_buffers(slab, list + count);
+}
+
 bk_status bk_job_load_model(const bk_world *world, bk_arena *arena, const bk_checkpoint *c,
                             bk_slab *slab)
 {
     bk_piece *list = BK_NEW(arena, bk_piece, slab->parameters + slab->buffers);
-    int64_t count = list_parameters(slab, list);
-    count += list_buffers(slab, list + count);
+    int64_t count = list_model(slab, list);
     return bk_checkpoint_read(world->checkpoint, c, list, count, "model/");
 }
 
 /* ---- resume ---- */
 
+/* Drops the pieces that the checkpoint lacks: they stay as they are.  The number left. */
+static int64_t keep_stored(const bk_checkpoint *c, bk_piece *list, int64_t count)
+{
+    int64_t kept = 0;
+    for (int64_t i = 0; i < count; i++)
+        if (bk_checkpoint_has(c, list[i].name))
+            list[kept++] = list[i];
+    return kept;
+}
+
+/* The tensor of a parameter that the checkpoint lacks; NULL: none. */
+static const char *lacking(const bk_job *job, const char *name)
+{
+    if (!bk_checkpoint_has(job->checkpoint, name))
+        return name;
+    for (int i = 0; i < job->config->optim.kind->moments; i++) {
+        const char *moment = moment_name(job->arena, "mv"[i], name);
+        if (!bk_checkpoint_has(job->checkpoint, moment))
+            return moment;
+    }
+    return NULL;
+}
+
+static void warn_of_lacking(const bk_job *job)
+{
+    const bk_slab *slab = job->slab;
+    const char *text = "", *name;
+    for (int i = 0; i < slab->parameters; i++)
+        if ((name = lacking(job, slab->parameter[i]->name)))
+            text = bk_arena_printf(job->arena, "%s %s", text, name);
+    for (int i = 0; i < slab->buffers; i++)
+        if (!bk_checkpoint_has(job->checkpoint, slab->buffer[i]->name))
+            text = bk_arena_printf(job->arena, "%s %s", text, slab->buffer[i]->name);
+    if (*text)
+        bk_warn("not in the checkpoint, so initialised as for a new run (%s):%.800s",
+                bk_checkpoint_path(job->checkpoint), text);
+}
+
+static bk_status load_tensors(bk_job *job)
+{
+    const bk_checkpoint *c = job->checkpoint;
+    const bk_comm *comm = job->world->checkpoint;
+    const bk_slab *slab = job->slab;
+    const bk_shard *shard = job->shard;
+    bool partial = job->config->checkpoint.partial;
+    bk_piece *model = BK_NEW(job->arena, bk_piece, slab->parameters + slab->buffers);
+    bk_piece *moments = BK_NEW(job->arena, bk_piece, 2 * shard->updates);
+    int64_t m = list_model(slab, model);
+    int64_t n = list_moments(job->arena, shard->update, shard->updates, moments);
+    if (partial) {
+        warn_of_lacking(job);
+        m = keep_stored(c, model, m);
+        n = keep_stored(c, moments, n);
+    }
+    BK_TRY(bk_checkpoint_read(comm, c, model, m, "model/"));
+    return bk_checkpoint_read(comm, c, moments, n, NULL);
+}
+
 bk_status bk_job_resume(bk_job *job)
 {
     bk_watchdog_phase(BK_PHASE_LOAD);
     job->state = (bk_run_state){.seed = (uint64_t)job->config->run.seed, .best_value = NAN};
+    if (!job->checkpoint || job->config->checkpoint.partial)
+        bk_slab_initialise(job->slab, (uint64_t)job->config->run.seed);
     if (job->checkpoint) {
         job->state = *bk_checkpoint_state(job->checkpoint);
-        bk_piece *list = BK_NEW(job->arena, bk_piece, 2 * job->shard->updates);
-        int64_t count = list_moments(job->arena, job->shard->update, job->shard->updates, list);
-        BK_TRY(bk_job_load_model(job->world, job->arena, job->checkpoint, job->slab));
-        BK_TRY(bk_checkpoint_read(job->world->checkpoint, job->checkpoint, list, count, NULL));
-    } else {
-        bk_slab_initialise(job->slab, (uint64_t)job->config->run.seed);
+        BK_TRY(load_tensors(job));
     }
     job->state.data_path = job->train->path;
     job->state.data_digest = job->train->digest;

@@ -27,7 +27,8 @@ static bk_status load(bk_job *job)
 {
     const bk_world *w = job->world;
     bk_checkpoint *c;
-    BK_TRY(bk_checkpoint_open(w->checkpoint, job->arena, job->config->distill.teacher, &c));
+    BK_TRY(bk_checkpoint_open(w->checkpoint, job->arena, job->config->distill.teacher,
+                              (bk_checkpoint_check)job->config->checkpoint.verify, &c));
     BK_TRY(bk_agree(w->ctl, make_model(job, c)));
     BK_TRY(bk_job_load_model(w, job->arena, c, bk_model_slab(job->teacher)));
     job->teacher_payload = bk_checkpoint_payload(c);

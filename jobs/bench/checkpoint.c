@@ -147,7 +147,8 @@ static bk_status verify(void *context)
 {
     work *w = context;
     return bk_checkpoint_open(w->world->checkpoint, w->arena,
-                              bk_step_path(w->arena, w->directory, w->step), &w->opened);
+                              bk_step_path(w->arena, w->directory, w->step), BK_CHECK_SHA256,
+                              &w->opened);
 }
 
 static bk_status read_one(void *context)

@@ -67,7 +67,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     mkdir(directory, 0777);
     bk_fuzz_write(bk_fuzz_path(arena, "run/manifest.json"), data + HEAD, length);
     bk_fuzz_write(shard, data + HEAD + length, size - HEAD - length);
-    if (bk_fuzz_read(bk_checkpoint_open(NULL, arena, directory, &c)))
+    if (bk_fuzz_read(bk_checkpoint_open(NULL, arena, directory, BK_CHECK_SHA256, &c)))
         read_tensors(arena, c);
     bk_fuzz_read(bk_verify(NULL, directory));
     bk_arena_free(arena);

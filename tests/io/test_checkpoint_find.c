@@ -69,7 +69,9 @@ static void falls_back(const char *directory, const char *reason)
     bk_checkpoint *c;
     bk_test_barrier();
     bk_test_check_newest(comm, directory, 10, 2);
-    assert_int_equal(bk_checkpoint_find(comm, arena, directory, true, &c), BK_INPUT);
+    assert_int_equal(
+        bk_checkpoint_find(comm, arena, directory, (bk_find_options){.strict = true}, &c),
+        BK_INPUT);
     if (!strstr(bk_status_text(), "step-100000000") || !strstr(bk_status_text(), reason))
         fail_msg("no '%s' in: %s", reason, bk_status_text());
     bk_test_barrier();
@@ -81,7 +83,8 @@ static void the_newest_by_number(void **state)
     const char *directory = fresh("newest");
     bk_test_check_newest(comm, directory, 100000000, 3);
     bk_checkpoint *c;
-    assert_int_equal(bk_checkpoint_find(comm, arena, directory, true, &c), BK_OK);
+    assert_int_equal(
+        bk_checkpoint_find(comm, arena, directory, (bk_find_options){.strict = true}, &c), BK_OK);
     const bk_run_state *s = bk_checkpoint_state(c), wanted = bk_test_state(100000000);
     assert_int_equal(s->cursor, wanted.cursor);
     assert_string_equal(s->config, wanted.config);
@@ -94,13 +97,14 @@ static void nothing_is_no_error(void **state)
 {
     (void)state;
     bk_checkpoint *c;
-    assert_int_equal(
-        bk_checkpoint_find(comm, arena, bk_arena_printf(arena, "%s/none", shared), false, &c),
-        BK_OK);
+    assert_int_equal(bk_checkpoint_find(comm, arena, bk_arena_printf(arena, "%s/none", shared),
+                                        (bk_find_options){0}, &c),
+                     BK_OK);
     assert_null(c);
-    assert_int_equal(bk_checkpoint_open(comm, arena, bk_arena_printf(arena, "%s/none", shared), &c),
+    assert_int_equal(bk_checkpoint_open(comm, arena, bk_arena_printf(arena, "%s/none", shared),
+                                        BK_CHECK_SHA256, &c),
                      BK_INPUT);
-    assert_int_equal(bk_checkpoint_open(comm, arena, shared, &c), BK_INPUT);
+    assert_int_equal(bk_checkpoint_open(comm, arena, shared, BK_CHECK_SHA256, &c), BK_INPUT);
 }
 
 /* ---- damage, one kind after the other, each on a fresh directory ---- */
@@ -146,6 +150,71 @@ static void changed_files(void **state)
     falls_back(c, "of step 9");
 }
 
+/* ---- what is checked ---- */
+
+static int64_t newest_by(const char *directory, bk_checkpoint_check check)
+{
+    bk_checkpoint *c;
+    assert_int_equal(
+        bk_checkpoint_find(comm, arena, directory, (bk_find_options){.check = check}, &c), BK_OK);
+    return bk_checkpoint_state(c)->step;
+}
+
+/* Another digest of the first shard in the newest manifest, which stays whole otherwise. */
+static void change_digest(const char *directory, bool fast)
+{
+    const char *path = bk_step_path(arena, directory, 100000000);
+    bk_manifest m;
+    assert_int_equal(bk_manifest_load(arena, path, &m), BK_OK);
+    bk_file_digest *d = &m.shard[0].digest;
+    char *first = fast ? d->xxh64 : d->sha256;
+    *first = *first == '0' ? '1' : '0';
+    bk_test_write_text(in_newest(directory, "manifest.json"), bk_manifest_text(arena, &m));
+}
+
+static void each_digest_by_itself(void **state)
+{
+    (void)state;
+    const char *a = fresh("other-sha256"), *b = fresh("other-xxh64"), *c = fresh("flip");
+    if (bk_mpi_rank() == 0) {
+        change_digest(a, false);
+        change_digest(b, true);
+        bk_test_flip(last_shard(c), (size_t)bk_file_size(last_shard(c)) - 1, 5);
+    }
+    bk_test_barrier();
+    assert_int_equal(newest_by(a, BK_CHECK_SHA256), 10);
+    assert_int_equal(newest_by(a, BK_CHECK_XXH64), 100000000);
+    assert_int_equal(newest_by(b, BK_CHECK_SHA256), 100000000);
+    assert_int_equal(newest_by(b, BK_CHECK_XXH64), 10);
+    assert_int_equal(newest_by(c, BK_CHECK_SHA256), 10);
+    assert_int_equal(newest_by(c, BK_CHECK_XXH64), 10);
+    assert_int_equal(newest_by(b, BK_CHECK_SIZE), 100000000);
+}
+
+/* A checkpoint of a former process, damaged, that was loaded by its sizes alone: it does not count
+ * as one of the valid ones, and stays. */
+static void sizes_are_no_reason_to_retain(void **state)
+{
+    (void)state;
+    const char *directory = bk_arena_printf(arena, "%s/by-size", shared);
+    const char *old = bk_arena_printf(arena, "%s/step-00000003", directory);
+    bk_save_options o = bk_test_options(1);
+    o.keep = 2;
+    if (bk_mpi_rank() == 0) {
+        bk_test_copy_directory(
+            bk_arena_printf(arena, "%s/tests/golden/checkpoints/v1.0", getenv("BIRKHOFF_SOURCE")),
+            old);
+        bk_test_flip(bk_arena_printf(arena, "%s/shard-00000.h5", old), 9000, 3);
+    }
+    bk_test_barrier();
+    assert_int_equal(newest_by(directory, BK_CHECK_SIZE), 3);
+    for (int64_t step = 4; step <= 6; step++)
+        bk_test_save(comm, arena, directory, step, 1, &o);
+    bk_test_barrier();
+    assert_true(bk_is_directory(old));
+    assert_false(bk_is_directory(bk_step_path(arena, directory, 4)));
+}
+
 static void swapped_shards(void **state)
 {
     (void)state;
@@ -185,7 +254,8 @@ static void all_damaged_is_never_a_fresh_start(void **state)
     }
     bk_test_barrier();
     bk_checkpoint *c;
-    assert_int_equal(bk_checkpoint_find(comm, arena, directory, false, &c), BK_INPUT);
+    assert_int_equal(bk_checkpoint_find(comm, arena, directory, (bk_find_options){0}, &c),
+                     BK_INPUT);
     const char *const named[] = {"step-100000000", "step-00000010", "step-00000009", "5000 bytes"};
     for (int i = 0; i < 4; i++)
         if (!strstr(bk_status_text(), named[i]))
@@ -205,6 +275,10 @@ static void names_that_do_not_count(void **state)
             bk_test_copy_directory(bk_arena_printf(arena, "%s/step-100000000", directory),
                                    bk_arena_printf(arena, "%s/%s", directory, other[i]));
     }
+    bk_test_barrier();
+    bk_test_check_newest(comm, directory, 100000000, 3);
+    if (bk_mpi_rank() == 0)
+        bk_test_cut(bk_arena_printf(arena, "%s/latest", directory), 0);
     bk_test_barrier();
     bk_test_check_newest(comm, directory, 100000000, 3);
     if (bk_mpi_rank() == 0)
@@ -237,14 +311,14 @@ static void a_run_or_a_checkpoint(void **state)
     const char *const path[] = {run, directory,
                                 bk_arena_printf(arena, "%s/step-00000010", directory)};
     for (int i = 0; i < 3; i++) {
-        assert_int_equal(bk_checkpoint_open(comm, arena, path[i], &c), BK_OK);
+        assert_int_equal(bk_checkpoint_open(comm, arena, path[i], BK_CHECK_SHA256, &c), BK_OK);
         assert_int_equal(bk_checkpoint_state(c)->step, i < 2 ? 100000000 : 10);
     }
     bk_test_barrier();
     if (bk_mpi_rank() == 0)
         unlink(bk_arena_printf(arena, "%s/shard-00000.h5", path[2]));
     bk_test_barrier();
-    assert_int_equal(bk_checkpoint_open(comm, arena, path[2], &c), BK_INPUT);
+    assert_int_equal(bk_checkpoint_open(comm, arena, path[2], BK_CHECK_SHA256, &c), BK_INPUT);
     assert_non_null(strstr(bk_status_text(), "shard-00000.h5 is missing"));
 }
 
@@ -258,7 +332,7 @@ static void golden_checkpoints_load(void **state)
         bk_arena_printf(arena, "%s/tests/golden/checkpoints/v1.0", getenv("BIRKHOFF_SOURCE"));
     char payload[65];
     bk_checkpoint *c;
-    if (bk_checkpoint_open(comm, arena, path, &c) != BK_OK)
+    if (bk_checkpoint_open(comm, arena, path, BK_CHECK_SHA256, &c) != BK_OK)
         fail_msg("%s", bk_status_text());
     assert_string_equal(bk_checkpoint_payload(c), digest);
     bk_test_payload(path, payload);
@@ -282,6 +356,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(nothing_is_no_error),
         cmocka_unit_test(missing_and_short_files),
         cmocka_unit_test(changed_files),
+        cmocka_unit_test(each_digest_by_itself),
+        cmocka_unit_test(sizes_are_no_reason_to_retain),
         cmocka_unit_test(swapped_shards),
         cmocka_unit_test(edited_manifest),
         cmocka_unit_test(all_damaged_is_never_a_fresh_start),

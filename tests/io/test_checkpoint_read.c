@@ -24,7 +24,8 @@ static int begin(void **state)
     comm = bk_test_comm_open(arena, bk_mpi_size());
     bk_save_options o = bk_test_options(2);
     bk_test_save(comm, arena, shared, 1, 1, &o);
-    return failed || bk_checkpoint_find(comm, arena, shared, true, &checkpoint) != BK_OK;
+    return failed || bk_checkpoint_find(comm, arena, shared, (bk_find_options){.strict = true},
+                                        &checkpoint) != BK_OK;
 }
 
 static int end(void **state)

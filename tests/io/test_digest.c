@@ -54,6 +54,10 @@ static void files_in_one_pass(void **state)
     assert_string_equal(d.sha256,
                         "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     assert_string_equal(d.xxh64, "44bc2cf5ad770999");
+    assert_int_equal(bk_digest_file_fast(path, &d), BK_OK);
+    assert_int_equal(d.size, 3);
+    assert_string_equal(d.sha256, "");
+    assert_string_equal(d.xxh64, "44bc2cf5ad770999");
     size_t bytes = (3 << 20) + 17; /* several buffers */
     char *data = calloc(bytes, 1), text[BK_SHA256_TEXT];
     data[bytes - 1] = 1;

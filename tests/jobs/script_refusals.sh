@@ -44,6 +44,8 @@ bad_key 2 'unknown key model.moe.expert ' model.moe.expert=4 model.layers=2
 bad_key 2 "run.steps is 'many'" run.steps=many
 bad_key 2 'optim.lr=-1 is out of range' optim.lr=-1
 bad_key 2 'checkpoint.keep=1 is out of range' checkpoint.keep=1
+bad_key 2 'checkpoint.writers is' checkpoint.writers=some
+bad_key 2 'checkpoint.verify=md5 is not one of sha256|xxh64|size' checkpoint.verify=md5
 bad_key 2 "unknown optimizer kind 'adam'" optim.kind=adam
 bad_key 2 'did you mean cosine' schedule.kind=cosin
 bad_key 2 'no list of increasing steps' schedule.kind=drop 'schedule.at=9 3'
@@ -122,6 +124,14 @@ refuses 2 1 'model.kind encoder needs a data set with classes' train run.yaml da
 refuses_all 2 'run.yaml/x' train run.yaml run.dir=run.yaml/x
 refuses_all 2 'run.yaml)' train run.yaml run.dir=run.yaml
 refuses_all 2 '/proc/none' train run.yaml run.dir=/proc/none/x
+
+if [ "$(id -u)" -eq 0 ] && mkdir frozen && mount -t tmpfs tmpfs frozen 2>/dev/null; then
+    cp -r teacher frozen
+    mount -o remount,ro frozen
+    for run in teacher new; do refuses_all 2 'Read-only file system' train run.yaml run.dir=frozen/$run run.steps=3; done
+    expect 0 3 eval frozen/teacher
+    umount frozen
+fi
 
 # ---- going on with other settings ----
 expect 0 1 train run.yaml run.dir=old parallel.lanes=4 checkpoint.every=1

@@ -61,6 +61,20 @@ for how in 'TERM mpirun' 'USR1 mpirun' 'INT mpirun' 'USR1 one' 'TERM one' 'INT a
 done
 goes_on stop-USR1-one
 
+# ---- in the middle of a save, beside the training or not; asked twice ----
+is_saving() { compgen -G "$run/checkpoints/.tmp-*/shard-00001.h5" >/dev/null; }
+for how in 'USR1 true' 'USR1 false' 'USR1-twice true'; do
+    run=stop-saving-${how// /-}
+    BIRKHOFF_FAULT=save.sync:1:sleep=2 start 2 train run.yaml run.dir="$run" checkpoint.every=3 checkpoint.writers=2 checkpoint.async="${how#* }"
+    wait_until is_saving
+    kill -USR1 "$job"
+    [[ $how != *twice* ]] || kill -USR1 "$job"
+    stopped "$run"
+    says job.out 'birkhoff: saved step 3 '
+    [ -z "$(find "$run/checkpoints" -name '.*-*')" ] || fail "$run: left behind: $(ls -A "$run/checkpoints")"
+    goes_on "$run" checkpoint.every=3
+done
+
 # ---- a reader that does not read: progress lines are left out, and the run ends ----
 mkfifo silent
 sleep 300 <silent &
@@ -163,6 +177,11 @@ spikes() { # RUN RANKS ARGUMENTS...
 }
 spikes spiky.1 1
 [ "$(grep -c 'standard deviations above' err)" -gt 3 ] || fail "no step was left out: $(cat err)"
+# The newest reports are kept.
+skipped=$(sed -nE 's/.*warning: step ([0-9]+) skipped: .*/\1/p' err)
+[ "$(wc -w <<<"$skipped")" -gt 8 ] || fail "not more than 8 steps were left out: $(cat err)"
+[ "$(find spiky.1/repro -type f -printf '%f\n' | sort)" = "$(tail -n 8 <<<"$skipped" | xargs printf 'step-%08d.json\n')" ] ||
+    fail "other reports than of the last 8 of $skipped: $(ls spiky.1/repro)"
 spikes spiky.2 2
 BIRKHOFF_FAULT='step.forward:*:kill9:82' birkhoff 2 train run.yaml run.dir=spiky.3 optim.spike_zscore=0.1 run.steps=150 \
     checkpoint.every=50 checkpoint.async=false

@@ -159,7 +159,7 @@ void bk_test_check_newest(const bk_comm *comm, const char *directory, int64_t st
     bk_arena *arena = bk_arena_new("newest");
     bk_checkpoint *c;
     bk_piece list[BK_TEST_TENSORS];
-    if (bk_checkpoint_find(comm, arena, directory, false, &c) != BK_OK)
+    if (bk_checkpoint_find(comm, arena, directory, (bk_find_options){0}, &c) != BK_OK)
         fail_msg("find: %s", bk_status_text());
     assert_non_null(c);
     assert_int_equal(bk_checkpoint_state(c)->step, step);

@@ -15,12 +15,22 @@ enum { PATH = 4096, BUFFERS = 16 };
 
 static char directory[PATH];
 
+static int make_below(const char *above)
+{
+    snprintf(directory, sizeof directory, "%s/birkhoff-test-XXXXXX", above);
+    return mkdtemp(directory) ? 0 : -1;
+}
+
 int bk_test_directory_make(void **state)
 {
     (void)state;
     const char *above = getenv("TMPDIR");
-    snprintf(directory, sizeof directory, "%s/birkhoff-test-XXXXXX", above ? above : "/tmp");
-    return mkdtemp(directory) ? 0 : -1;
+    return make_below(above ? above : "/tmp");
+}
+
+int bk_test_directory_make_in_memory(void **state)
+{
+    return make_below("/dev/shm") == 0 ? 0 : bk_test_directory_make(state);
 }
 
 static int remove_one(const char *path, const struct stat *s, int type, struct FTW *walk)

@@ -6,6 +6,8 @@
 
 /* cmocka group set-up and tear-down: a fresh directory below TMPDIR, removed with all it holds. */
 int bk_test_directory_make(void **state);
+/* The same in memory where the system has a place for it: syncs cost nothing. */
+int bk_test_directory_make_in_memory(void **state);
 int bk_test_directory_remove(void **state);
 
 /* "DIRECTORY/NAME"; names rotate through a few buffers.  Directories on the way are made. */
