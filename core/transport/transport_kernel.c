@@ -15,7 +15,7 @@ static double sum_chains(double *chain)
 static double shift(int64_t n, double factor, const void *c_, const double *v, void *x_)
 {
     const real *c = c_, f = (real)factor;
-    real *x = x_, most[CHAINS], nan[CHAINS] = {0};
+    real *x = x_, most[CHAINS];
     int64_t i = 0;
     for (int j = 0; j < CHAINS; j++)
         most[j] = -(real)INFINITY;
@@ -23,18 +23,14 @@ static double shift(int64_t n, double factor, const void *c_, const double *v, v
         for (int j = 0; j < CHAINS; j++) {
             real y = x[i + j] = (real)v[i + j] - f * c[i + j];
             most[j] = y > most[j] ? y : most[j];
-            nan[j] = y != y ? y : nan[j];
         }
     for (; i < n; i++) {
         real y = x[i] = (real)v[i] - f * c[i];
         most[0] = y > most[0] ? y : most[0];
-        nan[0] = y != y ? y : nan[0];
     }
-    for (int j = 1; j < CHAINS; j++) {
+    for (int j = 1; j < CHAINS; j++)
         most[0] = most[j] > most[0] ? most[j] : most[0];
-        nan[0] = nan[j] != nan[j] ? nan[j] : nan[0];
-    }
-    return nan[0] != nan[0] ? (double)nan[0] : (double)most[0];
+    return (double)most[0];
 }
 
 static double plan(int64_t n, double factor, const void *c_, const double *v, double u, void *p_)
