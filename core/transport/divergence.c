@@ -44,15 +44,27 @@ static bk_transport rows_with_themselves(const bk_transport *p)
     return self;
 }
 
+/* marginals=ones: n/m for each column, not 1; NULL where the problem's own masses hold. */
+static const double *masses_of_ones(const bk_transport *p, const bk_transport_config *config)
+{
+    if (config->marginals != BK_MARGINALS_ONES)
+        return NULL;
+    double *b = BK_NEW(p->arena, double, p->columns);
+    for (int64_t j = 0; j < p->columns; j++)
+        b[j] = (double)p->total / (double)p->columns;
+    return b;
+}
+
 /* Solved by every rank for itself. */
-static bk_transport columns_with_themselves(const bk_transport *p, bk_lanes *lanes)
+static bk_transport columns_with_themselves(const bk_transport *p, const double *ones,
+                                            bk_lanes *lanes)
 {
     bk_transport self = *p;
     int64_t blocks = bk_transport_blocks(p->columns);
     *lanes = (bk_lanes){.total = blocks, .count = blocks, .batch = p->columns};
     self.total = self.rows = p->columns;
     self.x = p->y;
-    self.a = p->b;
+    self.a = self.b = ones ? ones : p->b;
     self.lanes = lanes;
     self.reducer = NULL;
     return self;
@@ -168,14 +180,17 @@ bk_status bk_divergence_solve(const bk_transport *problem, const bk_transport_co
 {
     BK_ASSERT(!problem->cost, "a divergence of a cost matrix");
     bk_transport_config own = *config;
+    own.debias = true;
     own.value = BK_VALUE_KL;
     own.gradient = BK_GRADIENT_ENVELOPE;
     *result = (bk_divergence_result){.self = BK_ZNEW(problem->arena, struct bk_divergence_self, 2)};
     struct bk_divergence_self *aa = &result->self[0], *bb = &result->self[1];
     BK_TRY(bk_transport_solve(problem, &own, &result->between));
     aa->problem = rows_with_themselves(problem);
-    bb->problem = columns_with_themselves(problem, &bb->lanes);
+    const double *ones = masses_of_ones(problem, config);
+    bb->problem = columns_with_themselves(problem, ones, &bb->lanes);
     BK_TRY(solve_self(&aa->problem, &own, aa, &result->self_iterations[0]));
+    own.marginals = ones ? BK_MARGINALS_GIVEN : own.marginals;
     BK_TRY(solve_self(&bb->problem, &own, bb, &result->self_iterations[1]));
     combine(problem, result);
     return BK_OK;

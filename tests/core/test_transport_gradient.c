@@ -413,6 +413,8 @@ static void what_cannot_be_differentiated_is_refused(void **state)
     refused("gradient=envelope value=kl", true, "use implicit");
     refused("gradient=envelope value=entropy unbalanced=1", false, "use implicit");
     refused("iterations=1 omega=1.5", true, "max_iterations");
+    refused("iterations=2 unbalanced=1", true,
+            "max_iterations"); /* common shifts are not unrolled */
 }
 
 int main(void)
