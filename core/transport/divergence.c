@@ -23,9 +23,7 @@ static void *replicate(const bk_transport *p, bk_dtype dtype, int64_t width, con
     double *own = BK_ZNEW(scratch, double, n), *sum = BK_NEW(scratch, double, n);
     for (int64_t i = 0; i < p->rows * width; i++)
         own[first + i] = dtype == BK_F64 ? ((const double *)x)[i] : (double)((const float *)x)[i];
-    bk_lanes one = *p->lanes;
-    one.count = one.count > 0;
-    bk_reduce_vector(p->reducer, &one, n, own, sum, scratch);
+    bk_transport_sum_ranks(p, n, own, sum);
     for (int64_t i = 0; i < n; i++)
         if (dtype == BK_F64)
             ((double *)all)[i] = sum[i];
@@ -105,7 +103,7 @@ static void share(bk_transport_working *w)
             column++;
         own[column] = w->next_u[i];
     }
-    bk_transport_sum_ranks(w, w->columns, own, w->next_v);
+    bk_transport_sum_ranks(&w->problem, w->columns, own, w->next_v);
     bk_arena_release(scratch, mark);
 }
 
@@ -229,14 +227,7 @@ static void add_excess(const bk_divergence_result *r, double weight, double *a, 
 bk_status bk_divergence_gradient(const bk_divergence_result *r, double weight, double *x, double *y,
                                  double *a, double *b)
 {
-    bk_transport_working *w = r->between.working;
-    const bk_transport *p = &w->problem;
-    int64_t n = p->columns * p->width;
-    double *own = BK_ZNEW(p->arena, double, n), *sum = BK_NEW(p->arena, double, n);
-    BK_TRY(add(&r->between, weight, x, own, a, b));
-    bk_transport_sum_ranks(w, n, own, sum);
-    for (int64_t i = 0; y && i < n; i++)
-        y[i] += sum[i];
+    BK_TRY(add(&r->between, weight, x, y, a, b));
     BK_TRY(add(&r->self[0].result, -weight, x, NULL, a, NULL));
     BK_TRY(add(&r->self[1].result, -weight, y, NULL, b, NULL));
     add_excess(r, weight, a, b);

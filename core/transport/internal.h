@@ -82,7 +82,7 @@ typedef void bk_transport_body(const bk_transport_working *w, void *context, int
 void bk_transport_sum(bk_transport_working *w, int64_t width, bk_transport_body *body,
                       void *context, double *out);
 /* Collective.  Sum over the ranks of what one rank has already summed in the order of the tree. */
-void bk_transport_sum_ranks(bk_transport_working *w, int64_t n, const double *own, double *out);
+void bk_transport_sum_ranks(const bk_transport *problem, int64_t n, const double *own, double *out);
 
 /* ---- prepare.c ---- */
 

@@ -209,7 +209,7 @@ static void gram(bk_transport_working *w, const bk_transport_point *point, int64
     w->problem.reducer = NULL; /* the own row blocks first: one message for both */
     transposed(w, point, x, own + size);
     w->problem.reducer = reducer;
-    bk_transport_sum_ranks(w, size + w->columns, own, out);
+    bk_transport_sum_ranks(&w->problem, size + w->columns, own, out);
 }
 
 /* a[n,n], the upper triangle of a column-major matrix = the lower one of a row-major matrix. */

@@ -76,11 +76,11 @@ void bk_transport_sum(bk_transport_working *w, int64_t width, bk_transport_body 
     bk_arena_release(scratch, mark);
 }
 
-void bk_transport_sum_ranks(bk_transport_working *w, int64_t n, const double *own, double *out)
+void bk_transport_sum_ranks(const bk_transport *problem, int64_t n, const double *own, double *out)
 {
-    bk_lanes one = *w->problem.lanes;
+    bk_lanes one = *problem->lanes;
     one.count = one.count > 0;
-    bk_reduce_vector(w->problem.reducer, &one, n, own, out, w->problem.scratch);
+    bk_reduce_vector(problem->reducer, &one, n, own, out, problem->scratch);
 }
 
 /* ---- marginals ---- */

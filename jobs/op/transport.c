@@ -152,10 +152,8 @@ static bk_status backward(bk_operator_call *c, const bk_transport *p, const bk_t
                                     .a = gradient(c, "a"),
                                     .b = gradient(c, "b")};
     BK_TRY(bk_transport_gradient(r, &adjoint));
-    if (x) {
+    if (x)
         bk_transport_points_back(p, (bk_metric)config_of(c)->metric, cost, x, y);
-        bk_operator_sum_ranks(c->world->data, BK_F64, p->columns * p->width, y, c->tape.scratch);
-    }
     return BK_OK;
 }
 
