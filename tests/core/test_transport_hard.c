@@ -36,6 +36,23 @@ static void single_precision_says_where_it_ends(void **state)
     bk_test_transport_close(&t);
 }
 
+/* A tolerance below what rounding allows: steps that gain nothing are not taken for ever. */
+static void newton_says_where_it_ends(void **state)
+{
+    static const char *const ways[] = {
+        "method=newton tolerance=1e-18", "method=newton solver=cg tolerance=1e-18",
+        "method=sns tolerance=1e-18", "method=newton unbalanced=1e-12"};
+    (void)state;
+    for (int i = 0; i < 4; i++) {
+        bk_test_transport t = assignment(BK_F64, 40);
+        bk_test_transport_solve(&t, ways[i]);
+        assert_int_equal(t.result.status, BK_TRANSPORT_STAGNATED);
+        assert_in_range(t.result.newton_steps, 1, 60);
+        assert_true(i == 3 || t.result.residual_a < 1e-13);
+        bk_test_transport_close(&t);
+    }
+}
+
 /* ---- the form of the sweeps ---- */
 
 /* Two rows want the first column, which has next to no mass, and the lesser of them has nothing
@@ -507,6 +524,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(newton_solves_sharp_problems),
         cmocka_unit_test(single_precision_says_where_it_ends),
+        cmocka_unit_test(newton_says_where_it_ends),
         cmocka_unit_test(kernels_that_underflow_escalate),
         cmocka_unit_test(small_columns_take_a_maximum),
         cmocka_unit_test(relaxation_is_guarded),
