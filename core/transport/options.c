@@ -97,6 +97,18 @@ static bk_status check_debias(const bk_transport_config *c)
     return BK_OK;
 }
 
+/* What a method would pass over in silence. */
+static bk_status check_method(const bk_transport_config *c)
+{
+    if (c->omega != 1.0 && c->method != BK_TRANSPORT_SINKHORN)
+        return bk_fail(BK_USAGE, "omega is the over-relaxation of method=sinkhorn (transport): "
+                                 "remove it");
+    if (c->scaling == BK_SCALING_DOUBLING && c->method == BK_TRANSPORT_SNS)
+        return bk_fail(BK_USAGE, "method=sns works at one epsilon (transport): remove scaling, or "
+                                 "use method=newton");
+    return BK_OK;
+}
+
 bk_status bk_transport_check(const bk_transport_config *c)
 {
     bool soft = isfinite(bk_transport_rho(c, 0)) || isfinite(bk_transport_rho(c, 1));
@@ -115,6 +127,7 @@ bk_status bk_transport_check(const bk_transport_config *c)
             "mode=log or auto",
             soft ? "an unbalanced problem" : "over-relaxation",
             c->mode == BK_TRANSPORT_PFORM ? "pform" : "absorbed");
+    BK_TRY(check_method(c));
     BK_TRY(check_gradient(c));
     return check_debias(c);
 }

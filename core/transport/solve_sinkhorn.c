@@ -132,7 +132,7 @@ static bk_transport_mode form_of(const bk_transport_working *w, int64_t most)
     const bk_transport_config *c = &w->config;
     if (c->mode != BK_TRANSPORT_AUTO)
         return (bk_transport_mode)c->mode;
-    if (!bk_transport_balanced(w) || (c->omega != 1.0 && c->method == BK_TRANSPORT_SINKHORN))
+    if (!bk_transport_balanced(w) || c->omega != 1.0)
         return BK_TRANSPORT_LOG;
     bool pays = most > SWEEPS && w->total * w->columns >= ENTRIES && c->tolerance > 0.0;
     return pays && w->cost && !w->record ? BK_TRANSPORT_ABSORBED : BK_TRANSPORT_PFORM;
