@@ -101,7 +101,7 @@ static void check_way(int64_t n, int64_t m, bk_dtype dtype, const char *way)
     bk_test_transport part, one;
     open_pair(&part, &one, n, m);
     part.dtype = one.dtype = dtype;
-    const char *options = bk_arena_printf(part.arena, "epsilon=0.05 marginals=normalize %s", way);
+    const char *options = bk_arena_printf(part.arena, "epsilon=0.1 marginals=normalize %s", way);
     bk_test_transport_solve(&one, options);
     bk_test_transport_solve(&part, options);
     assert_true(one.result.status <= BK_TRANSPORT_FIXED);
