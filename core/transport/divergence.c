@@ -23,9 +23,7 @@ static void *replicate(const bk_transport *p, bk_dtype dtype, int64_t width, con
     double *own = BK_ZNEW(scratch, double, n), *sum = BK_NEW(scratch, double, n);
     for (int64_t i = 0; i < p->rows * width; i++)
         own[first + i] = dtype == BK_F64 ? ((const double *)x)[i] : (double)((const float *)x)[i];
-    bk_lanes one = *p->lanes;
-    one.count = one.count > 0;
-    bk_reduce_vector(p->reducer, &one, n, own, sum, scratch);
+    bk_transport_sum_ranks(p, n, own, sum);
     for (int64_t i = 0; i < n; i++)
         if (dtype == BK_F64)
             ((double *)all)[i] = sum[i];
@@ -44,15 +42,27 @@ static bk_transport rows_with_themselves(const bk_transport *p)
     return self;
 }
 
+/* marginals=ones: n/m for each column, not 1; NULL where the problem's own masses hold. */
+static const double *masses_of_ones(const bk_transport *p, const bk_transport_config *config)
+{
+    if (config->marginals != BK_MARGINALS_ONES)
+        return NULL;
+    double *b = BK_NEW(p->arena, double, p->columns);
+    for (int64_t j = 0; j < p->columns; j++)
+        b[j] = (double)p->total / (double)p->columns;
+    return b;
+}
+
 /* Solved by every rank for itself. */
-static bk_transport columns_with_themselves(const bk_transport *p, bk_lanes *lanes)
+static bk_transport columns_with_themselves(const bk_transport *p, const double *ones,
+                                            bk_lanes *lanes)
 {
     bk_transport self = *p;
     int64_t blocks = bk_transport_blocks(p->columns);
     *lanes = (bk_lanes){.total = blocks, .count = blocks, .batch = p->columns};
     self.total = self.rows = p->columns;
     self.x = p->y;
-    self.a = p->b;
+    self.a = self.b = ones ? ones : p->b;
     self.lanes = lanes;
     self.reducer = NULL;
     return self;
@@ -93,7 +103,7 @@ static void share(bk_transport_working *w)
             column++;
         own[column] = w->next_u[i];
     }
-    bk_transport_sum_ranks(w, w->columns, own, w->next_v);
+    bk_transport_sum_ranks(&w->problem, w->columns, own, w->next_v);
     bk_arena_release(scratch, mark);
 }
 
@@ -168,14 +178,17 @@ bk_status bk_divergence_solve(const bk_transport *problem, const bk_transport_co
 {
     BK_ASSERT(!problem->cost, "a divergence of a cost matrix");
     bk_transport_config own = *config;
+    own.debias = true;
     own.value = BK_VALUE_KL;
     own.gradient = BK_GRADIENT_ENVELOPE;
     *result = (bk_divergence_result){.self = BK_ZNEW(problem->arena, struct bk_divergence_self, 2)};
     struct bk_divergence_self *aa = &result->self[0], *bb = &result->self[1];
     BK_TRY(bk_transport_solve(problem, &own, &result->between));
     aa->problem = rows_with_themselves(problem);
-    bb->problem = columns_with_themselves(problem, &bb->lanes);
+    const double *ones = masses_of_ones(problem, config);
+    bb->problem = columns_with_themselves(problem, ones, &bb->lanes);
     BK_TRY(solve_self(&aa->problem, &own, aa, &result->self_iterations[0]));
+    own.marginals = ones ? BK_MARGINALS_GIVEN : own.marginals;
     BK_TRY(solve_self(&bb->problem, &own, bb, &result->self_iterations[1]));
     combine(problem, result);
     return BK_OK;
@@ -214,14 +227,7 @@ static void add_excess(const bk_divergence_result *r, double weight, double *a, 
 bk_status bk_divergence_gradient(const bk_divergence_result *r, double weight, double *x, double *y,
                                  double *a, double *b)
 {
-    bk_transport_working *w = r->between.working;
-    const bk_transport *p = &w->problem;
-    int64_t n = p->columns * p->width;
-    double *own = BK_ZNEW(p->arena, double, n), *sum = BK_NEW(p->arena, double, n);
-    BK_TRY(add(&r->between, weight, x, own, a, b));
-    bk_transport_sum_ranks(w, n, own, sum);
-    for (int64_t i = 0; y && i < n; i++)
-        y[i] += sum[i];
+    BK_TRY(add(&r->between, weight, x, y, a, b));
     BK_TRY(add(&r->self[0].result, -weight, x, NULL, a, NULL));
     BK_TRY(add(&r->self[1].result, -weight, y, NULL, b, NULL));
     add_excess(r, weight, a, b);

@@ -16,7 +16,8 @@ typedef struct bk_divergence_result {
     struct bk_divergence_self *self; /* for the gradient */
 } bk_divergence_result;
 
-/* Collective.  problem->cost must be NULL (points).  Errors as bk_transport_solve. */
+/* Collective.  problem->cost must be NULL (points).  Errors as bk_transport_solve; BK_USAGE when
+ * the sides have different rho. */
 BK_CHECKED bk_status bk_divergence_solve(const bk_transport *problem,
                                          const bk_transport_config *config,
                                          bk_divergence_result *result);

@@ -25,9 +25,12 @@ static double dual_term(const bk_transport_working *w, int side, double mass, do
     return isinf(rho) ? mass * relative : -mass * rho * expm1(-relative / rho);
 }
 
-/* r log(r/a) - r + a. */
+/* r log(r/a) - r + a, of r near a without cancellation: a great rho multiplies it. */
 static double divergence(double r, double a)
 {
+    double d = (r - a) / a;
+    if (fabs(d) < 0.5)
+        return r * log1p(d) - a * d;
     return (r > 0.0 ? r * log(r / a) : 0.0) - r + a;
 }
 

@@ -17,7 +17,7 @@ typedef struct backward {
     double *s;          /* [rows,columns] dL/dS */
     double *u, *v;      /* dL/du [rows], dL/dv [columns] */
     double *a, *b;      /* dL/da, dL/db, or with respect to their logarithms while unrolling */
-    const bk_transport_record *sweep;
+    const double *u_next, *v_before; /* potentials around the sweep that is unrolled */
 } backward;
 
 /* ---- which gradient ---- */
@@ -50,7 +50,7 @@ static bk_status refuse(const bk_transport_working *w, const bk_transport_adjoin
     if (kind == BK_GRADIENT_ENVELOPE && !has_envelope(w, adjoint))
         return bk_fail(BK_USAGE, "gradient=envelope is that of value=kl, or value=entropy of a "
                                  "balanced problem, alone (transport): use implicit");
-    if (kind == BK_GRADIENT_UNROLLED && !bk_transport_unrollable(&w->config))
+    if (kind == BK_GRADIENT_UNROLLED && !w->record)
         return bk_fail(BK_USAGE,
                        "the solve ended as %s and can only be differentiated when "
                        "converged (transport): allow more iterations",
@@ -279,20 +279,20 @@ static void unroll_rows(const bk_transport_working *w, void *context, int64_t fi
                         double *sum, double *buffer)
 {
     const backward *k = context;
-    const bk_transport_record *t = k->sweep;
     const bk_transport_kernels *kernel = bk_transport_kernels_of(BK_F64);
     double kappa_a = bk_transport_kappa(w, 0), kappa_b = bk_transport_kappa(w, 1);
     double *x = buffer + 2 * w->columns;
     for (int64_t i = first; i < last; i++) {
         const double *c = bk_transport_row_f64(w, i, buffer);
         double *s = k->s + i * w->columns;
-        kernel->plan(w->columns, w->factor, c, k->point->v, t->u_next[i], x);
+        kernel->plan(w->columns, w->factor, c, k->point->v, k->u_next[i], x);
         for (int64_t j = 0; j < w->columns; j++) {
             double flow = kappa_b * x[j] * k->v[j];
             s[j] -= flow;
             k->u[i] -= flow;
         }
-        kernel->plan(w->columns, w->factor, c, t->v, (t->u_next[i] - w->log_a[i]) / kappa_a, x);
+        kernel->plan(w->columns, w->factor, c, k->v_before, (k->u_next[i] - w->log_a[i]) / kappa_a,
+                     x);
         for (int64_t j = 0; j < w->columns; j++) {
             double flow = kappa_a * k->u[i] * x[j];
             s[j] -= flow;
@@ -306,16 +306,18 @@ static void unroll_rows(const bk_transport_working *w, void *context, int64_t fi
 static void unroll(bk_transport_working *w, const bk_transport_adjoint *adjoint)
 {
     backward k = open_backward(w, adjoint, false);
-    double *fresh = BK_NEW(w->problem.scratch, double, w->columns);
+    double *fresh = BK_NEW(w->problem.scratch, double, w->columns),
+           *start = BK_ZNEW(w->problem.scratch, double, w->columns);
     double *exponent = k.point->v, kappa_b = bk_transport_kappa(w, 1);
     bk_transport_sum(w, w->columns, weigh_rows, &k, k.v);
     double *plan_v = BK_NEW(w->problem.scratch, double, w->columns);
     memcpy(plan_v, exponent, (size_t)w->columns * sizeof(double));
     for (const bk_transport_record *t = w->last; t; t = t->before) {
-        k.sweep = t;
+        k.u_next = t->u;
+        k.v_before = t->before ? t->before->v : start;
         for (int64_t j = 0; j < w->columns; j++) {
             k.b[j] += k.v[j];
-            exponent[j] = (t->v_next[j] - w->log_b[j]) / kappa_b;
+            exponent[j] = (t->v[j] - w->log_b[j]) / kappa_b;
         }
         bk_transport_sum(w, w->columns, unroll_rows, &k, fresh);
         memcpy(k.v, fresh, (size_t)w->columns * sizeof(double));

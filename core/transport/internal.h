@@ -45,18 +45,16 @@ struct bk_transport_working {
     double omega;
     bk_transport_result *result;
 
-    /* ---- what the unrolled gradient goes back through: potentials before each sweep ---- */
+    /* ---- what the unrolled gradient goes back through: potentials behind each sweep ---- */
     bool record;
     struct bk_transport_record *last;
     int64_t step_room;
 };
 
-/* Potentials before a sweep and, in next_v's place, behind it: a chain from the last one back. */
+/* Potentials behind a sweep: a chain from the last one back to the start, u = v = 0. */
 typedef struct bk_transport_record {
     struct bk_transport_record *before;
-    double *v;      /* [columns] before the sweep */
-    double *u_next; /* [rows] behind its row step */
-    double *v_next; /* [columns] behind its column step */
+    double *u, *v; /* [rows] behind its row step, [columns] behind its column step */
 } bk_transport_record;
 
 /* rho of side 0 (rows) or 1 (columns) as configured; INFINITY = hard. */
@@ -65,6 +63,8 @@ double bk_transport_rho(const bk_transport_config *config, int side);
 double bk_transport_kappa(const bk_transport_working *w, int side);
 bool bk_transport_balanced(const bk_transport_working *w);
 bool bk_transport_unrollable(const bk_transport_config *config);
+/* Both sides soft: each sweep ends in the best common shift, which cannot be unrolled. */
+bool bk_transport_translates(const bk_transport_config *config);
 
 /* ---- rows and sums ---- */
 
@@ -82,7 +82,7 @@ typedef void bk_transport_body(const bk_transport_working *w, void *context, int
 void bk_transport_sum(bk_transport_working *w, int64_t width, bk_transport_body *body,
                       void *context, double *out);
 /* Collective.  Sum over the ranks of what one rank has already summed in the order of the tree. */
-void bk_transport_sum_ranks(bk_transport_working *w, int64_t n, const double *own, double *out);
+void bk_transport_sum_ranks(const bk_transport *problem, int64_t n, const double *own, double *out);
 
 /* ---- prepare.c ---- */
 

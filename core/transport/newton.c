@@ -209,7 +209,7 @@ static void gram(bk_transport_working *w, const bk_transport_point *point, int64
     w->problem.reducer = NULL; /* the own row blocks first: one message for both */
     transposed(w, point, x, own + size);
     w->problem.reducer = reducer;
-    bk_transport_sum_ranks(w, size + w->columns, own, out);
+    bk_transport_sum_ranks(&w->problem, size + w->columns, own, out);
 }
 
 /* a[n,n], the upper triangle of a column-major matrix = the lower one of a row-major matrix. */
@@ -425,13 +425,29 @@ static void start_at(bk_transport_working *w, bk_transport_point *point)
     bk_transport_evaluate(w, point);
 }
 
+/* Steps in a row that neither raised psi nor lowered the least error: rounding allows no less. */
+typedef struct idling {
+    int64_t steps;
+    double least;
+} idling;
+
+static void watch(idling *k, const bk_transport_point *from, const bk_transport_point *to)
+{
+    bool raised = to->psi > from->psi + 1e-14 * fabs(from->psi),
+         lowered = to->error < 0.99 * k->least;
+    k->steps = raised || lowered ? 0 : k->steps + 1;
+    k->least = fmin(k->least, to->error);
+}
+
 static bk_transport_status steps(bk_transport_working *w, double tolerance, bool scaled,
                                  bk_transport_direction *solve)
 {
     bk_transport_point *from = bk_transport_point_new(w, scaled),
                        *to = bk_transport_point_new(w, scaled);
     bk_transport_status status = BK_TRANSPORT_CONVERGED;
+    enum { IDLE = 10 };
     start_at(w, from);
+    idling k = {0, from->error};
     while (from->error > tolerance * w->mass || !isfinite(from->error)) {
         bk_arena_mark mark = bk_arena_get_mark(w->problem.scratch);
         status = BK_TRANSPORT_CONVERGED;
@@ -439,13 +455,14 @@ static bk_transport_status steps(bk_transport_working *w, double tolerance, bool
             status = BK_TRANSPORT_NOT_FINITE;
         else if (w->result->newton_steps >= w->config.iterations)
             status = BK_TRANSPORT_MAX_ITERATIONS;
-        else if (!newton_step(w, solve, from, to))
+        else if (k.steps >= IDLE || !newton_step(w, solve, from, to))
             status = BK_TRANSPORT_STAGNATED;
         bk_arena_release(w->problem.scratch, mark);
         if (status != BK_TRANSPORT_CONVERGED)
             break;
         bk_transport_note(w, from->error, true);
         w->result->newton_steps++;
+        watch(&k, from, to);
         bk_transport_point *other = from;
         from = to;
         to = other;

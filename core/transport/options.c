@@ -88,9 +88,24 @@ static bk_status check_debias(const bk_transport_config *c)
         return bk_fail(BK_USAGE,
                        "debias=true is differentiated by its envelope (transport): remove "
                        "gradient");
+    if (bk_transport_rho(c, 0) != bk_transport_rho(c, 1))
+        return bk_fail(BK_USAGE, "debias=true takes a against a and b against b, so it needs one "
+                                 "rho for both sides (transport): use unbalanced=RHO");
     if (c->cost_scale != BK_COST_SCALE_NONE)
         return bk_fail(BK_USAGE, "debias=true takes three costs, which cost_scale would divide by "
                                  "three numbers (transport): use cost_scale=none");
+    return BK_OK;
+}
+
+/* What a method would pass over in silence. */
+static bk_status check_method(const bk_transport_config *c)
+{
+    if (c->omega != 1.0 && c->method != BK_TRANSPORT_SINKHORN)
+        return bk_fail(BK_USAGE, "omega is the over-relaxation of method=sinkhorn (transport): "
+                                 "remove it");
+    if (c->scaling == BK_SCALING_DOUBLING && c->method == BK_TRANSPORT_SNS)
+        return bk_fail(BK_USAGE, "method=sns works at one epsilon (transport): remove scaling, or "
+                                 "use method=newton");
     return BK_OK;
 }
 
@@ -112,8 +127,15 @@ bk_status bk_transport_check(const bk_transport_config *c)
             "mode=log or auto",
             soft ? "an unbalanced problem" : "over-relaxation",
             c->mode == BK_TRANSPORT_PFORM ? "pform" : "absorbed");
+    BK_TRY(check_method(c));
     BK_TRY(check_gradient(c));
     return check_debias(c);
+}
+
+bool bk_transport_translates(const bk_transport_config *c)
+{
+    return isfinite(bk_transport_rho(c, 0)) && isfinite(bk_transport_rho(c, 1)) &&
+           c->tolerance != 0.0 && c->gradient != BK_GRADIENT_UNROLLED;
 }
 
 double bk_transport_rho(const bk_transport_config *c, int side)

@@ -88,11 +88,11 @@ void bk_transport_sum(bk_transport_working *w, int64_t width, bk_transport_body 
     bk_arena_release(scratch, mark);
 }
 
-void bk_transport_sum_ranks(bk_transport_working *w, int64_t n, const double *own, double *out)
+void bk_transport_sum_ranks(const bk_transport *problem, int64_t n, const double *own, double *out)
 {
-    bk_lanes one = *w->problem.lanes;
+    bk_lanes one = *problem->lanes;
     one.count = one.count > 0;
-    bk_reduce_vector(w->problem.reducer, &one, n, own, out, w->problem.scratch);
+    bk_reduce_vector(problem->reducer, &one, n, own, out, problem->scratch);
 }
 
 /* ---- marginals ---- */
@@ -222,11 +222,11 @@ static bk_status examine(bk_transport_working *w)
 }
 
 /* Divides by the sums where asked for; equal sums when balanced. */
-static bk_status settle_masses(bk_transport_working *w, double factor[2])
+static bk_status settle_masses(bk_transport_working *w, double divisor[2])
 {
     double sum[2];
     sum_masses(w, sum);
-    factor[0] = factor[1] = 1.0;
+    divisor[0] = divisor[1] = 1.0;
     if (!(sum[0] > 0.0 && sum[1] > 0.0))
         return bk_fail(BK_INPUT,
                        "the problem has no mass (transport: sum a = %g, sum b = %g, %lld "
@@ -235,23 +235,23 @@ static bk_status settle_masses(bk_transport_working *w, double factor[2])
     if (!isfinite(sum[0]) || !isfinite(sum[1]))
         return bk_fail(BK_INPUT, "the sum of the masses overflows (transport): divide them");
     if (w->config.marginals == BK_MARGINALS_NORMALIZE) {
-        factor[0] = 1.0 / sum[0];
-        factor[1] = 1.0 / sum[1];
+        divisor[0] = sum[0];
+        divisor[1] = sum[1];
     } else if (bk_transport_balanced(w)) {
         if (fabs(sum[0] - sum[1]) > 1e-6 * fmax(sum[0], sum[1]))
             return bk_fail(BK_USAGE,
                            "sum a = %.9g and sum b = %.9g differ (transport): use "
                            "marginals=normalize, or unbalanced=RHO",
                            sum[0], sum[1]);
-        factor[1] = sum[0] / sum[1]; /* what rounding left between them */
+        divisor[1] = sum[1] / sum[0]; /* what rounding left between them */
     }
-    w->mass = sum[1] * factor[1];
+    w->mass = sum[1] / divisor[1];
     return BK_OK;
 }
 
 /* ---- leaving out what has no mass ---- */
 
-static void keep_rows(bk_transport_working *w, double factor)
+static void keep_rows(bk_transport_working *w, double divisor)
 {
     const bk_lanes *lanes = w->problem.lanes;
     bk_arena *arena = w->problem.arena;
@@ -261,7 +261,7 @@ static void keep_rows(bk_transport_working *w, double factor)
     for (int64_t l = 0; l < lanes->count; l++) {
         for (int64_t i = block_start(w, l); i < block_start(w, l + 1); i++)
             if (row_mass(w, i) > 0.0) {
-                w->a[w->rows] = row_mass(w, i) * factor;
+                w->a[w->rows] = row_mass(w, i) / divisor;
                 row[w->rows++] = i;
             }
         w->lane_row[l + 1] = w->rows;
@@ -269,13 +269,13 @@ static void keep_rows(bk_transport_working *w, double factor)
     w->row = row;
 }
 
-static void keep_columns(bk_transport_working *w, double factor)
+static void keep_columns(bk_transport_working *w, double divisor)
 {
     int64_t *column = BK_NEW(w->problem.arena, int64_t, w->problem.columns);
     w->b = BK_NEW(w->problem.arena, double, w->problem.columns);
     for (int64_t j = 0; j < w->problem.columns; j++)
         if (column_mass(w, j) > 0.0) {
-            w->b[w->columns] = column_mass(w, j) * factor;
+            w->b[w->columns] = column_mass(w, j) / divisor;
             column[w->columns++] = j;
         }
     w->column = column;
@@ -465,19 +465,18 @@ bk_transport_working *bk_transport_open(const bk_transport *problem,
                                 .kernel = bk_transport_kernels_of(problem->dtype),
                                 .vector = bk_vector(problem->dtype),
                                 .result = result};
-    *result = (bk_transport_result){.working = w};
+    *result = (bk_transport_result){.status = BK_TRANSPORT_BAD_INPUT, .working = w};
     return w;
 }
 
 bk_status bk_transport_prepare(bk_transport_working *w)
 {
-    double factor[2];
+    double divisor[2];
     resolve(w);
-    w->result->status = BK_TRANSPORT_BAD_INPUT;
     BK_TRY(examine(w));
-    BK_TRY(settle_masses(w, factor));
-    keep_rows(w, factor[0]);
-    keep_columns(w, factor[1]);
+    BK_TRY(settle_masses(w, divisor));
+    keep_rows(w, divisor[0]);
+    keep_columns(w, divisor[1]);
     if (w->problem.cost)
         keep_costs(w);
     else

@@ -84,19 +84,24 @@ static void choose_omega(bk_transport_working *w, relaxation *r, double error)
 }
 
 /* Back to the best potentials, with half of the relaxation; after the third time with none. */
+static void retreat(bk_transport_working *w, relaxation *r)
+{
+    enum { GUARDS = 3 };
+    memcpy(w->u, r->u, (size_t)w->rows * sizeof(double));
+    memcpy(w->v, r->v, (size_t)w->columns * sizeof(double));
+    w->omega = ++r->guards >= GUARDS ? 1.0 : 1.0 + (w->omega - 1.0) / 2.0;
+    w->result->guard_events++;
+}
+
 static void guard(bk_transport_working *w, relaxation *r, double error)
 {
-    enum { EVERY = 10, GUARDS = 3 };
+    enum { EVERY = 10 };
     if (r->sweeps % EVERY != 0)
         return;
-    if (error < r->best) {
+    if (error < r->best)
         keep_best(w, r, error);
-    } else if (!isfinite(error) || error > 10.0 * r->best) {
-        memcpy(w->u, r->u, (size_t)w->rows * sizeof(double));
-        memcpy(w->v, r->v, (size_t)w->columns * sizeof(double));
-        w->omega = ++r->guards >= GUARDS ? 1.0 : 1.0 + (w->omega - 1.0) / 2.0;
-        w->result->guard_events++;
-    }
+    else if (error > 10.0 * r->best)
+        retreat(w, r);
 }
 
 static void relax(bk_transport_working *w, relaxation *r, double error)
@@ -129,7 +134,7 @@ static bk_transport_mode form_of(const bk_transport_working *w, int64_t most)
     const bk_transport_config *c = &w->config;
     if (c->mode != BK_TRANSPORT_AUTO)
         return (bk_transport_mode)c->mode;
-    if (!bk_transport_balanced(w) || (c->omega != 1.0 && c->method == BK_TRANSPORT_SINKHORN))
+    if (!bk_transport_balanced(w) || c->omega != 1.0)
         return BK_TRANSPORT_LOG;
     bool pays = most > SWEEPS && w->total * w->columns >= ENTRIES && c->tolerance > 0.0;
     return pays && w->cost && !w->record ? BK_TRANSPORT_ABSORBED : BK_TRANSPORT_PFORM;
@@ -146,12 +151,10 @@ static void record(bk_transport_working *w)
     bk_arena *arena = w->problem.arena;
     bk_transport_record *r = BK_NEW(arena, bk_transport_record, 1);
     *r = (bk_transport_record){.before = w->last,
-                               .v = BK_NEW(arena, double, w->columns),
-                               .u_next = BK_NEW(arena, double, w->rows),
-                               .v_next = BK_NEW(arena, double, w->columns)};
-    memcpy(r->v, w->v, (size_t)w->columns * sizeof(double));
-    memcpy(r->u_next, w->next_u, (size_t)w->rows * sizeof(double));
-    memcpy(r->v_next, w->next_v, (size_t)w->columns * sizeof(double));
+                               .u = BK_NEW(arena, double, w->rows),
+                               .v = BK_NEW(arena, double, w->columns)};
+    memcpy(r->u, w->next_u, (size_t)w->rows * sizeof(double));
+    memcpy(r->v, w->next_v, (size_t)w->columns * sizeof(double));
     w->last = r;
 }
 
@@ -187,7 +190,12 @@ bk_transport_status bk_transport_stage(bk_transport_working *w, double tolerance
     double error, goal = bk_transport_balanced(w) ? tolerance * w->mass : tolerance;
     w->omega = 1.0;
     for (int64_t done = 0; w->result->sweeps < most; done++) {
-        if (!sweep(w, &mode, done, &error))
+        bool finite = sweep(w, &mode, done, &error);
+        if (!finite && w->omega > 1.0) {
+            retreat(w, &r);
+            continue;
+        }
+        if (!finite)
             status = BK_TRANSPORT_NOT_FINITE;
         else if (tolerance > 0.0 && error <= goal)
             status = BK_TRANSPORT_CONVERGED;
@@ -208,11 +216,13 @@ bk_transport_status bk_transport_solve_sinkhorn(bk_transport_working *w)
     double eta = 1.0 / w->epsilon;
     if (c->scaling == BK_SCALING_DOUBLING) {
         bk_transport_set_eta(w, bk_transport_first_eta(w));
-        while (w->eta < eta && w->result->sweeps < c->iterations) {
+        while (w->eta < eta) {
             bk_transport_status status =
                 bk_transport_stage(w, fmax(c->stage_tolerance, c->tolerance), c->iterations);
             if (status == BK_TRANSPORT_NOT_FINITE)
                 return status;
+            if (w->result->sweeps >= c->iterations) /* short of the epsilon that was asked for */
+                return BK_TRANSPORT_MAX_ITERATIONS;
             bk_transport_set_eta(w, bk_transport_next_eta(w));
         }
     }

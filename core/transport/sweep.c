@@ -251,36 +251,48 @@ static void log_rows(const bk_transport_working *w, void *context, int64_t first
     }
 }
 
-/* sum_i a_i exp(-(u_i - log a_i) / (eta rho)) of the fresh u: what the best common shift needs. */
+/* Sums of a, a exp(x), a (exp(x) - 1) over a side, x = -(u - log a) / (eta rho): what the best
+ * common shift needs.  The last keeps its digits when rho is great. */
+enum { MASS, TILTED, TILT, SHIFT_SUMS };
+
+static void add_shift(double a, double x, double *sum)
+{
+    sum[MASS] += a;
+    sum[TILTED] += a * exp(x);
+    sum[TILT] += a * expm1(x);
+}
+
 static void shift_rows(const bk_transport_working *w, void *context, int64_t first, int64_t last,
                        double *sum, double *buffer)
 {
     (void)context;
     (void)buffer;
     for (int64_t i = first; i < last; i++)
-        sum[0] += w->a[i] * exp(-(w->next_u[i] - w->log_a[i]) / (w->eta * w->rho[0]));
+        add_shift(w->a[i], -(w->next_u[i] - w->log_a[i]) / (w->eta * w->rho[0]), sum);
+}
+
+/* log(TILTED / MASS). */
+static double log_tilt(const double *sum)
+{
+    double tilt = sum[TILT] / sum[MASS];
+    return fabs(tilt) < 0.5 ? log1p(tilt) : log(sum[TILTED] / sum[MASS]);
 }
 
 /* f += lambda, g -= lambda with the lambda that maximises the dual: both sides soft. */
 static void translate(bk_transport_working *w)
 {
-    double rows, columns = 0.0;
-    bk_transport_sum(w, 1, shift_rows, NULL, &rows);
+    double rows[SHIFT_SUMS], columns[SHIFT_SUMS] = {0};
+    bk_transport_sum(w, SHIFT_SUMS, shift_rows, NULL, rows);
     for (int64_t j = 0; j < w->columns; j++)
-        columns += w->b[j] * exp(-(w->next_v[j] - w->log_b[j]) / (w->eta * w->rho[1]));
-    double lambda = (bk_log_one(rows) - bk_log_one(columns)) * w->eta *
-                    (1.0 / (1.0 / w->rho[0] + 1.0 / w->rho[1]));
+        add_shift(w->b[j], -(w->next_v[j] - w->log_b[j]) / (w->eta * w->rho[1]), columns);
+    double ratio = log(rows[MASS] / columns[MASS]) + log_tilt(rows) - log_tilt(columns);
+    double lambda = ratio * w->eta / (1.0 / w->rho[0] + 1.0 / w->rho[1]);
     if (!isfinite(lambda))
         return;
     for (int64_t i = 0; i < w->rows; i++)
         w->next_u[i] += lambda;
     for (int64_t j = 0; j < w->columns; j++)
         w->next_v[j] -= lambda;
-}
-
-static bool translates(const bk_transport_working *w)
-{
-    return isfinite(w->rho[0]) && isfinite(w->rho[1]) && w->config.tolerance > 0.0 && !w->record;
 }
 
 /* max |du|, |dv| of all ranks. */
@@ -311,7 +323,7 @@ static bool log_form(bk_transport_working *w, double *error)
     }
     if (!all_finite(m, w->next_v))
         return false;
-    if (translates(w))
+    if (bk_transport_translates(&w->config))
         translate(w);
     if (!bk_transport_balanced(w))
         *error = greatest_change(w);

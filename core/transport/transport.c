@@ -41,7 +41,8 @@ const char *bk_transport_status_sentence(bk_transport_status status)
 static bool records(const bk_transport *problem, const bk_transport_config *c)
 {
     bool asked = c->gradient == BK_GRADIENT_UNROLLED || c->gradient == BK_GRADIENT_AUTO;
-    return problem->differentiate && asked && bk_transport_unrollable(c);
+    return problem->differentiate && asked && bk_transport_unrollable(c) &&
+           !bk_transport_translates(c);
 }
 
 static bk_transport_status run(bk_transport_working *w)

@@ -157,8 +157,8 @@ typedef struct bk_transport_adjoint {
 BK_CHECKED bk_status bk_transport_gradient(const bk_transport_result *result,
                                            const bk_transport_adjoint *adjoint);
 
-/* Not collective.  dL/dcost[rows,columns] of points back to them: adds to x[rows,width] and to
- * y[columns,width] (the own rows' part); either may be NULL.
+/* Collective.  dL/dcost[rows,columns] of points back to them: adds to x[rows,width] and, summed
+ * over the rows of all ranks, to y[columns,width]; either may be NULL, on all ranks alike.
  * euclidean: 0 at distance 0; l1: 0 at ties. */
 void bk_transport_points_back(const bk_transport *problem, bk_metric metric, const double *cost,
                               double *x, double *y);

@@ -138,6 +138,31 @@ static void warn(const bk_operator_call *c, const bk_transport_result *r)
                 bk_transport_status_sentence(r->status));
 }
 
+/* The envelope and a gradient of the plan do not go together: said before the solve. */
+static bk_status check_gradient(const bk_operator_call *c)
+{
+    const bk_transport_config *config = config_of(c);
+    if (config->gradient == BK_GRADIENT_ENVELOPE && bk_operator_seed_array(c, "plan"))
+        return bk_fail(BK_USAGE,
+                       "grad/plan is given (%s): gradient=envelope differentiates value=kl or "
+                       "entropy alone; remove it or use gradient=implicit",
+                       c->in);
+    return BK_OK;
+}
+
+/* A sweep that is unrolled is kept. */
+static void warn_memory(const bk_operator_call *c, const bk_transport *p)
+{
+    enum { MANY = 1000, PRESET = 2000 };
+    const bk_transport_config *config = config_of(c);
+    int64_t sweeps = config->iterations > 0 ? config->iterations : PRESET;
+    if (c->backward && config->gradient == BK_GRADIENT_UNROLLED && sweeps > MANY)
+        bk_warn("gradient=unrolled keeps up to %lld sweeps (%s): %.3g MiB; gradient=implicit of a "
+                "converged solve keeps none",
+                (long long)sweeps, c->in,
+                (double)(sweeps * (p->total + p->columns)) * sizeof(double) / 0x1p20);
+}
+
 /* ---- one problem ---- */
 
 static bk_status backward(bk_operator_call *c, const bk_transport *p, const bk_transport_result *r)
@@ -152,16 +177,16 @@ static bk_status backward(bk_operator_call *c, const bk_transport *p, const bk_t
                                     .a = gradient(c, "a"),
                                     .b = gradient(c, "b")};
     BK_TRY(bk_transport_gradient(r, &adjoint));
-    if (x) {
+    if (x)
         bk_transport_points_back(p, (bk_metric)config_of(c)->metric, cost, x, y);
-        bk_operator_sum_ranks(c->world->data, BK_F64, p->columns * p->width, y, c->tape.scratch);
-    }
     return BK_OK;
 }
 
 static bk_status run_problem(bk_operator_call *c, const bk_transport *p)
 {
     bk_transport_result r;
+    BK_TRY(check_gradient(c));
+    warn_memory(c, p);
     BK_TRY(bk_transport_solve(p, config_of(c), &r));
     warn(c, &r);
     output_plan(c, p, &r);
