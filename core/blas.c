@@ -358,6 +358,8 @@ void bk_blas_round(int64_t n, const float *x, void *y)
 
 bk_status bk_solve_spd(int64_t n, double *a, double *b)
 {
+    if (n == 0)
+        return BK_OK;
     /* The lower triangle by rows is the upper one by columns: nothing is transposed. */
     int info = (int)LAPACKE_dposv_work(LAPACK_COL_MAJOR, 'U', (int)n, 1, a, (int)n, b, (int)n);
     if (info != 0)

@@ -11,8 +11,8 @@
 typedef enum bk_metric { BK_METRIC_SQEUCLIDEAN, BK_METRIC_EUCLIDEAN, BK_METRIC_L1 } bk_metric;
 
 typedef struct bk_transport_kernels {
-    /* x_j = v_j - factor c_j; returns the maximum, -inf when there is none.  A NaN is passed over; it
-     * shows in the sum of the exponentials. */
+    /* x_j = v_j - factor c_j; returns the maximum, -inf when there is none.  A NaN is passed over;
+     * it shows in the sum of the exponentials. */
     double (*shift)(int64_t n, double factor, const void *c, const double *v, void *x);
     /* p_j = exp(v_j + u - factor c_j); returns the sum. */
     double (*plan)(int64_t n, double factor, const void *c, const double *v, double u, void *p);
