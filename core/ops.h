@@ -17,6 +17,15 @@ void bk_lane_gradient(bk_tape *t, const bk_lanes *lanes, bk_tensor *x, bk_lane_p
  * bias. */
 void bk_column_sums(const bk_tape *t, const bk_tensor *y, int64_t l, void *out);
 
+/* ---- operands.c ---- */
+/* Whether products read arrays of `dtype` rounded to bf16 (t->bf16), and the type they then read.
+ */
+bool bk_operands_rounded(const bk_tape *t, bk_dtype dtype);
+bk_dtype bk_operand_dtype(const bk_tape *t, bk_dtype dtype);
+/* data[n] as products read it: itself, or a rounded copy on `arena`. */
+const void *bk_operand(const bk_tape *t, bk_dtype dtype, int64_t n, const void *data,
+                       bk_arena *arena);
+
 /* ---- linear.c ---- */
 /* y[R,O] = x[R,I] w[O,I]^T + b[O].  b may be NULL.  x may have more leading axes; y keeps them. */
 bk_tensor *bk_linear(bk_tape *t, bk_tensor *x, bk_tensor *w, bk_tensor *b);

@@ -149,15 +149,15 @@ static void both_libraries_multiply(void **state)
         use(2, library);
         for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
             for (int form = 0; form < 4; form++)
-                for (int f = 0; f < 3; f++) {
+                for (int f = 0; f < 6; f++) {
                     bk_gemm g = {.ta = (bk_transpose)(form / 2), .tb = (bk_transpose)(form % 2)};
                     g.m = shapes[s][0];
                     g.n = shapes[s][1];
                     g.k = shapes[s][2];
-                    g.alpha = factors[f][0];
-                    g.beta = factors[f][1];
-                    g.varying = f == 0 && form == 0;
-                    with_bias = f != 1;
+                    g.alpha = factors[f / 2][0];
+                    g.beta = factors[f / 2][1];
+                    g.varying = f % 2;
+                    with_bias = f / 2 != 1;
                     check_product(BK_F32, g);
                     check_product(BK_F64, g);
                     if (bk_blas_bf16() == BK_BF16 && g.alpha == 1.0)
