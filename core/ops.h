@@ -56,6 +56,15 @@ bk_tensor *bk_dropout(bk_tape *t, bk_tensor *x, double p, int layer, bk_use use)
  * bias may be NULL. */
 bk_tensor *bk_layernorm(bk_tape *t, bk_tensor *x, bk_tensor *gain, bk_tensor *bias, double epsilon);
 
+/* sum = x + residual (same shape) and norm = layernorm(sum), to the bits of bk_add and
+ * bk_layernorm, in one pass over memory forward and one backward. */
+typedef struct bk_sum_and_norm {
+    bk_tensor *sum, *norm;
+} bk_sum_and_norm;
+
+bk_sum_and_norm bk_add_layernorm(bk_tape *t, bk_tensor *x, bk_tensor *residual, bk_tensor *gain,
+                                 bk_tensor *bias, double epsilon);
+
 /* ---- softmax.c ---- */
 /* P = softmax over the last axis of s[B,H,N,M] where key m of sample b is real (mask[B,M] i32, NULL
  * = all) and, if causal, m <= n.  A row without keys gives zeros and no gradient. */
