@@ -15,7 +15,7 @@ typedef struct bk_tile {
     int64_t rows, cols;
 } bk_tile;
 
-bk_tile bk_onednn_tile(void);
+bk_tile bk_onednn_tile(const bk_gemm *g);
 /* C = alpha op(A) op(B) + beta C in fp32 without a primitive, for shapes that do not come back.
  * Any thread.  False: CBLAS is the better one on this machine. */
 bool bk_onednn_sgemm(const bk_gemm *g);

@@ -16,9 +16,9 @@ bool bk_onednn_takes(const bk_gemm *g)
     return false;
 }
 
-bk_tile bk_onednn_tile(void)
+bk_tile bk_onednn_tile(const bk_gemm *g)
 {
-    return (bk_tile){1, 1};
+    return (bk_tile){g->m, g->n};
 }
 
 bool bk_onednn_sgemm(const bk_gemm *g)
@@ -103,11 +103,24 @@ bool bk_onednn_takes(const bk_gemm *g)
     return g->alpha == 1.0 && (g->beta == 0.0 || g->beta == 1.0) && packs(g);
 }
 
-/* It packs a tile's part of B for each tile: tall tiles pack less.  Narrow ones leave something to
- * share out. */
-bk_tile bk_onednn_tile(void)
+static bool enough_tiles(const bk_gemm *g, bk_tile t)
 {
-    return has_avx512() ? (bk_tile){512, 384} : (bk_tile){512, 768};
+    enum { ENOUGH = 8 };
+    int64_t rows = g->m / t.rows, cols = g->n / t.cols;
+    return (rows > 1 ? rows : 1) * (cols > 1 ? cols : 1) >= ENOUGH;
+}
+
+/* It packs a tile's part of A and B for each tile: the larger, the less, as long as enough are left
+ * to share out.  With many terms a wide one is slow (768 columns, 3072 terms: by a sixth). */
+bk_tile bk_onednn_tile(const bk_gemm *g)
+{
+    enum { SHORT = 1024 };
+    const bk_tile small = {512, 384}, tall = {1024, 384}, wide = {512, 768}, large = {1024, 768};
+    if (!has_avx512())
+        return wide;
+    if (g->k <= SHORT && enough_tiles(g, large))
+        return large;
+    return enough_tiles(g, tall) ? tall : small;
 }
 
 bool bk_onednn_sgemm(const bk_gemm *g)

@@ -159,7 +159,8 @@ static void both_libraries_multiply(void **state)
                     g.varying = f % 2;
                     with_bias = f / 2 != 1;
                     check_product(BK_F32, g);
-                    check_product(BK_F64, g);
+                    if (!g.varying)
+                        check_product(BK_F64, g);
                     if (bk_blas_bf16() == BK_BF16 && g.alpha == 1.0)
                         check_product(BK_BF16, g);
                 }
@@ -220,6 +221,7 @@ static const bk_gemm large[] = {
     {.tb = BK_T, .m = 1040, .n = 1552, .k = 33, .alpha = 1.0},
     {.m = 523, .n = 771, .k = 130, .alpha = 1.0, .beta = 1.0},
     {.ta = BK_T, .m = 768, .n = 1541, .k = 65, .alpha = 1.0},
+    {.tb = BK_T, .m = 2064, .n = 3105, .k = 17, .alpha = 1.0}, /* large tiles */
 };
 enum { LARGE = sizeof large / sizeof *large };
 
