@@ -223,7 +223,7 @@ static plan plan_of(bk_dtype dtype, const bk_gemm *g)
     plan p = {.grid = grid_of(g, small_tile)};
     if (!use_onednn)
         return p;
-    grid own = grid_of(g, bk_onednn_tile());
+    grid own = grid_of(g, bk_onednn_tile(g));
     if (own.rows * own.cols > 1)
         p.grid = own;
     find_matmuls(dtype, g, &p);

@@ -24,7 +24,7 @@ typedef struct bk_gemm {
     void *c;
     int64_t ldc;
     const void *bias; /* of C's type, added to each row; NULL: none */
-    bool varying;     /* the shape changes from step to step: nothing is prepared and kept for it */
+    bool varying;     /* m and k change from step to step: nothing is prepared and kept for them */
 } bk_gemm;
 
 /* One product in dtype BK_F32, BK_F64, or BK_BF16: A and B in bf16, sums and C in fp32 (alpha 1,

@@ -16,9 +16,9 @@ bool bk_onednn_takes(const bk_gemm *g)
     return false;
 }
 
-bk_tile bk_onednn_tile(void)
+bk_tile bk_onednn_tile(const bk_gemm *g)
 {
-    return (bk_tile){1, 1};
+    return (bk_tile){g->m, g->n};
 }
 
 bool bk_onednn_sgemm(const bk_gemm *g)
@@ -54,15 +54,18 @@ const char *bk_onednn_description(void)
 
 #include <oneapi/dnnl/dnnl.h>
 
+/* m and k may be DNNL_RUNTIME_DIM_VAL. */
 typedef struct shape {
     int64_t m, n, k, lda, ldb, ldc;
     int32_t ta, tb, accumulate, operands, bias, unused;
 } shape;
 
+enum { A, B, C, ARRAYS };
+
 struct bk_onednn_matmul {
     shape key;
     dnnl_primitive_t primitive;
-    dnnl_memory_desc_t a, b, c, bias, scratchpad;
+    dnnl_memory_desc_t arrays[ARRAYS], bias, scratchpad;
     bk_onednn_matmul *next;
 };
 
@@ -100,11 +103,24 @@ bool bk_onednn_takes(const bk_gemm *g)
     return g->alpha == 1.0 && (g->beta == 0.0 || g->beta == 1.0) && packs(g);
 }
 
-/* It packs a tile's part of B for each tile: tall tiles pack less.  Narrow ones leave something to
- * share out. */
-bk_tile bk_onednn_tile(void)
+static bool enough_tiles(const bk_gemm *g, bk_tile t)
 {
-    return has_avx512() ? (bk_tile){512, 384} : (bk_tile){512, 768};
+    enum { ENOUGH = 8 };
+    int64_t rows = g->m / t.rows, cols = g->n / t.cols;
+    return (rows > 1 ? rows : 1) * (cols > 1 ? cols : 1) >= ENOUGH;
+}
+
+/* It packs a tile's part of A and B for each tile: the larger, the less, as long as enough are left
+ * to share out.  With many terms a wide one is slow (768 columns, 3072 terms: by a sixth). */
+bk_tile bk_onednn_tile(const bk_gemm *g)
+{
+    enum { SHORT = 1024 };
+    const bk_tile small = {512, 384}, tall = {1024, 384}, wide = {512, 768}, large = {1024, 768};
+    if (!has_avx512())
+        return wide;
+    if (g->k <= SHORT && enough_tiles(g, large))
+        return large;
+    return enough_tiles(g, tall) ? tall : small;
 }
 
 bool bk_onednn_sgemm(const bk_gemm *g)
@@ -118,9 +134,9 @@ bool bk_onednn_sgemm(const bk_gemm *g)
 
 static shape shape_of(bk_dtype operands, const bk_gemm *g)
 {
-    return (shape){.m = g->m,
+    return (shape){.m = g->varying ? DNNL_RUNTIME_DIM_VAL : g->m,
                    .n = g->n,
-                   .k = g->k,
+                   .k = g->varying ? DNNL_RUNTIME_DIM_VAL : g->k,
                    .lda = g->lda,
                    .ldb = g->ldb,
                    .ldc = g->ldc,
@@ -145,6 +161,15 @@ static dnnl_memory_desc_t describe(dnnl_data_type_t type, bk_transpose transpose
     return d;
 }
 
+/* The arrays of a product of m rows and k terms. */
+static void describe_operands(const shape *s, int64_t m, int64_t k, dnnl_memory_desc_t out[ARRAYS])
+{
+    dnnl_data_type_t type = s->operands == BK_BF16 ? dnnl_bf16 : dnnl_f32;
+    out[A] = describe(type, (bk_transpose)s->ta, (int64_t[]){m, k}, s->lda);
+    out[B] = describe(type, (bk_transpose)s->tb, (int64_t[]){k, s->n}, s->ldb);
+    out[C] = describe(dnnl_f32, BK_N, (int64_t[]){m, s->n}, s->ldc);
+}
+
 /* Scratchpads are ours, one for each thread: the library's own would be shared by tiles that run
  * side by side. */
 static dnnl_primitive_t make_primitive(bk_onednn_matmul *x)
@@ -154,7 +179,8 @@ static dnnl_primitive_t make_primitive(bk_onednn_matmul *x)
     dnnl_post_ops_t after;
     dnnl_primitive_desc_t description;
     dnnl_primitive_t primitive;
-    CHECK(dnnl_matmul_desc_init(&matmul, &x->a, &x->b, x->key.bias ? &x->bias : NULL, &x->c));
+    CHECK(dnnl_matmul_desc_init(&matmul, &x->arrays[A], &x->arrays[B],
+                                x->key.bias ? &x->bias : NULL, &x->arrays[C]));
     CHECK(dnnl_primitive_attr_create(&attributes));
     CHECK(dnnl_primitive_attr_set_scratchpad_mode(attributes, dnnl_scratchpad_mode_user));
     CHECK(dnnl_post_ops_create(&after));
@@ -178,10 +204,7 @@ static bk_onednn_matmul *make(const shape *s)
     if (!x)
         bk_fatal("out of memory: oneDNN primitive");
     x->key = *s;
-    dnnl_data_type_t type = s->operands == BK_BF16 ? dnnl_bf16 : dnnl_f32;
-    x->a = describe(type, (bk_transpose)s->ta, (int64_t[]){s->m, s->k}, s->lda);
-    x->b = describe(type, (bk_transpose)s->tb, (int64_t[]){s->k, s->n}, s->ldb);
-    x->c = describe(dnnl_f32, BK_N, (int64_t[]){s->m, s->n}, s->ldc);
+    describe_operands(s, s->m, s->k, x->arrays);
     x->bias = describe(dnnl_f32, BK_N, (int64_t[]){1, s->n}, s->n);
     x->primitive = make_primitive(x);
     return x;
@@ -222,15 +245,19 @@ void bk_onednn_run(const bk_onednn_matmul *x, const bk_gemm *g)
 {
     enum { ARGUMENTS = 5 };
     dnnl_exec_arg_t argument[ARGUMENTS];
+    dnnl_memory_desc_t own_arrays[ARRAYS];
+    const dnnl_memory_desc_t *arrays = g->varying ? own_arrays : x->arrays;
+    if (g->varying)
+        describe_operands(&x->key, g->m, g->k, own_arrays);
     if (!own.stream)
         CHECK(dnnl_stream_create(&own.stream, engine, dnnl_stream_default_flags));
     const struct {
         int name;
         const dnnl_memory_desc_t *shape;
         const void *data;
-    } list[ARGUMENTS] = {{DNNL_ARG_SRC, &x->a, g->a},
-                         {DNNL_ARG_WEIGHTS, &x->b, g->b},
-                         {DNNL_ARG_DST, &x->c, g->c},
+    } list[ARGUMENTS] = {{DNNL_ARG_SRC, &arrays[A], g->a},
+                         {DNNL_ARG_WEIGHTS, &arrays[B], g->b},
+                         {DNNL_ARG_DST, &arrays[C], g->c},
                          {DNNL_ARG_SCRATCHPAD, &x->scratchpad,
                           own_scratchpad(dnnl_memory_desc_get_size(&x->scratchpad))},
                          {DNNL_ARG_BIAS, &x->bias, g->bias}};

@@ -17,6 +17,15 @@ void bk_lane_gradient(bk_tape *t, const bk_lanes *lanes, bk_tensor *x, bk_lane_p
  * bias. */
 void bk_column_sums(const bk_tape *t, const bk_tensor *y, int64_t l, void *out);
 
+/* ---- operands.c ---- */
+/* Whether products read arrays of `dtype` rounded to bf16 (t->bf16), and the type they then read.
+ */
+bool bk_operands_rounded(const bk_tape *t, bk_dtype dtype);
+bk_dtype bk_operand_dtype(const bk_tape *t, bk_dtype dtype);
+/* data[n] as products read it: itself, or a rounded copy on `arena`. */
+const void *bk_operand(const bk_tape *t, bk_dtype dtype, int64_t n, const void *data,
+                       bk_arena *arena);
+
 /* ---- linear.c ---- */
 /* y[R,O] = x[R,I] w[O,I]^T + b[O].  b may be NULL.  x may have more leading axes; y keeps them. */
 bk_tensor *bk_linear(bk_tape *t, bk_tensor *x, bk_tensor *w, bk_tensor *b);
@@ -46,6 +55,15 @@ bk_tensor *bk_dropout(bk_tape *t, bk_tensor *x, double p, int layer, bk_use use)
 /* y = (x - mean) / sqrt(var + epsilon) * gain[C] + bias[C] over the last axis (biased variance);
  * bias may be NULL. */
 bk_tensor *bk_layernorm(bk_tape *t, bk_tensor *x, bk_tensor *gain, bk_tensor *bias, double epsilon);
+
+/* sum = x + residual (same shape) and norm = layernorm(sum), to the bits of bk_add and
+ * bk_layernorm, in one pass over memory forward and one backward. */
+typedef struct bk_sum_and_norm {
+    bk_tensor *sum, *norm;
+} bk_sum_and_norm;
+
+bk_sum_and_norm bk_add_layernorm(bk_tape *t, bk_tensor *x, bk_tensor *residual, bk_tensor *gain,
+                                 bk_tensor *bias, double epsilon);
 
 /* ---- softmax.c ---- */
 /* P = softmax over the last axis of s[B,H,N,M] where key m of sample b is real (mask[B,M] i32, NULL

@@ -38,7 +38,7 @@ struct bk_tape {
     bk_arena *scratch; /* inside one op; ops take a mark and release it */
     bk_arena *inner;   /* of core/recompute.h; NULL: everything is kept */
     bk_dtype dtype; /* of real tensors: BK_F32, or BK_F64 in checks and `birkhoff op dtype=f64` */
-    bool bf16;      /* the operands of linear maps are rounded to bf16 (run.precision) */
+    bool bf16;      /* operands of linear maps and experts are rounded to bf16 (run.precision) */
     bk_lanes lanes;
     bool training;  /* dropout, router noise and draws act */
     bool recording; /* false: no nodes are kept (evaluation, teacher) */

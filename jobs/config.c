@@ -10,8 +10,9 @@ static const bk_option run_options[] = {
     BK_OPTION_I64(bk_config_run, seed, 1, 0, 1LL << 53,
                   "of initialisation, order, dropout and router draws"),
     BK_OPTION_I64(bk_config_run, steps, 1000, 1, 1LL << 53, "updates"),
-    BK_OPTION_CHOICE(bk_config_run, precision, 0, "fp32|bf16",
-                     "operands of linear maps; sums, parameters and all else stay fp32"),
+    BK_OPTION_CHOICE(
+        bk_config_run, precision, 0, "fp32|bf16",
+        "operands of linear maps and experts; sums, parameters and all else stay fp32"),
     BK_OPTION_CHOICE(bk_config_run, resume, 0, "auto|fresh",
                      "auto: from the newest valid checkpoint; fresh: refuse one"),
     BK_OPTION_F64(

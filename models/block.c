@@ -102,29 +102,40 @@ typedef struct pass {
     int64_t positions;
 } pass;
 
-static bk_tensor *attention_half(void *context, bk_tape *t, bk_tensor *x)
+/* What attention adds to x. */
+static bk_tensor *attended(const pass *p, bk_tape *t, bk_tensor *x)
 {
-    const pass *p = context;
     const bk_block *block = &p->model->block[p->layer];
     bk_tensor *a =
         attention(p->model, t, p->layer, bk_part_norm(p->model, t, &block->norm1, x), p->mask);
-    return bk_add(
-        t, x, bk_dropout(t, a, p->model->config.dropout, p->layer, BK_USE_DROPOUT_ATTENTION_OUT));
+    return bk_dropout(t, a, p->model->config.dropout, p->layer, BK_USE_DROPOUT_ATTENTION_OUT);
 }
 
-static bk_tensor *feedforward_half(void *context, bk_tape *t, bk_tensor *x)
+/* x + what the feed-forward makes of its norm. */
+static bk_tensor *fed_forward(const pass *p, bk_tape *t, bk_tensor *x, bk_tensor *norm)
 {
-    const pass *p = context;
-    const bk_block *block = &p->model->block[p->layer];
-    bk_tensor *f = bk_feedforward(
-        p->model, t, p->layer, bk_part_norm(p->model, t, &block->norm2, x), p->mask, p->positions);
+    bk_tensor *f = bk_feedforward(p->model, t, p->layer, norm, p->mask, p->positions);
     return bk_add(t, x,
                   bk_dropout(t, f, p->model->config.dropout, p->layer, BK_USE_DROPOUT_FFN_OUT));
 }
 
+static bk_tensor *attention_half(void *context, bk_tape *t, bk_tensor *x)
+{
+    return bk_add(t, x, attended(context, t, x));
+}
+
+static bk_tensor *feedforward_half(const pass *p, bk_tape *t, bk_tensor *x)
+{
+    const bk_block *block = &p->model->block[p->layer];
+    return fed_forward(p, t, x, bk_part_norm(p->model, t, &block->norm2, x));
+}
+
 static bk_tensor *both_halves(void *context, bk_tape *t, bk_tensor *x)
 {
-    return feedforward_half(context, t, attention_half(context, t, x));
+    const pass *p = context;
+    const bk_block *block = &p->model->block[p->layer];
+    bk_sum_and_norm y = bk_part_add_norm(p->model, t, &block->norm2, x, attended(p, t, x));
+    return fed_forward(p, t, y.sum, y.norm);
 }
 
 bk_tensor *bk_block_forward(bk_model *model, bk_tape *t, int layer, bk_tensor *x, bk_tensor *mask,

@@ -98,6 +98,8 @@ bk_linear_part bk_declare_linear(bk_model *model, const char *w, const char *b, 
 bk_norm_part bk_declare_norm(bk_model *model, const char *gain, const char *bias, int layer);
 bk_tensor *bk_part_linear(bk_tape *t, const bk_linear_part *part, bk_tensor *x);
 bk_tensor *bk_part_norm(bk_model *model, bk_tape *t, const bk_norm_part *part, bk_tensor *x);
+bk_sum_and_norm bk_part_add_norm(bk_model *model, bk_tape *t, const bk_norm_part *part,
+                                 bk_tensor *x, bk_tensor *residual);
 /* Half width of Xavier's uniform initialisation (encoder) or the 0.02 of GPT-2 (decoder), times
  * `factor`. */
 double bk_init_scale(const bk_model *model, int64_t in, int64_t out, double factor);

@@ -3,6 +3,7 @@
  * never recomputed. */
 #include "models/moe.h"
 
+#include "core/blas.h"
 #include "core/log.h"
 #include "core/parallel.h"
 #include "core/vector.h"
@@ -54,26 +55,18 @@ static size_t row_bytes(const saved *s)
     return (size_t)s->width * bk_dtype_size(s->experts.dtype);
 }
 
+/* Of a row as the experts' products read it. */
+static size_t operand_bytes(const saved *s)
+{
+    return (size_t)s->width * bk_dtype_size(s->experts.operands);
+}
+
 /* Books the time since the last call. */
 static void lap(saved *s, bk_moe_phase phase)
 {
     double now = bk_seconds();
     s->seconds[phase] += now - s->clock;
     s->clock = now;
-}
-
-/* Starts a chunk of rows to their experts, or (back) from them; on one rank they are there. */
-static bk_exchange *start(bk_tape *t, saved *s, bool back, int64_t chunk, const void *rows,
-                          void *received)
-{
-    if (bk_comm_size(s->args.ep) == 1)
-        return NULL;
-    int64_t before = bk_traffic_now().bytes;
-    bk_exchange *x = (back ? bk_dispatch_return : bk_dispatch_send)(t, &s->dispatch, chunk,
-                                                                    row_bytes(s), rows, received);
-    s->bytes += bk_traffic_now().bytes - before;
-    lap(s, BK_MOE_EXCHANGE);
-    return x;
 }
 
 static void finish(saved *s, bk_exchange *x)
@@ -87,6 +80,7 @@ static void finish(saved *s, bk_exchange *x)
  * it has left. */
 typedef struct journey {
     const char *sent;      /* [n,C] in the order of dispatch */
+    size_t bytes;          /* of a row of sent and of arrived */
     char *arrived;         /* [R,C] at the experts */
     char *result;          /* [R,C] of the experts */
     char *returned;        /* [n,C] */
@@ -94,22 +88,36 @@ typedef struct journey {
     bk_exchange **leaving; /* [chunks] results on their way */
 } journey;
 
+/* Starts a chunk of rows to their experts, or (back) from them; on one rank they are there. */
+static bk_exchange *start(bk_tape *t, saved *s, const journey *j, bool back, int64_t chunk)
+{
+    if (bk_comm_size(s->args.ep) == 1)
+        return NULL;
+    int64_t before = bk_traffic_now().bytes;
+    bk_exchange *x =
+        back ? bk_dispatch_return(t, &s->dispatch, chunk, row_bytes(s), j->result, j->returned)
+             : bk_dispatch_send(t, &s->dispatch, chunk, j->bytes, j->sent, j->arrived);
+    s->bytes += bk_traffic_now().bytes - before;
+    lap(s, BK_MOE_EXCHANGE);
+    return x;
+}
+
 /* A chunk is at work while the next is on its way there and those before it on their way back. */
 static void travel(bk_tape *t, saved *s, journey *j)
 {
     int64_t chunks = s->dispatch.chunks;
     j->leaving = BK_NEW(t->scratch, bk_exchange *, chunks);
-    bk_exchange *coming = start(t, s, false, 0, j->sent, j->arrived);
+    bk_exchange *coming = start(t, s, j, false, 0);
     for (int64_t chunk = 0; chunk < chunks; chunk++) {
         finish(s, coming);
         if (chunk + 1 < chunks)
-            coming = start(t, s, false, chunk + 1, j->sent, j->arrived);
+            coming = start(t, s, j, false, chunk + 1);
         if (j->back)
             bk_experts_inputs_back(t, j->back, chunk);
         else
             bk_experts_forward(t, &s->experts, chunk, j->result);
         lap(s, BK_MOE_GEMM);
-        j->leaving[chunk] = start(t, s, true, chunk, j->result, j->returned);
+        j->leaving[chunk] = start(t, s, j, true, chunk);
         if (j->back)
             bk_experts_weights_back(t, j->back, chunk);
         lap(s, BK_MOE_GEMM);
@@ -186,22 +194,28 @@ typedef struct moving {
     double beta;      /* 0: the gradient of x is written, 1: added to */
 } moving;
 
+/* As the experts' products read them: rounded here, they are half as long on their way. */
 static void copy_rows(void *context, int64_t first, int64_t last)
 {
     const moving *c = context;
     const saved *s = c->saved;
     const bk_tensor *x = c->node->in[X];
-    for (int64_t i = first; i < last; i++)
-        memcpy(row(c->packed, x, i, s->width),
-               row(x->data, x, s->dispatch.slot[i] / s->args.k, s->width), row_bytes(s));
+    for (int64_t i = first; i < last; i++) {
+        const void *from = row(x->data, x, s->dispatch.slot[i] / s->args.k, s->width);
+        char *to = c->packed + (size_t)i * operand_bytes(s);
+        if (s->experts.rounded)
+            bk_blas_round(s->width, from, to);
+        else
+            memcpy(to, from, row_bytes(s));
+    }
 }
 
 /* Room for the rows at their experts: one rank keeps the packed rows themselves. */
-static char *room_at_experts(const saved *s, bk_arena *arena, char *packed)
+static char *room_at_experts(const saved *s, bk_arena *arena, size_t bytes, char *packed)
 {
     return bk_comm_size(s->args.ep) == 1
                ? packed
-               : bk_arena_alloc(arena, (size_t)s->dispatch.received * row_bytes(s));
+               : bk_arena_alloc(arena, (size_t)s->dispatch.received * bytes);
 }
 
 /* y_t = sum_s w_ts ret_ts, in slot order. */
@@ -254,6 +268,7 @@ static saved *keep(bk_tape *t, bk_node *n)
                               .activation = s->args.activation,
                               .leaf = n->in + EXPERT_INPUTS,
                               .dispatch = &s->dispatch};
+    bk_experts_precision(t, &s->experts);
     s->clock = bk_seconds();
     return s;
 }
@@ -269,15 +284,17 @@ static void forward(bk_tape *t, bk_node *n)
     *d = bk_dispatch_make(t, s->args.ep, s->args.chunks, &s->route_args, s->route.index);
     bool alone = bk_comm_size(s->args.ep) == 1;
     moving c = {.node = n, .saved = s};
-    c.packed = bk_arena_alloc(alone ? t->arena : t->scratch, (size_t)d->sent * row_bytes(s));
+    c.packed = bk_arena_alloc(alone ? t->arena : t->scratch, (size_t)d->sent * operand_bytes(s));
     bk_parallel(d->sent, 1, s->width, copy_rows, &c);
     lap(s, BK_MOE_PACK);
-    s->experts.received = room_at_experts(s, t->arena, c.packed);
+    char *arrived = room_at_experts(s, t->arena, operand_bytes(s), c.packed);
+    s->experts.received = arrived;
     s->returned = bk_arena_alloc(t->arena, (size_t)d->sent * row_bytes(s));
     bk_experts_open(t, &s->experts);
     journey j = {.sent = c.packed,
-                 .arrived = s->experts.received,
-                 .result = room_at_experts(s, t->scratch, s->returned),
+                 .bytes = operand_bytes(s),
+                 .arrived = arrived,
+                 .result = room_at_experts(s, t->scratch, row_bytes(s), s->returned),
                  .returned = s->returned};
     travel(t, s, &j);
     arrive(s, &j);
@@ -349,15 +366,17 @@ static void backward(bk_tape *t, bk_node *n)
     c.gw = BK_ZNEW(t->scratch, double, s->route_args.tokens * s->args.k);
     bk_parallel(s->dispatch.sent, 1, s->width, weigh_gradients, &c);
     lap(s, BK_MOE_PACK);
-    char *g = room_at_experts(s, t->scratch, c.packed);
+    char *g = room_at_experts(s, t->scratch, row_bytes(s), c.packed);
     char *dx = bk_arena_alloc(t->scratch, (size_t)s->dispatch.received * row_bytes(s));
     bk_experts_back back = bk_experts_back_open(t, &s->experts, g, dx);
     journey j = {.sent = c.packed,
+                 .bytes = row_bytes(s),
                  .arrived = g,
                  .result = dx,
                  .returned = bk_comm_size(s->args.ep) == 1 ? dx : c.packed,
                  .back = &back};
     travel(t, s, &j);
+    bk_experts_close(t, &s->experts);
     c.packed = j.returned;
     c.gh = router_back(t, n, s, c.gw);
     lap(s, BK_MOE_ROUTE);

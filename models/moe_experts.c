@@ -12,6 +12,11 @@ static bk_tensor *leaf(const bk_experts *x, bk_expert_weight which, int64_t expe
     return x->leaf[which * x->count + expert];
 }
 
+static const void *operand_of_weight(const bk_experts *x, bk_expert_weight which, int64_t expert)
+{
+    return x->weight[(which == BK_EXPERT_W2) * x->count + expert];
+}
+
 /* Row i of rows of `width` numbers. */
 static char *row(const bk_experts *x, const void *data, int64_t i, int64_t width)
 {
@@ -22,6 +27,17 @@ static char *row(const bk_experts *x, const void *data, int64_t i, int64_t width
 static char *at(const bk_experts *x, const void *data, int64_t i, int64_t width, int64_t first)
 {
     return row(x, data, i, width) + (size_t)first * bk_dtype_size(x->dtype);
+}
+
+/* Row i of operands. */
+static char *operand(const bk_experts *x, const void *data, int64_t i, int64_t width)
+{
+    return (char *)(uintptr_t)data + (size_t)(i * width) * bk_dtype_size(x->operands);
+}
+
+static size_t operand_bytes(const bk_experts *x, int64_t rows, int64_t width)
+{
+    return (size_t)(rows * width) * bk_dtype_size(x->operands);
 }
 
 static size_t bytes_of(const bk_experts *x, int64_t rows, int64_t width)
@@ -48,6 +64,41 @@ static part part_of(const bk_experts *x, int64_t chunk)
     return p;
 }
 
+/* Rows of a block: those of first .. last-1 of the part, of which `before` stand before it. */
+static void cut(const bk_expert_block *b, int64_t before, int64_t *first, int64_t *last)
+{
+    *first = b->first + (*first > before ? *first - before : 0);
+    *last = b->first + (*last - before < b->rows ? *last - before : b->rows);
+}
+
+typedef struct rounding {
+    part part;
+    int64_t width;
+    const char *from; /* [R,width] */
+    char *to;         /* operands */
+} rounding;
+
+static void round_rows(void *context, int64_t first, int64_t last)
+{
+    const rounding *c = context;
+    const bk_experts *x = c->part.experts;
+    int64_t before = 0;
+    for (const bk_expert_block *b = c->part.first; b < c->part.last; before += b->rows, b++) {
+        int64_t r = first, end = last;
+        for (cut(b, before, &r, &end); r < end; r++)
+            bk_blas_round(c->width, (const float *)(const void *)row(x, c->from, r, c->width),
+                          operand(x, c->to, r, c->width));
+    }
+}
+
+/* The rows of a part as products read them; without rounding `to` is `from`. */
+static void round_part(const part *p, int64_t width, const char *from, const char *to)
+{
+    rounding c = {*p, width, from, (char *)(uintptr_t)to};
+    if (p->experts->rounded)
+        bk_parallel(p->rows, 1, width, round_rows, &c);
+}
+
 /* to[rows,out] = from[rows,in] op(w): one product for each block, shared out together. */
 static void multiply(bk_tape *t, const part *p, bk_expert_weight which, bk_transpose tb,
                      const char *from, char *to)
@@ -65,15 +116,15 @@ static void multiply(bk_tape *t, const part *p, bk_expert_weight which, bk_trans
                                          .n = out,
                                          .k = in,
                                          .alpha = 1.0,
-                                         .a = row(x, from, b->first, in),
+                                         .a = operand(x, from, b->first, in),
                                          .lda = in,
-                                         .b = w->data,
+                                         .b = operand_of_weight(x, which, b->expert),
                                          .ldb = w->shape[1],
                                          .c = row(x, to, b->first, out),
                                          .ldc = out,
                                          .varying = true};
     }
-    bk_gemm_batch(x->dtype, count, product);
+    bk_gemm_batch(x->operands, count, product);
     bk_arena_release(t->scratch, mark);
 }
 
@@ -90,11 +141,20 @@ static void add_bias(const bk_experts *x, const bk_tensor *bias, char *to)
         bk_vector(x->dtype)->add(bk_count(bias), bias->data, to);
 }
 
-/* Rows of a block: those of first .. last-1 of the part, of which `before` stand before it. */
-static void cut(const bk_expert_block *b, int64_t before, int64_t *first, int64_t *last)
+/* active[F] = act(inner[F]), rounded where products want it. */
+static void activate(const bk_experts *x, const char *inner, char *active)
 {
-    *first = b->first + (*first > before ? *first - before : 0);
-    *last = b->first + (*last - before < b->rows ? *last - before : b->rows);
+    enum { PIECE = 512 };
+    float piece[PIECE];
+    if (!x->rounded) {
+        bk_pointwise(x->dtype)->activate((int)x->activation, x->hidden, inner, active);
+        return;
+    }
+    for (int64_t f = 0; f < x->hidden; f += PIECE) {
+        int64_t n = x->hidden - f < PIECE ? x->hidden - f : PIECE;
+        bk_pointwise(x->dtype)->activate((int)x->activation, n, inner + bytes_of(x, 1, f), piece);
+        bk_blas_round(n, piece, active + operand_bytes(x, 1, f));
+    }
 }
 
 /* inner += b1, active = act(inner). */
@@ -108,8 +168,7 @@ static void activate_rows(void *context, int64_t first, int64_t last)
         for (cut(b, before, &r, &end); r < end; r++) {
             char *inner = row(x, x->inner, r, x->hidden);
             add_bias(x, leaf(x, BK_EXPERT_B1, b->expert), inner);
-            bk_pointwise(x->dtype)->activate((int)x->activation, x->hidden, inner,
-                                             row(x, x->active, r, x->hidden));
+            activate(x, inner, operand(x, x->active, r, x->hidden));
         }
     }
 }
@@ -127,10 +186,30 @@ static void finish_rows(void *context, int64_t first, int64_t last)
     }
 }
 
+void bk_experts_precision(const bk_tape *t, bk_experts *x)
+{
+    x->rounded = bk_operands_rounded(t, x->dtype);
+    x->operands = bk_operand_dtype(t, x->dtype);
+}
+
 void bk_experts_open(bk_tape *t, bk_experts *x)
 {
-    x->inner = bk_arena_alloc(t->arena, bytes_of(x, x->dispatch->received, x->hidden));
-    x->active = bk_arena_alloc(t->arena, bytes_of(x, x->dispatch->received, x->hidden));
+    int64_t rows = x->dispatch->received;
+    x->inner = bk_arena_alloc(t->arena, bytes_of(x, rows, x->hidden));
+    x->active = bk_arena_alloc(t->arena, operand_bytes(x, rows, x->hidden));
+    x->weight = BK_NEW(t->arena, const void *, 2 * x->count);
+    for (int64_t i = 0; i < 2 * x->count; i++) {
+        const bk_tensor *w = leaf(x, i < x->count ? BK_EXPERT_W1 : BK_EXPERT_W2, i % x->count);
+        x->weight[i] =
+            bk_operand(t, w->dtype, bk_count(w), w->data, t->recording ? t->arena : t->scratch);
+    }
+}
+
+void bk_experts_close(bk_tape *t, bk_experts *x)
+{
+    for (int64_t i = 0; x->rounded && i < 2 * x->count; i++)
+        bk_arena_give(t->arena, (void *)(uintptr_t)x->weight[i],
+                      operand_bytes(x, x->width, x->hidden));
 }
 
 void bk_experts_forward(bk_tape *t, const bk_experts *x, int64_t chunk, void *out)
@@ -200,38 +279,50 @@ static void gradient_of_lane(void *context, int64_t lane, void *out)
         memcpy(out, row(x, first ? c->back->db1 : c->back->db2, i, m), bytes_of(x, 1, m));
         return;
     }
-    bk_gemm_run(x->dtype, &(bk_gemm){.ta = BK_T,
-                                     .m = m,
-                                     .n = n,
-                                     .k = b->rows,
-                                     .alpha = 1.0,
-                                     .a = row(x, first ? c->back->ga : c->back->g, b->first, m),
-                                     .lda = m,
-                                     .b = row(x, first ? x->received : x->active, b->first, n),
-                                     .ldb = n,
-                                     .c = out,
-                                     .ldc = n,
-                                     .varying = true});
+    const char *left = first ? c->back->ga_operand : c->back->g_operand,
+               *right = first ? x->received : x->active;
+    bk_gemm_run(x->operands, &(bk_gemm){.ta = BK_T,
+                                        .m = m,
+                                        .n = n,
+                                        .k = b->rows,
+                                        .alpha = 1.0,
+                                        .a = operand(x, left, b->first, m),
+                                        .lda = m,
+                                        .b = operand(x, right, b->first, n),
+                                        .ldb = n,
+                                        .c = out,
+                                        .ldc = n,
+                                        .varying = true});
 }
 
 bk_experts_back bk_experts_back_open(bk_tape *t, const bk_experts *x, const void *g, void *dx)
 {
     const bk_dispatch *d = x->dispatch;
-    return (bk_experts_back){.experts = x,
-                             .g = g,
-                             .dx = dx,
-                             .ga = bk_arena_alloc(t->scratch, bytes_of(x, d->received, x->hidden)),
-                             .db2 = bk_arena_alloc(t->scratch, bytes_of(x, d->blocks, x->width)),
-                             .db1 = bk_arena_alloc(t->scratch, bytes_of(x, d->blocks, x->hidden))};
+    char *ga = bk_arena_alloc(t->scratch, bytes_of(x, d->received, x->hidden));
+    bk_experts_back b = {.experts = x,
+                         .g = g,
+                         .dx = dx,
+                         .ga = ga,
+                         .g_operand = g,
+                         .ga_operand = ga,
+                         .db2 = bk_arena_alloc(t->scratch, bytes_of(x, d->blocks, x->width)),
+                         .db1 = bk_arena_alloc(t->scratch, bytes_of(x, d->blocks, x->hidden))};
+    if (x->rounded) {
+        b.g_operand = bk_arena_alloc(t->scratch, operand_bytes(x, d->received, x->width));
+        b.ga_operand = bk_arena_alloc(t->scratch, operand_bytes(x, d->received, x->hidden));
+    }
+    return b;
 }
 
 void bk_experts_inputs_back(bk_tape *t, const bk_experts_back *b, int64_t chunk)
 {
     const bk_experts *x = b->experts;
     backward c = {.back = b, .part = part_of(x, chunk)};
-    multiply(t, &c.part, BK_EXPERT_W2, BK_N, b->g, b->ga);
+    round_part(&c.part, x->width, b->g, b->g_operand);
+    multiply(t, &c.part, BK_EXPERT_W2, BK_N, b->g_operand, b->ga);
     bk_parallel(x->hidden, BK_PARALLEL_VECTOR, c.part.rows, slope_and_sum, &c);
-    multiply(t, &c.part, BK_EXPERT_W1, BK_N, b->ga, b->dx);
+    round_part(&c.part, x->hidden, b->ga, b->ga_operand);
+    multiply(t, &c.part, BK_EXPERT_W1, BK_N, b->ga_operand, b->dx);
 }
 
 void bk_experts_weights_back(bk_tape *t, const bk_experts_back *b, int64_t chunk)

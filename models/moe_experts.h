@@ -15,21 +15,32 @@ typedef enum bk_expert_weight {
     BK_EXPERT_WEIGHTS
 } bk_expert_weight;
 
-/* The weights, and what the forward pass keeps for the way back. */
+/* The weights, and what the forward pass keeps for the way back.  Products read `operands`: with
+ * run.precision bf16 rows and weights rounded to it, as those of bk_linear do; sums, biases and
+ * the activation stay in `dtype`. */
 typedef struct bk_experts {
     bk_dtype dtype;
+    bk_dtype operands;     /* type of received, active and weight (bk_operand_dtype) */
+    bool rounded;          /* operands are rounded copies */
     int64_t count;         /* local experts */
     int64_t width, hidden; /* C, F */
     bk_activation activation;
     bk_tensor *const *leaf; /* [BK_EXPERT_WEIGHTS, count]; b1, b2 may be NULL */
     const bk_dispatch *dispatch;
-    char *received; /* [R,C] rows at their experts */
-    char *inner;    /* [R,F] before the activation */
-    char *active;   /* [R,F] behind it */
+    const char *received; /* [R,C] operands: rows at their experts */
+    char *inner;          /* [R,F] before the activation */
+    char *active;         /* [R,F] operands: behind it */
+    const void **weight;  /* operands: w1[count], w2[count] */
 } bk_experts;
 
-/* Not collective.  Makes room for inner and active on the step arena. */
+/* Not collective.  For x with all but operands, rounded, received, inner, active and weight in
+ * place: what products read, from the tape's precision. */
+void bk_experts_precision(const bk_tape *t, bk_experts *x);
+/* Not collective.  Makes room for inner and active on the step arena, and rounds the weights: on
+ * the step arena, or without a way back on the scratch arena. */
 void bk_experts_open(bk_tape *t, bk_experts *x);
+/* Not collective.  Behind the way back: rounded weights go back to the step arena. */
+void bk_experts_close(bk_tape *t, bk_experts *x);
 /* Not collective.  The rows of one chunk of the experts (x->dispatch->chunks) in out[R,C], from
  * those in x->received. */
 void bk_experts_forward(bk_tape *t, const bk_experts *x, int64_t chunk, void *out);
@@ -37,10 +48,12 @@ void bk_experts_forward(bk_tape *t, const bk_experts *x, int64_t chunk, void *ou
 /* Gradients behind the two maps of the experts, and their sums over the rows of each block. */
 typedef struct bk_experts_back {
     const bk_experts *experts;
-    const char *g;   /* [R,C] behind W2 */
-    char *dx;        /* [R,C] */
-    char *ga;        /* [R,F] behind the activation, then before it */
-    char *db2, *db1; /* [blocks,C], [blocks,F] */
+    const char *g;          /* [R,C] behind W2 */
+    char *dx;               /* [R,C] */
+    char *ga;               /* [R,F] behind the activation, then before it */
+    const char *g_operand;  /* [R,C] g as products read it */
+    const char *ga_operand; /* [R,F] and ga */
+    char *db2, *db1;        /* [blocks,C], [blocks,F] */
 } bk_experts_back;
 
 /* Not collective.  Room on the scratch arena for the way back from g[R,C] = dL/d(out), borrowed, to

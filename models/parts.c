@@ -67,3 +67,10 @@ bk_tensor *bk_part_norm(bk_model *model, bk_tape *t, const bk_norm_part *part, b
     return bk_layernorm(t, x, bk_tape_parameter(t, part->gain), bk_tape_parameter(t, part->bias),
                         model->config.norm_epsilon);
 }
+
+bk_sum_and_norm bk_part_add_norm(bk_model *model, bk_tape *t, const bk_norm_part *part,
+                                 bk_tensor *x, bk_tensor *residual)
+{
+    return bk_add_layernorm(t, x, residual, bk_tape_parameter(t, part->gain),
+                            bk_tape_parameter(t, part->bias), model->config.norm_epsilon);
+}

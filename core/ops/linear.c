@@ -12,31 +12,15 @@ static void *at(const void *data, bk_dtype dtype, int64_t element)
     return (char *)(uintptr_t)data + (size_t)element * bk_dtype_size(dtype);
 }
 
-/* ---- operands: an array as it is, or rounded to bf16 ---- */
-
-static bool rounds(const bk_tape *t, bk_dtype dtype)
-{
-    return t->bf16 && dtype == BK_F32;
-}
-
-static bk_dtype operand_dtype(const bk_tape *t, bk_dtype dtype)
-{
-    return rounds(t, dtype) ? bk_blas_bf16() : dtype;
-}
-
 static size_t operand_bytes(const bk_tape *t, const bk_tensor *x)
 {
-    return (size_t)bk_count(x) * bk_dtype_size(operand_dtype(t, x->dtype));
+    return (size_t)bk_count(x) * bk_dtype_size(bk_operand_dtype(t, x->dtype));
 }
 
-/* `data` (x's, or its gradient) as products read it; a rounded copy lies on `arena`. */
+/* `data`: x's, or its gradient. */
 static const void *operand(const bk_tape *t, const bk_tensor *x, const void *data, bk_arena *arena)
 {
-    if (!rounds(t, x->dtype))
-        return data;
-    void *rounded = bk_arena_alloc(arena, operand_bytes(t, x));
-    bk_blas_round(bk_count(x), data, rounded);
-    return rounded;
+    return bk_operand(t, x->dtype, bk_count(x), data, arena);
 }
 
 /* ---- linear: y[R,O] = x[R,I] w[O,I]^T + b[O] ---- */
@@ -60,7 +44,7 @@ static void linear_shape(bk_tape *t, bk_node *n)
 static void linear_forward(bk_tape *t, bk_node *n)
 {
     const bk_tensor *x = n->in[0], *w = n->in[1], *b = n->in[2], *y = n->out[0];
-    bk_dtype dtype = operand_dtype(t, x->dtype);
+    bk_dtype dtype = bk_operand_dtype(t, x->dtype);
     int64_t rows = bk_rows(x), in = w->shape[1], out = w->shape[0];
     bk_arena_mark mark = bk_arena_get_mark(t->scratch);
     const void *from = operand(t, x, x->data, t->scratch),
@@ -180,14 +164,14 @@ static void linear_backward(bk_tape *t, bk_node *n)
     bk_arena_mark mark = bk_arena_get_mark(t->scratch);
     linear_lane context = {.tape = t,
                            .node = n,
-                           .dtype = operand_dtype(t, x->dtype),
+                           .dtype = bk_operand_dtype(t, x->dtype),
                            .dy = operand(t, y, y->grad, t->scratch)};
     if (x->needs_grad) {
         bk_grad_slot(t, x, &beta);
         for (int64_t l = 0; l < t->lanes.count; l++)
             input_of_lane(&context, l, beta);
     }
-    if (rounds(t, w->dtype))
+    if (bk_operands_rounded(t, w->dtype))
         bk_arena_give(t->arena, n->saved, operand_bytes(t, w));
     if (w->needs_grad) {
         context.x = operand(t, x, x->data, t->scratch);

@@ -54,6 +54,14 @@ static void forward(int64_t n, const void *x_, const void *gain_, const void *bi
         y[i] += bias[i];
 }
 
+static void add(int64_t n, const void *x_, const void *r_, void *sum_)
+{
+    const real *x = x_, *r = r_;
+    real *sum = sum_;
+    for (int64_t i = 0; i < n; i++)
+        sum[i] = x[i] + r[i];
+}
+
 static void row_slope(int64_t n, const real *x, const real *gain, const real *dy, const real *stat,
                       real *restrict dx)
 {
@@ -85,6 +93,19 @@ static void row_sums(int64_t n, const real *x, const real *dy, const real *stat,
     }
 }
 
+static void hand_on(const bk_norm_back *b, int64_t i)
+{
+    int64_t n = b->n;
+    const real *dx = (const real *)b->dx + i * n;
+    for (int j = 0; j < 2; j++) {
+        real *to = b->to[j].rows ? (real *)b->to[j].rows + i * n : NULL;
+        if (to && b->to[j].fresh)
+            memcpy(to, dx, (size_t)n * sizeof *to);
+        else if (to)
+            add(n, dx, to, to);
+    }
+}
+
 static void backward(const bk_norm_back *b)
 {
     const real *x = b->x, *dy = b->dy, *stat = b->stat;
@@ -97,8 +118,10 @@ static void backward(const bk_norm_back *b)
             memset(dx + i * n, 0, (size_t)n * sizeof *dx);
         if (dx)
             row_slope(n, x, b->gain, dy, stat, dx + i * n);
+        hand_on(b, i);
         row_sums(n, x, dy, stat, b->dgain, b->dbias);
     }
 }
 
-const bk_norm_kernels BK_KERNEL(bk_norm_kernels) = {.forward = forward, .backward = backward};
+const bk_norm_kernels BK_KERNEL(bk_norm_kernels) = {
+    .forward = forward, .add = add, .backward = backward};

@@ -10,6 +10,10 @@ typedef struct bk_norm_back {
     const void *x, *gain, *dy, *stat;
     void *dx;   /* NULL where not wanted */
     bool fresh; /* dx is written, not added to */
+    struct {    /* get what dx then holds; NULL: nobody */
+        void *rows;
+        bool fresh;
+    } to[2];
     void *dgain, *dbias;
 } bk_norm_back;
 
@@ -17,6 +21,8 @@ typedef struct bk_norm_kernels {
     /* y = (x - mean) rstd gain + bias for one row of n; stat = {mean, rstd}.  bias may be NULL. */
     void (*forward)(int64_t n, const void *x, const void *gain, const void *bias, double epsilon,
                     void *y, void *stat);
+    /* sum = x + r for one row. */
+    void (*add)(int64_t n, const void *x, const void *r, void *sum);
     /* dx += rstd (g - mean(g) - xhat mean(g xhat)), g = dy gain, of every row;
      * dgain = sum of dy xhat, dbias = sum of dy, over the rows in order. */
     void (*backward)(const bk_norm_back *b);

@@ -149,17 +149,18 @@ static void both_libraries_multiply(void **state)
         use(2, library);
         for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
             for (int form = 0; form < 4; form++)
-                for (int f = 0; f < 3; f++) {
+                for (int f = 0; f < 6; f++) {
                     bk_gemm g = {.ta = (bk_transpose)(form / 2), .tb = (bk_transpose)(form % 2)};
                     g.m = shapes[s][0];
                     g.n = shapes[s][1];
                     g.k = shapes[s][2];
-                    g.alpha = factors[f][0];
-                    g.beta = factors[f][1];
-                    g.varying = f == 0 && form == 0;
-                    with_bias = f != 1;
+                    g.alpha = factors[f / 2][0];
+                    g.beta = factors[f / 2][1];
+                    g.varying = f % 2;
+                    with_bias = f / 2 != 1;
                     check_product(BK_F32, g);
-                    check_product(BK_F64, g);
+                    if (!g.varying)
+                        check_product(BK_F64, g);
                     if (bk_blas_bf16() == BK_BF16 && g.alpha == 1.0)
                         check_product(BK_BF16, g);
                 }
@@ -220,6 +221,7 @@ static const bk_gemm large[] = {
     {.tb = BK_T, .m = 1040, .n = 1552, .k = 33, .alpha = 1.0},
     {.m = 523, .n = 771, .k = 130, .alpha = 1.0, .beta = 1.0},
     {.ta = BK_T, .m = 768, .n = 1541, .k = 65, .alpha = 1.0},
+    {.tb = BK_T, .m = 2064, .n = 3105, .k = 17, .alpha = 1.0}, /* large tiles */
 };
 enum { LARGE = sizeof large / sizeof *large };
 

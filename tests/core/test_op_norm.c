@@ -117,6 +117,66 @@ static void rows_at_the_edge(void **state)
     check((norm){.rows = 3, .cols = 40, .epsilon = 0.5, .spread = 1e-3}, 2e-6);
 }
 
+/* ---- of a sum ---- */
+
+enum { LANES = 4, LANE_ROWS = 50, WIDTH = 40 };
+
+/* x + residual with other readers, before and behind, of the sum and (unless alone) of both. */
+typedef struct branch {
+    bk_tape tape;
+    bk_tensor *in[4], *sum, *norm; /* x, residual, gain, bias */
+    bool fused, alone;
+} branch;
+
+static void run_branch(branch *b, bk_dtype dtype)
+{
+    bk_tape *t = &b->tape;
+    int64_t rows = LANES * LANE_ROWS;
+    *t = bk_test_tape(dtype, (bk_lanes){.total = LANES, .count = LANES, .batch = rows});
+    for (int i = 0; i < 4; i++)
+        b->in[i] = i < 2 ? bk_test_fill(t, BK_SHAPE(rows, WIDTH), (uint64_t)i, -2, 2)
+                         : bk_test_fill(t, BK_SHAPE(WIDTH), (uint64_t)i, -2, 2);
+    bk_tensor *x = b->in[0], *r = b->in[1], *other = b->alone ? NULL : bk_mul(t, x, r);
+    if (b->fused) {
+        bk_sum_and_norm z = bk_add_layernorm(t, x, r, b->in[2], b->in[3], 1e-5);
+        b->sum = z.sum;
+        b->norm = z.norm;
+    } else {
+        b->sum = bk_add(t, x, r);
+        b->norm = bk_layernorm(t, b->sum, b->in[2], b->in[3], 1e-5);
+    }
+    b->sum->kept = b->norm->kept = true;
+    bk_tensor *y = bk_add(t, bk_mul(t, b->norm, b->sum), b->sum);
+    y = other ? bk_add(t, bk_mul(t, y, x), bk_mul(t, other, r)) : y;
+    bk_test_seed_fill(t, y, 9, -1, 1);
+    bk_tape_backward_seeded(t);
+}
+
+static void hold(const bk_tensor *like, const void *x, const void *y)
+{
+    assert_memory_equal(x, y, (size_t)bk_count(like) * bk_dtype_size(like->dtype));
+}
+
+/* One op for both gives the bits of one after the other. */
+static void sum_and_norm_are_those_of_two_ops(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 8; i++) {
+        bk_dtype dtype = i % 2 ? BK_F64 : BK_F32;
+        branch fused = {.fused = true, .alone = i / 2 % 2}, two = {.alone = i / 2 % 2};
+        assert_int_equal(bk_blas_setup(i < 4 ? 1 : 3, BK_GEMM_AUTO), BK_OK);
+        run_branch(&fused, dtype);
+        run_branch(&two, dtype);
+        hold(two.sum, fused.sum->data, two.sum->data);
+        hold(two.norm, fused.norm->data, two.norm->data);
+        for (int j = 0; j < 4; j++)
+            hold(two.in[j], fused.in[j]->grad, two.in[j]->grad);
+        bk_test_tape_free(&fused.tape);
+        bk_test_tape_free(&two.tape);
+    }
+    assert_int_equal(bk_blas_setup(1, BK_GEMM_AUTO), BK_OK);
+}
+
 static void nan_stays_in_its_row(void **state)
 {
     norm n = {.rows = 3, .cols = 5};
@@ -151,6 +211,7 @@ int main(void)
         cmocka_unit_test(layernorm_is_the_plain_loop),
         cmocka_unit_test(chunks_of_rows),
         cmocka_unit_test(rows_at_the_edge),
+        cmocka_unit_test(sum_and_norm_are_those_of_two_ops),
         cmocka_unit_test(nan_stays_in_its_row),
         cmocka_unit_test(wrong_shapes_are_faults),
     };

@@ -3,11 +3,13 @@
 #include "tests/support/check.h"
 #include "tests/support/ranks.h"
 
+#include "core/ops.h"
 #include "dist/collective.h"
 #include "dist/step.h"
 #include "jobs/job.h"
 #include "jobs/load.h"
 
+#include <math.h>
 #include <string.h>
 
 enum { LANES = 4, BATCH = 8, LENGTH = 6, WIDTH = 16, EXPERTS = 12, LAYERS = 2 };
@@ -54,11 +56,10 @@ typedef struct trial {
     bk_traffic sent[BK_TRAFFIC_PARTS];
 } trial;
 
-static trial run(const char *text, const char *key, const char *value)
+static trial run_with(const char *text, int overrides, bk_override *override)
 {
     trial t = {.arena = bk_arena_new("trial")};
-    bk_override override = {.path = key, .text = value};
-    bk_context context = {.arena = t.arena, .overrides = key != NULL, .override = &override};
+    bk_context context = {.arena = t.arena, .overrides = overrides, .override = override};
     bk_config *config;
     assert_int_equal(bk_load_config_text(&context, "test", text, &config), BK_OK);
     assert_int_equal(
@@ -71,6 +72,12 @@ static trial run(const char *text, const char *key, const char *value)
     assert_int_equal(r.status, BK_OK);
     memcpy(t.sent, r.sent, sizeof t.sent);
     return t;
+}
+
+static trial run(const char *text, const char *key, const char *value)
+{
+    bk_override override = {.path = key, .text = value};
+    return run_with(text, 1, &override);
 }
 
 static void finish(trial *t)
@@ -154,12 +161,13 @@ static void without_zero(void **state)
     finish(&none);
 }
 
-/* Rows of C floats to each expert and back, forward and backward: 4 k T C s (P-1)/P bytes over all
- * ranks, k = E.  Before them the largest number of lanes (one word) and the rows of each (expert,
- * lane), for each peer as many as the fullest has.  Chunks of experts move the same bytes in more
- * messages. */
+/* Rows of C floats to each expert and back, forward and backward, the first way in the type of
+ * operands: (3 s + s') k T C (P-1)/P bytes over all ranks, k = E.  Before them the largest number
+ * of lanes (one word) and the rows of each (expert, lane), for each peer as many as the fullest
+ * has.  Chunks of experts move the same bytes in more messages. */
 static void check_exchange(const trial *t, int64_t chunks)
 {
+    int64_t operand = (int64_t)bk_dtype_size(bk_operand_dtype(&t->job->tape, BK_F32));
     int64_t ep = t->job->world->expert, ranks = t->job->world->size, most = 0;
     for (int r = 0; r < ranks; r++) {
         int64_t count = bk_lanes_of_rank(LANES, BATCH, r, (int)ranks).count;
@@ -170,7 +178,7 @@ static void check_exchange(const trial *t, int64_t chunks)
     bk_sum_i64(t->job->world->data, 1, &sum.bytes);
     int64_t rows = (int64_t)EXPERTS * BATCH * LENGTH * (ep - 1) / ep;
     int64_t counts = ep > 1 ? 8 + 4 * EXPERTS / ep * most * (ep - 1) : 0;
-    assert_int_equal(sum.bytes, LAYERS * (4 * rows * WIDTH * 4 + ranks * counts));
+    assert_int_equal(sum.bytes, LAYERS * (rows * WIDTH * (3 * 4 + operand) + ranks * counts));
     assert_int_equal(each, ep > 1 ? LAYERS * (2 + 4 * chunks) : 0);
 }
 
@@ -190,12 +198,46 @@ static void experts_over_ranks(void **state)
         }
 }
 
+static void experts_in_bf16(void **state)
+{
+    (void)state;
+    bk_override override[] = {{.path = "parallel.expert", .text = bk_mpi_size() == 4 ? "2" : "1"},
+                              {.path = "run.precision", .text = "bf16"}};
+    trial t = run_with(mixture[1], 2, override);
+    check_buckets(&t);
+    check_exchange(&t, bk_mpi_size() == 4 ? 2 : 1);
+    finish(&t);
+}
+
+/* Operands in bf16 keep a mixture of experts on the way that it takes in fp32. */
+static void losses_in_bf16_are_near(void **state)
+{
+    enum { STEPS = 60 };
+    (void)state;
+    trial whole = run(mixture[0], "run.precision", "fp32"),
+          rounded = run(mixture[0], "run.precision", "bf16");
+    double first = 0.0, last = 0.0, apart = 0.0;
+    for (int i = 0; i < STEPS; i++) {
+        last = bk_job_step(whole.job).loss;
+        first = i == 0 ? last : first;
+        double other = bk_job_step(rounded.job).loss;
+        apart = fmax(apart, fabs(other / last - 1.0));
+    }
+    assert_true(last < 0.5 * first);
+    assert_true(apart > 0.0);
+    bk_check_error(apart, 0.02, "loss in bf16");
+    finish(&whole);
+    finish(&rounded);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(dense_model),
         cmocka_unit_test(without_zero),
         cmocka_unit_test(experts_over_ranks),
+        cmocka_unit_test(experts_in_bf16),
+        cmocka_unit_test(losses_in_bf16_are_near),
     };
     bk_test_ranks_start(&argc, &argv);
     return bk_test_ranks_stop(cmocka_run_group_tests(tests, NULL, NULL));

@@ -24,12 +24,15 @@ typedef struct setting {
     bk_tensor *x, *out, *g, *dx;
 } setting;
 
+static bool bf16; /* operands of products */
+
 /* On the tape that the setting has, else (all zero) on a new one. */
 static void open_setting(setting *s, bk_dtype dtype, bk_activation activation, bool biases)
 {
     static const int64_t shape[BK_EXPERT_WEIGHTS][2] = {{F, C}, {F, 0}, {C, F}, {C, 0}};
     bk_tape tape = s->tape.arena ? s->tape : bk_test_tape(dtype, bk_lanes_single(R));
     bk_tape_begin(&tape);
+    tape.bf16 = bf16;
     memset(s, 0, sizeof *s);
     s->tape = tape;
     for (int w = 0; w < BK_EXPERT_WEIGHTS; w++)
@@ -49,8 +52,9 @@ static void open_setting(setting *s, bk_dtype dtype, bk_activation activation, b
                               .hidden = F,
                               .activation = activation,
                               .leaf = s->leaf,
-                              .dispatch = &s->dispatch,
-                              .received = s->x->data};
+                              .dispatch = &s->dispatch};
+    bk_experts_precision(&s->tape, &s->experts);
+    s->experts.received = bk_operand(&s->tape, dtype, bk_count(s->x), s->x->data, s->tape.arena);
 }
 
 static void run_forward(setting *s)
@@ -67,6 +71,7 @@ static void run_backward(setting *s)
         bk_experts_inputs_back(&s->tape, &back, chunk);
         bk_experts_weights_back(&s->tape, &back, chunk);
     }
+    bk_experts_close(&s->tape, &s->experts);
 }
 
 static int expert_of_row(int row)
@@ -206,6 +211,82 @@ static void chunks_change_no_bit(void **state)
     bk_test_tape_free(&cut.tape);
 }
 
+/* ---- operands in bf16 ---- */
+
+static void run_both(setting *s, bool rounded, bk_gemm_library library)
+{
+    bf16 = rounded;
+    assert_int_equal(bk_blas_setup(1, library), BK_OK);
+    open_setting(s, BK_F32, BK_GELU, true);
+    run_forward(s);
+    run_backward(s);
+    assert_int_equal(bk_blas_setup(1, BK_GEMM_AUTO), BK_OK);
+    bf16 = false;
+}
+
+static double error_of(int64_t n, const float *x, const float *reference)
+{
+    double most = 1e-30, worst = 0.0;
+    for (int64_t i = 0; i < n; i++) {
+        double error = fabs((double)x[i] - (double)reference[i]);
+        most = fmax(most, fabs((double)reference[i]));
+        worst = error > worst || isnan(error) ? error : worst;
+    }
+    return worst / most;
+}
+
+/* The largest error of outputs and gradients of a against b, relative to the largest entry of each
+ * array. */
+static double distance(const setting *a, const setting *b)
+{
+    double worst = fmax(error_of(R * C, a->out->data, b->out->data),
+                        error_of(R * C, a->dx->data, b->dx->data));
+    for (int i = 0; i < BK_EXPERT_WEIGHTS * COUNT; i++)
+        worst = fmax(worst, error_of(bk_count(a->leaf[i]), a->leaf[i]->grad, b->leaf[i]->grad));
+    return worst;
+}
+
+/* Two roundings of one part in 2^9 each stand behind every term; and they do stand there. */
+static void rounded_operands_are_near(void **state)
+{
+    setting whole = {0}, rounded = {0};
+    (void)state;
+    run_both(&whole, false, BK_GEMM_AUTO);
+    run_both(&rounded, true, BK_GEMM_AUTO);
+    bk_check_error(distance(&rounded, &whole), 0.02, "bf16 against fp32");
+    assert_true(distance(&rounded, &whole) > 1e-4);
+    bk_test_tape_free(&whole.tape);
+    bk_test_tape_free(&rounded.tape);
+}
+
+/* Products of bf16 numbers are those of the same numbers in fp32: rows, weights, activations and
+ * gradients are rounded, sums and biases are not. */
+static void rounded_operands_are_the_same_in_fp32(void **state)
+{
+    setting cblas = {0}, any = {0};
+    (void)state;
+    run_both(&cblas, true, BK_GEMM_CBLAS);
+    run_both(&any, true, BK_GEMM_AUTO);
+    bk_check_error(distance(&any, &cblas), 1e-5, "bf16 against rounded fp32");
+    bk_test_tape_free(&cblas.tape);
+    bk_test_tape_free(&any.tape);
+}
+
+static void double_precision_is_never_rounded(void **state)
+{
+    (void)state;
+    bf16 = true;
+    gradients_are_differences(state);
+    bf16 = false;
+}
+
+static void chunks_change_no_bit_of_bf16(void **state)
+{
+    bf16 = true;
+    chunks_change_no_bit(state);
+    bf16 = false;
+}
+
 /* Rows of the other blocks move no bit of a block's outputs. */
 static void blocks_do_not_see_each_other(void **state)
 {
@@ -227,9 +308,15 @@ static void blocks_do_not_see_each_other(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(outputs_are_the_formula),      cmocka_unit_test(gradients_are_differences),
-        cmocka_unit_test(idle_experts_have_zeros),      cmocka_unit_test(chunks_change_no_bit),
+        cmocka_unit_test(outputs_are_the_formula),
+        cmocka_unit_test(gradients_are_differences),
+        cmocka_unit_test(idle_experts_have_zeros),
+        cmocka_unit_test(chunks_change_no_bit),
         cmocka_unit_test(blocks_do_not_see_each_other),
+        cmocka_unit_test(rounded_operands_are_near),
+        cmocka_unit_test(rounded_operands_are_the_same_in_fp32),
+        cmocka_unit_test(double_precision_is_never_rounded),
+        cmocka_unit_test(chunks_change_no_bit_of_bf16),
     };
     if (bk_blas_setup(1, BK_GEMM_AUTO) != BK_OK)
         return 1;
