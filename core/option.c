@@ -140,9 +140,9 @@ const char *bk_option_range(const bk_option *o, char buffer[BK_RANGE_TEXT])
 
 /* ---- reading ---- */
 
-static const char *type_name(bk_option_type type)
+static const char *type_name(const bk_option *o)
 {
-    switch (type) {
+    switch (o->type) {
     case BK_OPT_I64:
         return "an integer";
     case BK_OPT_BOOL:
@@ -152,7 +152,7 @@ static const char *type_name(bk_option_type type)
     case BK_OPT_TEXT:
         return "text";
     default:
-        return "a number";
+        return isnan(o->preset) ? "a number or auto" : "a number";
     }
 }
 
@@ -162,7 +162,7 @@ static bk_status wrong_type(const bk_option *o, const bk_value *v, const char *p
     const char *quote = v->kind == BK_SCALAR ? v->quoted ? "\"" : "'" : "";
     const char *found = v->kind == BK_MAP ? "a mapping" : v->kind == BK_LIST ? "a list" : v->text;
     return bk_fail(BK_USAGE, "%s.%s is %s%s%s (%s): write %s (%s)", path, o->name, quote, found,
-                   quote, bk_value_place(v, where), type_name(o->type), o->help);
+                   quote, bk_value_place(v, where), type_name(o), o->help);
 }
 
 static bk_status out_of_range(const bk_option *o, const bk_value *v, const char *path)
@@ -183,10 +183,37 @@ static void *member(const bk_option *o, void *config)
     return (char *)config + o->offset;
 }
 
+static void set_default(const bk_option *o, void *config)
+{
+    switch (o->type) {
+    case BK_OPT_I64:
+        *(int64_t *)member(o, config) = (int64_t)o->preset;
+        break;
+    case BK_OPT_F64:
+        *(double *)member(o, config) = o->preset;
+        break;
+    case BK_OPT_F32:
+        *(float *)member(o, config) = (float)o->preset;
+        break;
+    case BK_OPT_BOOL:
+        *(bool *)member(o, config) = o->preset != 0.0;
+        break;
+    case BK_OPT_CHOICE:
+        *(int *)member(o, config) = (int)o->preset;
+        break;
+    default:
+        *(const char **)member(o, config) = o->text;
+    }
+}
+
 static bk_status read_number(const bk_option *o, void *config, const bk_value *v, const char *path)
 {
     int64_t integer = 0;
     double real = 0;
+    if (isnan(o->preset) && strcmp(v->text, "auto") == 0) {
+        set_default(o, config);
+        return BK_OK;
+    }
     bool good =
         o->type == BK_OPT_I64 ? bk_parse_i64(v->text, &integer) : bk_parse_f64(v->text, &real);
     if (!good || v->quoted)
@@ -249,29 +276,6 @@ static bk_status read_value(const bk_option *o, void *config, bk_value *v, const
     }
 }
 
-static void set_default(const bk_option *o, void *config)
-{
-    switch (o->type) {
-    case BK_OPT_I64:
-        *(int64_t *)member(o, config) = (int64_t)o->preset;
-        break;
-    case BK_OPT_F64:
-        *(double *)member(o, config) = o->preset;
-        break;
-    case BK_OPT_F32:
-        *(float *)member(o, config) = (float)o->preset;
-        break;
-    case BK_OPT_BOOL:
-        *(bool *)member(o, config) = o->preset != 0.0;
-        break;
-    case BK_OPT_CHOICE:
-        *(int *)member(o, config) = (int)o->preset;
-        break;
-    default:
-        *(const char **)member(o, config) = o->text;
-    }
-}
-
 bk_status bk_options_read(const bk_option *table, void *config, bk_value *map, const char *path,
                           bk_arena *arena)
 {
@@ -322,6 +326,10 @@ bk_status bk_options_unknown(const bk_value *map, const char *path, const bk_opt
 static void write_real(FILE *file, double value, bool single)
 {
     char text[40];
+    if (isnan(value)) {
+        fputs("auto", file);
+        return;
+    }
     if (fabs(value) < 1e15 && value == floor(value)) {
         fprintf(file, "%.0f", value);
         return;

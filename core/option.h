@@ -22,7 +22,8 @@ typedef struct bk_option {
     bk_option_type type;
     size_t offset; /* in the configuration struct: int64_t, double, float, bool, int (index of the
                       choice), const char * */
-    double preset, least, most; /* numbers and booleans (0/1); CHOICE: preset = index */
+    double preset, least, most; /* numbers and booleans (0/1); CHOICE: preset = index; F64: a preset
+                                   of NaN is written `auto`, and so is a value of NaN */
     const char *text;           /* TEXT: default, may be NULL; CHOICE: "none|switch|..." */
     bool open_least;            /* the range excludes `least` itself */
     const char *help;
@@ -52,6 +53,13 @@ typedef struct bk_option {
         .name = #member, .type = BK_OPT_F64, .offset = offsetof(type_, member),      \
         .preset = (preset_), .least = (least_), .most = (most_), .open_least = true, \
         .help = (help_)                                                              \
+    }
+/* `auto` (NaN in the member), the default, or a number; open_: `least` itself is excluded. */
+#define BK_OPTION_F64_AUTO(type_, member, least_, most_, open_, help_)                        \
+    {                                                                                         \
+        .name = #member, .type = BK_OPT_F64, .offset = offsetof(type_, member),               \
+        .preset = __builtin_nan(""), .least = (least_), .most = (most_), .open_least = open_, \
+        .help = (help_)                                                                       \
     }
 #define BK_OPTION_BOOL(type_, member, preset_, help_)                            \
     {                                                                            \

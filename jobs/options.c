@@ -1,5 +1,6 @@
 #include "jobs/options.h"
 
+#include <math.h>
 #include <string.h>
 
 static const char *type_name(bk_option_type type)
@@ -41,6 +42,8 @@ static const char *preset_text(const bk_option *o, char text[BK_RANGE_TEXT])
         snprintf(text, 64, "%.0f", o->preset);
         return text;
     default:
+        if (isnan(o->preset))
+            return "auto";
         snprintf(text, 64, "%.9g", o->preset);
         return text;
     }
@@ -107,7 +110,7 @@ static void json_preset(bk_json *j, const bk_option *o)
         bk_json_bool(j, "default", o->preset != 0);
     else if (o->type == BK_OPT_TEXT)
         bk_json_text(j, "default", o->text);
-    else if (o->type == BK_OPT_CHOICE)
+    else if (o->type == BK_OPT_CHOICE || isnan(o->preset))
         bk_json_text(j, "default", preset_text(o, text));
     else if (o->type == BK_OPT_I64)
         bk_json_integer(j, "default", (int64_t)o->preset);

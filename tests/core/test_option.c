@@ -290,9 +290,36 @@ static void what_is_written_reads_as_the_same(void **state)
     }
 }
 
+/* NaN stands for auto: by default, when it is written, and on the way back to text. */
+static void auto_is_a_value(void **state)
+{
+    static const bk_option table[] = {
+        BK_OPTION_F64_AUTO(sample_config, rate, 0.0, 1.0, true, "share; auto: as is best"),
+        BK_OPTION_END,
+    };
+    sample_config c;
+    char *text = NULL;
+    size_t length;
+    (void)state;
+    const char *const given[] = {"{}", "{rate: auto}", "{rate: 0.5}"};
+    const char *const written[] = {"rate: auto\n", "rate: auto\n", "rate: 0.5\n"};
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(bk_options_read(table, &c, parse(given[i]), "part", arena), BK_OK);
+        FILE *file = open_memstream(&text, &length);
+        bk_options_write(table, &c, 0, file);
+        fclose(file);
+        assert_string_equal(text, written[i]);
+        free(text);
+    }
+    assert_int_equal(bk_options_read(table, &c, parse("{rate: 0}"), "part", arena), BK_USAGE);
+    assert_int_equal(bk_options_read(table, &c, parse("{rate: often}"), "part", arena), BK_USAGE);
+    assert_int_equal(bk_options_read(options, &c, parse("{rate: auto}"), "part", arena), BK_USAGE);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(auto_is_a_value),
         cmocka_unit_test(what_is_absent_has_its_default),
         cmocka_unit_test(every_type_is_read),
         cmocka_unit_test(ends_of_ranges),
