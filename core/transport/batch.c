@@ -122,7 +122,7 @@ static size_t slot_work_size(bk_dtype dtype, const bk_batch_block *k)
 static void run_slot(bk_dtype dtype, const bk_batch_block *k, int64_t slot, void *work)
 {
     char *at = work;
-    slot_view v = {.dtype = dtype, .slots = bk_batch_slots(dtype), .slot = slot};
+    slot_view v = {.dtype = dtype, .slots = bk_slots(dtype), .slot = slot};
     v.columns = k->columns;
     v.count = with_mass(&v, k->a, k->rows, v.row);
     v.width = with_mass(&v, k->b, k->columns, v.column);
@@ -154,7 +154,7 @@ static void run_slot(bk_dtype dtype, const bk_batch_block *k, int64_t slot, void
 
 static int64_t factors(const bk_batch_block *k, bk_dtype dtype)
 {
-    return k->half_steps * longer(k->rows, k->columns) * bk_batch_slots(dtype);
+    return k->half_steps * longer(k->rows, k->columns) * bk_slots(dtype);
 }
 
 size_t bk_batch_work_size(bk_dtype dtype, const bk_batch_block *k)
@@ -162,32 +162,29 @@ size_t bk_batch_work_size(bk_dtype dtype, const bk_batch_block *k)
     return (size_t)factors(k, dtype) * bk_dtype_size(dtype) + slot_work_size(dtype, k);
 }
 
-static void *plan_block(bk_dtype dtype, bk_batch_block *k, void *work, int *wild)
+static void run_wild(bk_dtype dtype, const bk_batch_block *k, void *work)
 {
     char *at = work;
-    k->factor = take(&at, factors(k, dtype), dtype);
-    kernels(dtype)->forward(k, wild);
-    return at;
+    take(&at, factors(k, dtype), dtype);
+    for (int64_t slot = 0; slot < bk_slots(dtype); slot++)
+        if (k->wild[slot])
+            run_slot(dtype, k, slot, at);
 }
 
 void bk_batch_block_forward(bk_dtype dtype, bk_batch_block *k, void *work)
 {
-    int wild[BK_BATCH_BYTES];
-    void *rest = plan_block(dtype, k, work, wild);
+    const void *g = k->g;
+    k->factor = work;
+    kernels(dtype)->forward(k);
     k->g = NULL;
-    for (int64_t slot = 0; slot < bk_batch_slots(dtype); slot++)
-        if (wild[slot])
-            run_slot(dtype, k, slot, rest);
+    run_wild(dtype, k, work);
+    k->g = g;
 }
 
 void bk_batch_block_backward(bk_dtype dtype, bk_batch_block *k, void *work)
 {
-    int wild[BK_BATCH_BYTES];
-    void *rest = plan_block(dtype, k, work, wild);
     kernels(dtype)->backward(k);
-    for (int64_t slot = 0; slot < bk_batch_slots(dtype); slot++)
-        if (wild[slot])
-            run_slot(dtype, k, slot, rest);
+    run_wild(dtype, k, work);
 }
 
 /* ---- all blocks, shared out over the threads ---- */
@@ -212,14 +209,14 @@ static bk_batch_block block_of(const blocks *x, int64_t i)
 
 static blocks blocks_of(const bk_batch *b, bool with_plan, bk_arena *scratch)
 {
-    int64_t slots = bk_batch_slots(b->dtype);
+    int64_t slots = bk_slots(b->dtype);
     BK_ASSERT(b->rows <= BK_BATCH_MOST && b->columns <= BK_BATCH_MOST, "%lld x %lld",
               (long long)b->rows, (long long)b->columns);
     blocks x = {.batch = b,
                 .count = (b->problems + slots - 1) / slots,
-                .square = (size_t)(b->rows * b->columns) * BK_BATCH_BYTES,
-                .row = (size_t)b->rows * BK_BATCH_BYTES,
-                .column = (size_t)b->columns * BK_BATCH_BYTES};
+                .square = (size_t)(b->rows * b->columns) * BK_SLOT_BYTES,
+                .row = (size_t)b->rows * BK_SLOT_BYTES,
+                .column = (size_t)b->columns * BK_SLOT_BYTES};
     bk_batch_block k = {.rows = b->rows, .columns = b->columns, .half_steps = b->half_steps};
     x.bytes = (bk_batch_work_size(b->dtype, &k) + (with_plan ? x.square : 0) + 63) / 64 * 64;
     x.work = bk_arena_alloc(scratch, x.bytes * (size_t)bk_blas_threads());
@@ -257,6 +254,7 @@ void bk_transport_batch_backward(const bk_batch *batch, bool last_only, const vo
         k.g = (const char *)g + (size_t)i * x.square;
         k.ds = (char *)ds + (size_t)i * x.square;
         k.plan = own_work(&x);
+        bk_batch_block_forward(batch->dtype, &k, own_work(&x) + x.square);
         bk_batch_block_backward(batch->dtype, &k, own_work(&x) + x.square);
     }
     bk_arena_release(scratch, mark);

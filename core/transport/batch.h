@@ -11,12 +11,6 @@
 
 #include "core/transport/batch_kernel.h"
 
-/* Problems of a block: slots of `dtype` (BK_F32 or BK_F64). */
-static inline int64_t bk_batch_slots(bk_dtype dtype)
-{
-    return dtype == BK_F64 ? BK_BATCH_BYTES / 8 : BK_BATCH_BYTES / 4;
-}
-
 /* ceil(problems / slots) blocks, [block][i][j][slot]; slots past the last problem may hold
  * anything, with masses of 0. */
 typedef struct bk_batch {
@@ -41,7 +35,8 @@ void bk_transport_batch_backward(const bk_batch *batch, bool last_only, const vo
 size_t bk_batch_work_size(bk_dtype dtype, const bk_batch_block *k);
 /* k->plan from k->s; k->factor is set to a part of `work`. */
 void bk_batch_block_forward(bk_dtype dtype, bk_batch_block *k, void *work);
-/* The same, and k->ds from k->g; k->plan holds nothing of use afterwards. */
+/* k->ds from k->g and what the forward of the same k left; k->plan holds nothing of use
+ * afterwards. */
 void bk_batch_block_backward(bk_dtype dtype, bk_batch_block *k, void *work);
 
 /* ---- one problem of any size, rows and columns with mass ---- */

@@ -7,21 +7,11 @@
 
 #include "core/vector_kernel.h"
 
-enum { SLOTS = BK_BATCH_BYTES / sizeof(real) };
-/* One number of each problem. */
-typedef struct slots {
-    real x[SLOTS];
-} slots;
-
 #if BK_REAL == 64
 static const real RANGE = 300.0, LEAST_SUM = 1e-280;
 #else
 static const real RANGE = 36.0f, LEAST_SUM = 1e-30f;
 #endif
-
-/* As one vector loop: unrolled into single statements first, gcc 12 mixes conditions of slots up.
- */
-#define EACH _Pragma("omp simd") for (int s = 0; s < SLOTS; s++)
 
 static void clear(int64_t n, slots *x)
 {
@@ -141,11 +131,11 @@ static int64_t longer(int64_t rows, int64_t columns)
     return rows > columns ? rows : columns;
 }
 
-static void forward(const bk_batch_block *k, int *wild)
+static void forward(bk_batch_block *k)
 {
     slots row[BK_BATCH_MOST], column[BK_BATCH_MOST];
     int64_t stride = longer(k->rows, k->columns);
-    first_rows(k, column, wild);
+    first_rows(k, column, k->wild);
     for (int64_t t = 1; t < k->half_steps; t++) {
         slots *factor = (slots *)k->factor + t * stride;
         if (t % 2 == 0) {

@@ -3,18 +3,19 @@
 #ifndef BK_CORE_TRANSPORT_BATCH_KERNEL_H
 #define BK_CORE_TRANSPORT_BATCH_KERNEL_H
 
-#include "core/real.h"
+#include "core/slots.h"
 
-enum { BK_BATCH_MOST = 64, BK_BATCH_BYTES = 64 }; /* rows or columns; bytes of the slots */
+enum { BK_BATCH_MOST = 64 }; /* rows or columns */
 
-/* BK_BATCH_BYTES / sizeof(real) problems; each array is [...][slot].  A slot's bits depend on its
- * own problem alone. */
+/* Problems in slots; each array is [...][slot]. */
 typedef struct bk_batch_block {
     int64_t rows, columns, half_steps; /* at most BK_BATCH_MOST rows and columns */
     const void *s;                     /* [rows,columns] */
     const void *a, *b;                 /* [rows], [columns] masses; 0 takes a row or column away */
     void *plan;                        /* [rows,columns] */
     void *factor; /* [half_steps, longer of rows and columns]: what each half step multiplied by */
+    int wild[BK_SLOTS]; /* 1: the scores of a row lie so far apart that multiplication could lose
+                           entries */
     /* backward alone: */
     bool last_only;
     const void *g; /* [rows,columns] dL/dplan */
@@ -36,10 +37,9 @@ typedef struct bk_batch_single {
 } bk_batch_single;
 
 typedef struct bk_batch_kernels {
-    /* Fills plan and factor; wild[slot] = 1 where scores of a row lie so far apart that entries
-     * could be lost: that slot's result is not to be used. */
-    void (*forward)(const bk_batch_block *k, int *wild);
-    /* Reads plan, which it overwrites, and factor. */
+    /* Fills wild, and, in slots that are not wild, plan and factor. */
+    void (*forward)(bk_batch_block *k);
+    /* Reads plan, which it overwrites, and factor; fills ds in slots that are not wild. */
     void (*backward)(const bk_batch_block *k);
     void (*single_forward)(const bk_batch_single *k);
     void (*single_backward)(const bk_batch_single *k); /* reads plan and potential */

@@ -91,7 +91,7 @@ static float *fill(bk_arena *arena, int64_t count, uint64_t tag, double lo, doub
 
 static void make(bk_arena *arena, const batch_config *c, work *w)
 {
-    int64_t slots = bk_batch_slots(BK_F32), blocks = (c->problems + slots - 1) / slots;
+    int64_t slots = bk_slots(BK_F32), blocks = (c->problems + slots - 1) / slots;
     int64_t lines = blocks * c->n * slots, count = lines * c->n;
     double mass = 1.0 / (double)c->n;
     w->c = c;
@@ -112,7 +112,7 @@ static void make(bk_arena *arena, const batch_config *c, work *w)
 static double norm_of(const work *w)
 {
     double sum = 0.0;
-    int64_t slots = bk_batch_slots(BK_F32), square = w->c->n * w->c->n;
+    int64_t slots = bk_slots(BK_F32), square = w->c->n * w->c->n;
     for (int64_t p = 0; p < w->c->problems; p++)
         for (int64_t i = 0; i < square; i++) {
             double x = (double)w->out[(p / slots * square + i) * slots + p % slots];

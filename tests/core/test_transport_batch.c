@@ -142,7 +142,7 @@ static void *take(batch *x, int64_t count)
 static batch make(bk_dtype dtype, int64_t problems, int64_t n, int64_t m, double spread)
 {
     batch x = {.k = {.dtype = dtype, .problems = problems, .rows = n, .columns = m},
-               .slots = bk_batch_slots(dtype),
+               .slots = bk_slots(dtype),
                .arena = bk_arena_new("batch")};
     x.blocks = (problems + x.slots - 1) / x.slots;
     void **square[] = {&x.s, &x.g, &x.plan, &x.ds};
