@@ -1,0 +1,290 @@
+/* models/attention/qr.c - attention by the squares of an orthogonal matrix (Born et al., NeurIPS
+ * 2025).   M = scale q k' + noise = U R,  A = U .* U: rows and columns sum to 1 exactly.
+ *   Ub = 2 U .* G,  X = -Ub' U,  B = Ub + U (tril(X) + tril(X,-1)'),  dM = B R^-T.
+ * O(N^3).  Neither the scale of M nor signs move A; a permutation of tokens does.  Not collective.
+ */
+#include "core/attributes.h"
+#include "core/blas.h"
+#include "core/rng.h"
+#include "core/vector.h"
+#include "models/doubly.h"
+#include "models/qr_kernel.h"
+
+#include <math.h>
+#include <omp.h>
+#include <string.h>
+
+typedef struct qr_config {
+    double noise, r_min, scale;
+} qr_config;
+
+static const bk_option options[] = {
+    BK_OPTION_F64_AUTO(qr_config, noise, 0.0, 1.0, false,
+                       "standard deviation over the root mean square of the scores; auto: 1e-4 in "
+                       "fp32, 1e-7 in double"),
+    BK_OPTION_F64(qr_config, r_min, 1e-3, 0.0, 0.1,
+                  "least diagonal of R in backward, over the largest"),
+    BK_DOUBLY_SCALE(qr_config),
+    BK_OPTION_END,
+};
+
+static double noise_of(const bk_doubly_group *g)
+{
+    const qr_config *c = g->config;
+    double preset = g->tape->dtype == BK_F64 ? 1e-7 : 1e-4;
+    return isnan(c->noise) ? preset : c->noise;
+}
+
+static double element(bk_dtype dtype, const void *x, int64_t i)
+{
+    return dtype == BK_F64 ? ((const double *)x)[i] : (double)((const float *)x)[i];
+}
+
+static void put(bk_dtype dtype, void *x, int64_t i, double value)
+{
+    if (dtype == BK_F64)
+        ((double *)x)[i] = value;
+    else
+        ((float *)x)[i] = (float)value;
+}
+
+/* ---- scores: over their root mean square, plus noise ---- */
+
+/* Four normals a Philox call: index = (head 2^40 + row 2^20 + column) / 4 over the real positions.
+ */
+static void add_noise(const bk_doubly_group *g, int64_t p, double noise, void *m)
+{
+    const bk_tape *t = g->tape;
+    int64_t unit = bk_doubly_unit(g, p), n = g->order[p];
+    uint64_t sample = (uint64_t)(bk_lanes_first_sample(&t->lanes) + unit / g->heads), word[4];
+    uint64_t head = (uint64_t)(unit % g->heads) << 40, step = t->training ? (uint64_t)t->step : 0;
+    bk_philox_key key = bk_philox_for(t->seed, g->args->layer, BK_USE_ATTENTION_NOISE);
+    double normal[4];
+    for (int64_t i = 0; i < n && noise > 0; i++)
+        for (int64_t j = 0; j < n; j++) {
+            if (j % 4 == 0) {
+                uint64_t index = (head + ((uint64_t)i << 20) + (uint64_t)j) / 4;
+                bk_philox(key, step, sample, index, word);
+                bk_normal_pair(word[0], word[1], normal);
+                bk_normal_pair(word[2], word[3], normal + 2);
+            }
+            put(t->dtype, m, i * n + j, element(t->dtype, m, i * n + j) + noise * normal[j % 4]);
+        }
+}
+
+/* m := m / rms(m), with noise in m, without in `clean`; all zeros: the identity.  Returns 1/rms,
+ * or 0. */
+static double prepare(const bk_doubly_group *g, int64_t p, void *clean)
+{
+    bk_dtype dtype = g->tape->dtype;
+    int64_t n = g->order[p];
+    void *m = g->m[p];
+    double square = bk_vector(dtype)->dot(n * n, m, m), factor = (double)n / sqrt(square);
+    if (square == 0) {
+        for (int64_t i = 0; i < n; i++)
+            put(dtype, m, i * n + i, 1.0);
+        return 0.0;
+    }
+    bk_vector(dtype)->scale(n * n, factor, m);
+    if (clean)
+        memcpy(clean, m, (size_t)(n * n) * bk_dtype_size(dtype));
+    add_noise(g, p, noise_of(g), m);
+    return factor;
+}
+
+/* From the gradient of clean + noise to that of the scores: A does not change with their scale, so
+ * what lies along clean goes.  dM := (dM - <dM, clean>/n^2 clean) / rms. */
+static void finish(const bk_doubly_group *g, int64_t p, const void *clean, double factor)
+{
+    bk_dtype dtype = g->tape->dtype;
+    int64_t n = g->order[p];
+    if (factor == 0) {
+        memset(g->dm[p], 0, (size_t)(n * n) * bk_dtype_size(dtype));
+        return;
+    }
+    double along = bk_vector(dtype)->dot(n * n, g->dm[p], clean) / (double)(n * n);
+    bk_vector(dtype)->axpy(n * n, -along, clean, g->dm[p]);
+    bk_vector(dtype)->scale(n * n, factor, g->dm[p]);
+}
+
+/* ---- a group ---- */
+
+typedef struct qr {
+    const bk_doubly_group *g;
+    const qr_config *c;
+    double *factor; /* [problems] */
+    void **clean;   /* [problems]; NULL: forward */
+    size_t bytes;   /* of the work of a thread */
+    char *work;
+} qr;
+
+/* Up to BK_QR_MOST rows: in slots. */
+static void run_slots(const qr *x, const int64_t *small, int64_t count, char *work)
+{
+    const bk_doubly_group *g = x->g;
+    const bk_qr_kernels *kernels = BK_KERNEL_SELECT(bk_qr_kernels, g->tape->dtype);
+    bk_doubly_slots s = bk_doubly_slots_of(g, small, count);
+    size_t square = (size_t)(s.n * s.n) * BK_SLOT_BYTES;
+    bk_qr_block k = {.n = s.n,
+                     .m = work,
+                     .u = work + square,
+                     .least = x->c->r_min,
+                     .g = work + 2 * square,
+                     .work = work + 3 * square,
+                     .diagonal = work + 4 * square};
+    memcpy(k.order, s.order, sizeof k.order);
+    bk_doubly_pack(g, &s, g->m, NULL, k.m);
+    kernels->forward(&k);
+    kernels->square(s.n * s.n, k.u, k.work);
+    bk_doubly_unpack(g, &s, g->a, NULL, k.work);
+    for (int64_t i = 0; i < s.count; i++)
+        g->clamped[s.problem[i]] = k.clamped[i];
+    if (!g->g)
+        return;
+    bk_doubly_pack(g, &s, g->g, NULL, k.g);
+    kernels->backward(&k);
+    bk_doubly_unpack(g, &s, g->dm, NULL, k.g);
+}
+
+static void run_small(const qr *x, const int64_t *small, int64_t smalls)
+{
+    int64_t slots = bk_slots(x->g->tape->dtype), blocks = (smalls + slots - 1) / slots;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(bk_blas_threads())
+    for (int64_t i = 0; i < blocks; i++)
+        run_slots(x, small + i * slots, smalls - i * slots,
+                  x->work + x->bytes * (size_t)omp_get_thread_num());
+}
+
+/* ---- larger: LAPACK ---- */
+
+/* Replaces clamped diagonals; returns how many. */
+static int64_t clamp(const qr *x, int64_t n, void *r)
+{
+    bk_dtype dtype = x->g->tape->dtype;
+    double most = 0.0;
+    int64_t count = 0;
+    for (int64_t i = 0; i < n; i++)
+        most = fmax(most, fabs(element(dtype, r, i * n + i)));
+    for (int64_t i = 0; i < n; i++) {
+        double d = element(dtype, r, i * n + i);
+        if (!(fabs(d) < x->c->r_min * most))
+            continue;
+        put(dtype, r, i * n + i, copysign(x->c->r_min * most, d));
+        count++;
+    }
+    return count;
+}
+
+static void product(bk_dtype dtype, int64_t n, bk_transpose ta, double alpha, const void *a,
+                    const void *b, double beta, void *c)
+{
+    bk_gemm_run(dtype, &(bk_gemm){.ta = ta,
+                                  .m = n,
+                                  .n = n,
+                                  .k = n,
+                                  .alpha = alpha,
+                                  .a = a,
+                                  .lda = n,
+                                  .b = b,
+                                  .ldb = n,
+                                  .beta = beta,
+                                  .c = c,
+                                  .ldc = n,
+                                  .varying = true});
+}
+
+/* X := tril(X) + tril(X,-1)'. */
+static void symmetrise(bk_dtype dtype, int64_t n, void *x)
+{
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = i + 1; j < n; j++)
+            put(dtype, x, i * n + j, element(dtype, x, j * n + i));
+}
+
+static void large_gradient(const qr *x, int64_t p, const void *u, const void *r, void *inner)
+{
+    bk_dtype dtype = x->g->tape->dtype;
+    int64_t n = x->g->order[p];
+    void *b = x->g->dm[p];
+    for (int64_t i = 0; i < n * n; i++)
+        put(dtype, b, i, 2.0 * element(dtype, u, i) * element(dtype, x->g->g[p], i));
+    product(dtype, n, BK_T, -1.0, b, u, 0.0, inner);
+    symmetrise(dtype, n, inner);
+    product(dtype, n, BK_N, 1.0, u, inner, 1.0, b);
+    bk_solve_upper_transposed(dtype, n, r, b);
+}
+
+static void run_large(const qr *x, int64_t p)
+{
+    const bk_doubly_group *g = x->g;
+    bk_dtype dtype = g->tape->dtype;
+    int64_t n = g->order[p];
+    bk_arena_mark mark = bk_arena_get_mark(g->scratch);
+    size_t bytes = (size_t)(n * n) * bk_dtype_size(dtype);
+    void *r = bk_arena_alloc(g->scratch, bytes), *inner = bk_arena_alloc(g->scratch, bytes);
+    bk_qr(dtype, n, g->m[p], r, g->scratch);
+    for (int64_t i = 0; i < n * n; i++) {
+        double u = element(dtype, g->m[p], i);
+        put(dtype, g->a[p], i, u * u);
+    }
+    g->clamped[p] = clamp(x, n, r);
+    if (g->g)
+        large_gradient(x, p, g->m[p], r, inner);
+    bk_arena_release(g->scratch, mark);
+}
+
+/* ---- the rule ---- */
+
+static void prepare_all(qr *x)
+{
+    const bk_doubly_group *g = x->g;
+    x->factor = BK_ZNEW(g->scratch, double, g->problems);
+    x->clean = BK_ZNEW(g->scratch, void *, g->problems);
+    for (int64_t p = 0; p < g->problems && g->g; p++)
+        x->clean[p] = bk_arena_alloc(g->scratch, (size_t)(g->order[p] * g->order[p]) *
+                                                     bk_dtype_size(g->tape->dtype));
+#pragma omp parallel for schedule(static) num_threads(bk_blas_threads())
+    for (int64_t p = 0; p < g->problems; p++)
+        if (g->order[p] > 0)
+            x->factor[p] = prepare(g, p, x->clean[p]);
+}
+
+static void apply_rule(const bk_doubly_group *g)
+{
+    int64_t *small = BK_NEW(g->scratch, int64_t, g->problems), larges,
+            *large = BK_NEW(g->scratch, int64_t, g->problems),
+            smalls = bk_doubly_sort(g, BK_QR_MOST, small, large, &larges);
+    int64_t most = g->n < BK_QR_MOST ? g->n : BK_QR_MOST;
+    qr x = {.g = g, .c = g->config, .bytes = (size_t)(4 * most * most + most) * BK_SLOT_BYTES};
+    x.work = bk_arena_alloc(g->scratch, x.bytes * (size_t)bk_blas_threads());
+    prepare_all(&x);
+    run_small(&x, small, smalls);
+    for (int64_t i = 0; i < larges; i++)
+        run_large(&x, large[i]);
+    for (int64_t p = 0; p < g->problems && g->g; p++)
+        if (g->order[p] > 0)
+            finish(g, p, x.clean[p], x.factor[p]);
+}
+
+static bk_tensor *apply(bk_tape *t, const bk_attention_args *a)
+{
+    const qr_config *c = a->config;
+    bk_doubly_rule rule = {.apply = apply_rule, .config = c, .scale = bk_doubly_scale(c->scale, a)};
+    int64_t samples = a->q->shape[0], all = 0, *counted = BK_ZNEW(t->arena, int64_t, samples);
+    bk_tensor *out = bk_doubly(t, a, &rule, counted);
+    for (int64_t b = 0; b < samples; b++)
+        all += counted[b];
+    bk_attribute_set_integer(a->attributes, "clamped", all);
+    return out;
+}
+
+const bk_attention_kind bk_attention_qr = {
+    .name = "qr",
+    .summary = "squares of the orthogonal factor of the scores: rows and columns sum to 1",
+    .source = "Born et al. 2025",
+    .options = options,
+    .config_size = sizeof(qr_config),
+    .not_causal = bk_doubly_not_causal,
+    .apply = apply,
+    .flags = BK_ATTENTION_MASK | BK_ATTENTION_DROPOUT | BK_ATTENTION_MATRIX | BK_ATTENTION_SEED,
+};
