@@ -376,10 +376,8 @@ static void move_upper(bk_dtype dtype, int64_t n, const void *a, void *r)
 }
 
 /* LAPACK's refusals are of wrong shapes, and of NaN, which then stays in a. */
-void bk_qr(bk_dtype dtype, int64_t n, void *a, void *r, bk_arena *scratch)
+void bk_qr(bk_dtype dtype, int64_t n, void *a, void *r, void *tau)
 {
-    bk_arena_mark mark = bk_arena_get_mark(scratch);
-    void *tau = bk_arena_alloc(scratch, (size_t)n * bk_dtype_size(dtype));
     int order = (int)n, info;
     if (dtype == BK_F64)
         info = (int)LAPACKE_dgeqrf(LAPACK_ROW_MAJOR, order, order, a, order, tau);
@@ -390,7 +388,6 @@ void bk_qr(bk_dtype dtype, int64_t n, void *a, void *r, bk_arena *scratch)
         LAPACKE_dorgqr(LAPACK_ROW_MAJOR, order, order, order, a, order, tau);
     else if (info == 0)
         LAPACKE_sorgqr(LAPACK_ROW_MAJOR, order, order, order, a, order, tau);
-    bk_arena_release(scratch, mark);
 }
 
 void bk_solve_upper_transposed(bk_dtype dtype, int64_t n, const void *r, void *b)

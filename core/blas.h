@@ -62,10 +62,10 @@ const char *bk_blas_coretype_advice(void);
  * place of b. BK_FAULT when A is not positive definite. */
 BK_CHECKED bk_status bk_solve_spd(int64_t n, double *a, double *b);
 
-/* The orthogonal factor in place of a[n,n] = U R, R in r[n,n] (upper triangle; 0 below).  Runs on
- * the calling thread; BK_F32 or BK_F64. */
-void bk_qr(bk_dtype dtype, int64_t n, void *a, void *r, bk_arena *scratch);
-/* b[n,n] := b R^-T for an upper triangular r[n,n].  Runs on the calling thread. */
+/* The orthogonal factor in place of a[n,n] = U R, R in r[n,n] (upper triangle; 0 below); tau[n] is
+ * overwritten.  Runs on the calling thread, which may be any; BK_F32 or BK_F64. */
+void bk_qr(bk_dtype dtype, int64_t n, void *a, void *r, void *tau);
+/* b[n,n] := b R^-T for an upper triangular r[n,n].  Runs on the calling thread, too. */
 void bk_solve_upper_transposed(bk_dtype dtype, int64_t n, const void *r, void *b);
 
 #endif

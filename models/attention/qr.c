@@ -175,24 +175,6 @@ static int64_t clamp(const qr *x, int64_t n, void *r)
     return count;
 }
 
-static void product(bk_dtype dtype, int64_t n, bk_transpose ta, double alpha, const void *a,
-                    const void *b, double beta, void *c)
-{
-    bk_gemm_run(dtype, &(bk_gemm){.ta = ta,
-                                  .m = n,
-                                  .n = n,
-                                  .k = n,
-                                  .alpha = alpha,
-                                  .a = a,
-                                  .lda = n,
-                                  .b = b,
-                                  .ldb = n,
-                                  .beta = beta,
-                                  .c = c,
-                                  .ldc = n,
-                                  .varying = true});
-}
-
 /* X := tril(X) + tril(X,-1)'. */
 static void symmetrise(bk_dtype dtype, int64_t n, void *x)
 {
@@ -201,36 +183,86 @@ static void symmetrise(bk_dtype dtype, int64_t n, void *x)
             put(dtype, x, i * n + j, element(dtype, x, j * n + i));
 }
 
-static void large_gradient(const qr *x, int64_t p, const void *u, const void *r, void *inner)
+/* The large problems: R and X of each. */
+typedef struct large_work {
+    const qr *x;
+    const int64_t *problem;
+    int64_t count;
+    void **r, **inner;
+    bk_gemm *product;
+} large_work;
+
+/* U in place of m, A, R; with a gradient Ub in dm. */
+static void factorise(const large_work *w, int64_t i)
 {
-    bk_dtype dtype = x->g->tape->dtype;
-    int64_t n = x->g->order[p];
-    void *b = x->g->dm[p];
-    for (int64_t i = 0; i < n * n; i++)
-        put(dtype, b, i, 2.0 * element(dtype, u, i) * element(dtype, x->g->g[p], i));
-    product(dtype, n, BK_T, -1.0, b, u, 0.0, inner);
-    symmetrise(dtype, n, inner);
-    product(dtype, n, BK_N, 1.0, u, inner, 1.0, b);
-    bk_solve_upper_transposed(dtype, n, r, b);
+    const bk_doubly_group *g = w->x->g;
+    bk_dtype dtype = g->tape->dtype;
+    int64_t p = w->problem[i], n = g->order[p];
+    void *u = g->m[p];
+    bk_qr(dtype, n, u, w->r[i], w->inner[i]);
+    g->clamped[p] = clamp(w->x, n, w->r[i]);
+    for (int64_t j = 0; j < n * n; j++)
+        put(dtype, g->a[p], j, element(dtype, u, j) * element(dtype, u, j));
+    for (int64_t j = 0; j < n * n && g->g; j++)
+        put(dtype, g->dm[p], j, 2.0 * element(dtype, u, j) * element(dtype, g->g[p], j));
 }
 
-static void run_large(const qr *x, int64_t p)
+/* For each problem X = -Ub' U, or, `second`, Ub += U X. */
+static void multiply(const large_work *w, bool second)
+{
+    const bk_doubly_group *g = w->x->g;
+    for (int64_t i = 0; i < w->count; i++) {
+        int64_t p = w->problem[i], n = g->order[p];
+        w->product[i] = (bk_gemm){.ta = second ? BK_N : BK_T,
+                                  .m = n,
+                                  .n = n,
+                                  .k = n,
+                                  .alpha = second ? 1.0 : -1.0,
+                                  .a = second ? g->m[p] : g->dm[p],
+                                  .lda = n,
+                                  .b = second ? w->inner[i] : g->m[p],
+                                  .ldb = n,
+                                  .beta = second ? 1.0 : 0.0,
+                                  .c = second ? g->dm[p] : w->inner[i],
+                                  .ldc = n,
+                                  .varying = true};
+    }
+    bk_gemm_batch(g->tape->dtype, w->count, w->product);
+}
+
+static void large_gradients(const large_work *w)
+{
+    const bk_doubly_group *g = w->x->g;
+    bk_dtype dtype = g->tape->dtype;
+    multiply(w, false);
+    for (int64_t i = 0; i < w->count; i++)
+        symmetrise(dtype, g->order[w->problem[i]], w->inner[i]);
+    multiply(w, true);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(bk_blas_threads())
+    for (int64_t i = 0; i < w->count; i++)
+        bk_solve_upper_transposed(dtype, g->order[w->problem[i]], w->r[i], g->dm[w->problem[i]]);
+}
+
+static void run_large(const qr *x, const int64_t *problem, int64_t count)
 {
     const bk_doubly_group *g = x->g;
-    bk_dtype dtype = g->tape->dtype;
-    int64_t n = g->order[p];
-    bk_arena_mark mark = bk_arena_get_mark(g->scratch);
-    size_t bytes = (size_t)(n * n) * bk_dtype_size(dtype);
-    void *r = bk_arena_alloc(g->scratch, bytes), *inner = bk_arena_alloc(g->scratch, bytes);
-    bk_qr(dtype, n, g->m[p], r, g->scratch);
-    for (int64_t i = 0; i < n * n; i++) {
-        double u = element(dtype, g->m[p], i);
-        put(dtype, g->a[p], i, u * u);
+    bk_arena *s = g->scratch;
+    large_work w = {.x = x,
+                    .problem = problem,
+                    .count = count,
+                    .r = BK_NEW(s, void *, count),
+                    .inner = BK_NEW(s, void *, count),
+                    .product = BK_NEW(s, bk_gemm, count)};
+    for (int64_t i = 0; i < count; i++) {
+        int64_t n = g->order[problem[i]];
+        w.r[i] = bk_arena_alloc(s, (size_t)(n * n) * bk_dtype_size(g->tape->dtype));
+        w.inner[i] = bk_arena_alloc(s, (size_t)(n * n) * bk_dtype_size(g->tape->dtype));
     }
-    g->clamped[p] = clamp(x, n, r);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(bk_blas_threads())
+    for (int64_t i = 0; i < count; i++)
+        factorise(&w, i);
     if (g->g)
-        large_gradient(x, p, g->m[p], r, inner);
-    bk_arena_release(g->scratch, mark);
+        large_gradients(&w);
 }
 
 /* ---- the rule ---- */
@@ -259,11 +291,24 @@ static void apply_rule(const bk_doubly_group *g)
     x.work = bk_arena_alloc(g->scratch, x.bytes * (size_t)bk_blas_threads());
     prepare_all(&x);
     run_small(&x, small, smalls);
-    for (int64_t i = 0; i < larges; i++)
-        run_large(&x, large[i]);
+    run_large(&x, large, larges);
     for (int64_t p = 0; p < g->problems && g->g; p++)
         if (g->order[p] > 0)
             finish(g, p, x.clean[p], x.factor[p]);
+}
+
+/* So many diagonals of each lane were clamped: a term of weight 0. */
+static void add_figure(bk_tape *t, int layer, int64_t samples, const int64_t *counted)
+{
+    bk_tensor *value = bk_tape_constant(t, BK_F64, BK_SHAPE(t->lanes.count));
+    for (int64_t l = 0; l < t->lanes.count; l++) {
+        double sum = 0.0;
+        for (int64_t b = bk_lane_row(&t->lanes, samples, l);
+             b < bk_lane_row(&t->lanes, samples, l + 1); b++)
+            sum += (double)counted[b];
+        ((double *)value->data)[l] = sum;
+    }
+    bk_tape_add_term(t, "clamped", layer, value, 0.0);
 }
 
 static bk_tensor *apply(bk_tape *t, const bk_attention_args *a)
@@ -275,6 +320,8 @@ static bk_tensor *apply(bk_tape *t, const bk_attention_args *a)
     for (int64_t b = 0; b < samples; b++)
         all += counted[b];
     bk_attribute_set_integer(a->attributes, "clamped", all);
+    if (a->figures && t->training)
+        add_figure(t, a->layer, samples, counted);
     return out;
 }
 

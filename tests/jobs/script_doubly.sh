@@ -54,9 +54,14 @@ kind() {
 }
 
 kind sinkformer model.attention.kind=sinkformer model.attention.dropout=0.1
-kind qr model.attention.kind=qr model.recompute=block
+kind qr model.attention.kind=qr
+says qr.whole/metrics.jsonl '"clamped": '
+kind recomputed model.attention.kind=qr model.recompute=block
 kind qds model.attention.kind=qds model.attention.ancilla=0 model.attention.circuit_layers=1
 kind trained model.attention.kind=qds model.attention.circuit_layers=1 model.attention.angles=trained
+
+same_parameters() { [ "$(payload "$1")" = "$(payload "$2")" ] || fail "the payloads of $1 and $2 differ"; }
+same_parameters qr.whole recomputed.whole
 
 # Static angles are in the checkpoint, and nothing of an optimizer with them.
 [ "$(theta qds.whole | wc -l)" -eq 2 ] || fail "qds.whole holds $(theta qds.whole)"
