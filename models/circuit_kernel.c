@@ -6,67 +6,12 @@
 
 #include "core/vector_kernel.h"
 
-/* ---- sin and cos ---- */
-
-#if BK_REAL == 64
-static const real PI_2[3] = {1.57079625129699707031, 7.54978941586159635336e-8,
-                             5.39030285815811905290e-15};
-#else
-static const real PI_2[3] = {1.5703125f, 4.837512969970703125e-4f, 7.54978995489188216e-8f};
-#endif
-
-/* sin r / r and cos r by their series in z = r^2, |r| <= pi/4. */
-static inline real sin_series(real z)
-{
-#if BK_REAL == 64
-    real p = 1.0 / 355687428096000.0;
-    p = p * -z + 1.0 / 1307674368000.0;
-    p = p * -z + 1.0 / 6227020800.0;
-    p = p * -z + 1.0 / 39916800.0;
-    p = p * -z + 1.0 / 362880.0;
-#else
-    real p = 1.0f / 362880.0f;
-#endif
-    p = p * -z + BK_R(1.0) / BK_R(5040.0);
-    p = p * -z + BK_R(1.0) / BK_R(120.0);
-    p = p * -z + BK_R(1.0) / BK_R(6.0);
-    return p * -z + BK_R(1.0);
-}
-
-static inline real cos_series(real z)
-{
-#if BK_REAL == 64
-    real p = 1.0 / 20922789888000.0;
-    p = p * -z + 1.0 / 87178291200.0;
-    p = p * -z + 1.0 / 479001600.0;
-    p = p * -z + 1.0 / 3628800.0;
-    p = p * -z + 1.0 / 40320.0;
-#else
-    real p = 1.0f / 40320.0f;
-#endif
-    p = p * -z + BK_R(1.0) / BK_R(720.0);
-    p = p * -z + BK_R(1.0) / BK_R(24.0);
-    p = p * -z + BK_R(0.5);
-    return p * -z + BK_R(1.0);
-}
-
 /* sin and cos of phi/2 for every angle. */
 static void half_angles(int64_t count, const slots *restrict phi, slots *restrict sine,
                         slots *restrict cosine)
 {
     for (int64_t k = 0; k < count; k++)
-        EACH
-        {
-            real x = BK_R(0.5) * phi[k].x[s];
-            real shifted = x * BK_R(0.63661977236758134308) + bk_round_magic;
-            bk_bits n = bk_bits_of(shifted) - bk_bits_of(bk_round_magic);
-            real turns = shifted - bk_round_magic;
-            real r = ((x - turns * PI_2[0]) - turns * PI_2[1]) - turns * PI_2[2], z = r * r;
-            real u = r * sin_series(z), v = cos_series(z);
-            real p = n & 1 ? v : u, q = n & 1 ? u : v;
-            sine[k].x[s] = n & 2 ? -p : p;
-            cosine[k].x[s] = (n + 1) & 2 ? -q : q;
-        }
+        EACH bk_sincos(BK_R(0.5) * phi[k].x[s], &sine[k].x[s], &cosine[k].x[s]);
 }
 
 /* ---- one qubit's rotations as one matrix ---- */

@@ -1,6 +1,6 @@
 #include "models/qr_kernel.h"
 
-#include <math.h>
+#include "core/vector_kernel.h"
 
 static inline real magnitude(real x)
 {
@@ -169,6 +169,28 @@ static void backward(bk_qr_block *b)
     solve(b);
 }
 
+#if BK_REAL == 64
+#define SQRT sqrt
+#else
+#define SQRT sqrtf
+#endif
+
+static void noise(int64_t count, const uint32_t *word, double deviation, void *to)
+{
+    real even[BK_QR_NOISE / 2], odd[BK_QR_NOISE / 2], *x = to;
+    const real unit = (real)0x1p-32, size = (real)deviation;
+    for (int64_t i = 0; i < (count + 1) / 2; i++) {
+        real u = ((real)word[2 * i] + BK_R(0.5)) * unit, sine, cosine;
+        real angle = ((real)word[2 * i + 1] + BK_R(0.5)) * (unit * BK_R(6.28318530717958647693));
+        real radius = size * SQRT(BK_R(-2.0) * bk_log(u));
+        bk_sincos(angle, &sine, &cosine);
+        even[i] = radius * cosine;
+        odd[i] = radius * sine;
+    }
+    for (int64_t i = 0; i < count; i++)
+        x[i] += i % 2 == 0 ? even[i / 2] : odd[i / 2];
+}
+
 static void square(int64_t n, const void *from, void *to)
 {
     const slots *u = from;
@@ -178,4 +200,4 @@ static void square(int64_t n, const void *from, void *to)
 }
 
 const bk_qr_kernels BK_KERNEL(bk_qr_kernels) = {
-    .forward = forward, .backward = backward, .square = square};
+    .forward = forward, .backward = backward, .noise = noise, .square = square};

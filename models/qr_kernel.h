@@ -5,7 +5,7 @@
 
 #include "core/slots.h"
 
-enum { BK_QR_MOST = 32 };
+enum { BK_QR_MOST = 32, BK_QR_NOISE = 256 };
 
 typedef struct bk_qr_block {
     int64_t n;    /* at most BK_QR_MOST */
@@ -25,6 +25,9 @@ typedef struct bk_qr_kernels {
     /* g := dL/dm:  Ub = 2 U .* G,  X = -Ub' U,  B = Ub + U (tril(X) + tril(X,-1)'),  dM = B R^-T
      * with clamped diagonals. */
     void (*backward)(bk_qr_block *k);
+    /* x[count] += deviation times normals, count <= BK_QR_NOISE: a pair from each two words
+     * (Box-Muller).  word[] is read up to an even number. */
+    void (*noise)(int64_t count, const uint32_t *word, double deviation, void *x);
     void (*square)(int64_t n, const void *u, void *a); /* a = u .* u over n vectors */
 } bk_qr_kernels;
 

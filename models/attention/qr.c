@@ -50,25 +50,24 @@ static void put(bk_dtype dtype, void *x, int64_t i, double value)
 
 /* ---- scores: over their root mean square, plus noise ---- */
 
-/* Four normals a Philox call: index = (head 2^40 + row 2^20 + column) / 4 over the real positions.
- */
+/* Eight words a Philox call, index = (head 2^40 + row 2^20 + column) / 8 over the real positions,
+ * each two of them a pair of normals. */
 static void add_noise(const bk_doubly_group *g, int64_t p, double noise, void *m)
 {
     const bk_tape *t = g->tape;
     int64_t unit = bk_doubly_unit(g, p), n = g->order[p];
-    uint64_t sample = (uint64_t)(bk_lanes_first_sample(&t->lanes) + unit / g->heads), word[4];
+    uint64_t sample = (uint64_t)(bk_lanes_first_sample(&t->lanes) + unit / g->heads);
     uint64_t head = (uint64_t)(unit % g->heads) << 40, step = t->training ? (uint64_t)t->step : 0;
     bk_philox_key key = bk_philox_for(t->seed, g->args->layer, BK_USE_ATTENTION_NOISE);
-    double normal[4];
+    uint32_t word[BK_QR_NOISE];
     for (int64_t i = 0; i < n && noise > 0; i++)
-        for (int64_t j = 0; j < n; j++) {
-            if (j % 4 == 0) {
-                uint64_t index = (head + ((uint64_t)i << 20) + (uint64_t)j) / 4;
-                bk_philox(key, step, sample, index, word);
-                bk_normal_pair(word[0], word[1], normal);
-                bk_normal_pair(word[2], word[3], normal + 2);
-            }
-            put(t->dtype, m, i * n + j, element(t->dtype, m, i * n + j) + noise * normal[j % 4]);
+        for (int64_t j = 0; j < n; j += BK_QR_NOISE) {
+            int64_t count = n - j < BK_QR_NOISE ? n - j : BK_QR_NOISE;
+            uint64_t index = (head + ((uint64_t)i << 20) + (uint64_t)j) / 8;
+            bk_philox_words(key, step, sample, index, (count + 7) / 8, word);
+            BK_KERNEL_SELECT(bk_qr_kernels, t->dtype)
+                ->noise(count, word, noise,
+                        (char *)m + (size_t)(i * n + j) * bk_dtype_size(t->dtype));
         }
 }
 
