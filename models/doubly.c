@@ -480,6 +480,21 @@ static void errors(const bk_tensor *matrix, const bk_tensor *mask, bk_attributes
     bk_attribute_set(a, "column_error", worst[1]);
 }
 
+/* 4 n^2 D of the products, and those of DS, over all heads. */
+static double flops(const bk_attention_args *a, const bk_doubly_rule *rule)
+{
+    int64_t positions = a->q->shape[2];
+    double sum = 0.0;
+    for (int64_t b = 0; b < a->q->shape[0]; b++) {
+        int64_t n = 0;
+        for (int64_t i = 0; i < positions; i++)
+            n += !a->mask || bk_i32(a->mask)[b * positions + i] != 0;
+        n = rule->order > 0 ? rule->order : n;
+        sum += 4.0 * (double)(n * n * a->q->shape[3]) + rule->flop(rule->config, n);
+    }
+    return sum * (double)a->q->shape[1];
+}
+
 bk_tensor *bk_doubly(bk_tape *t, const bk_attention_args *a, const bk_doubly_rule *rule,
                      int64_t *counted)
 {
@@ -488,7 +503,9 @@ bk_tensor *bk_doubly(bk_tape *t, const bk_attention_args *a, const bk_doubly_rul
     bk_node *n = bk_apply(t, &op, INPUTS, in, o.matrix ? OUTPUTS : 1, &o, sizeof o);
     if (a->matrix)
         *a->matrix = n->out[MATRIX];
-    if (a->attributes)
+    if (a->attributes) {
         errors(n->out[MATRIX], a->mask, a->attributes);
+        bk_attribute_set(a->attributes, "flop", flops(a, rule));
+    }
     return n->out[OUT];
 }

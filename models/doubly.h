@@ -58,6 +58,7 @@ typedef struct bk_doubly_rule {
     /* Not collective.  Fills a; where g is there, dm (and dtheta), too.  The threads are its own
      * business; a problem's bits depend on that problem alone. */
     void (*apply)(const bk_doubly_group *group);
+    double (*flop)(const void *config, int64_t order); /* of DS, for one problem */
     const void *config;
     double scale;  /* of the scores */
     int64_t order; /* of every problem, zero rows of q, k, v behind the real positions of the
@@ -66,7 +67,8 @@ typedef struct bk_doubly_rule {
 
 /* Not collective.  out[B,H,N,D] on the step arena; fills what `a` asks for: *a->matrix [B,H,N,N],
  * differentiable, and the attributes row_error and column_error (largest |sum - 1| over real rows
- * and columns).  counted: NULL, or the sum of what the rule counted, for each own sample [B]. */
+ * and columns) and flop.  counted: NULL, or the sum of what the rule counted, for each own sample
+ * [B]. */
 bk_tensor *bk_doubly(bk_tape *t, const bk_attention_args *a, const bk_doubly_rule *rule,
                      int64_t *counted);
 

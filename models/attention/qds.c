@@ -188,6 +188,14 @@ static void apply_rule(const bk_doubly_group *g)
                   x.work + x.bytes * (size_t)omp_get_thread_num());
 }
 
+/* 32 an element of U and block: two turns of four multiply-adds in complex numbers. */
+static double flop(const void *config, int64_t order)
+{
+    bk_circuit circuit = circuit_of(config, order);
+    double m = (double)(circuit.data + circuit.ancilla);
+    return 32.0 * (double)circuit.layers * fmax(m - 1.0, 0.0) * exp2(2.0 * m);
+}
+
 static bk_tensor *apply(bk_tape *t, const bk_attention_args *a)
 {
     const qds_config *c = a->config;
@@ -195,6 +203,7 @@ static bk_tensor *apply(bk_tape *t, const bk_attention_args *a)
     bk_circuit circuit = circuit_of(c, positions);
     BK_ASSERT(a->parameter[0]->shape[1] == bk_circuit_angles(&circuit), "theta[H,K]");
     bk_doubly_rule rule = {.apply = apply_rule,
+                           .flop = flop,
                            .config = c,
                            .scale = c->preset == PRESET_PAPER ? 1.0 : bk_doubly_scale(c->scale, a),
                            .order = (int64_t)1 << circuit.data};

@@ -310,10 +310,18 @@ static void add_figure(bk_tape *t, int layer, int64_t samples, const int64_t *co
     bk_tape_add_term(t, "clamped", layer, value, 0.0);
 }
 
+/* 4/3 n^3 of R, 4/3 n^3 more of U. */
+static double flop(const void *config, int64_t order)
+{
+    (void)config;
+    return 8.0 / 3.0 * (double)(order * order * order);
+}
+
 static bk_tensor *apply(bk_tape *t, const bk_attention_args *a)
 {
     const qr_config *c = a->config;
-    bk_doubly_rule rule = {.apply = apply_rule, .config = c, .scale = bk_doubly_scale(c->scale, a)};
+    bk_doubly_rule rule = {
+        .apply = apply_rule, .flop = flop, .config = c, .scale = bk_doubly_scale(c->scale, a)};
     int64_t samples = a->q->shape[0], all = 0, *counted = BK_ZNEW(t->arena, int64_t, samples);
     bk_tensor *out = bk_doubly(t, a, &rule, counted);
     for (int64_t b = 0; b < samples; b++)

@@ -266,11 +266,20 @@ static void apply_rule(const bk_doubly_group *g)
             implicit_gradient(g, p);
 }
 
+/* A multiplication and a sum an element and half step. */
+static double flop(const void *config, int64_t order)
+{
+    const sinkformer_config *c = config;
+    return 2.0 * (double)(c->half_steps * order * order);
+}
+
 static bk_tensor *apply(bk_tape *t, const bk_attention_args *a)
 {
     const sinkformer_config *c = a->config;
-    bk_doubly_rule rule = {
-        .apply = apply_rule, .config = c, .scale = bk_doubly_scale(c->scale, a) / c->epsilon};
+    bk_doubly_rule rule = {.apply = apply_rule,
+                           .flop = flop,
+                           .config = c,
+                           .scale = bk_doubly_scale(c->scale, a) / c->epsilon};
     return bk_doubly(t, a, &rule, NULL);
 }
 
