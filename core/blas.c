@@ -367,3 +367,41 @@ bk_status bk_solve_spd(int64_t n, double *a, double *b)
                        (long long)n, info);
     return BK_OK;
 }
+
+/* ---- QR ---- */
+
+static void move_upper(bk_dtype dtype, int64_t n, const void *a, void *r)
+{
+    size_t size = bk_dtype_size(dtype);
+    for (int64_t i = 0; i < n; i++) {
+        memset((char *)r + (size_t)(i * n) * size, 0, (size_t)i * size);
+        memcpy((char *)r + (size_t)(i * n + i) * size, (const char *)a + (size_t)(i * n + i) * size,
+               (size_t)(n - i) * size);
+    }
+}
+
+/* LAPACK's refusals are of wrong shapes, and of NaN, which then stays in a. */
+void bk_qr(bk_dtype dtype, int64_t n, void *a, void *r, void *tau)
+{
+    int order = (int)n, info;
+    if (dtype == BK_F64)
+        info = (int)LAPACKE_dgeqrf(LAPACK_ROW_MAJOR, order, order, a, order, tau);
+    else
+        info = (int)LAPACKE_sgeqrf(LAPACK_ROW_MAJOR, order, order, a, order, tau);
+    move_upper(dtype, n, a, r);
+    if (info == 0 && dtype == BK_F64)
+        LAPACKE_dorgqr(LAPACK_ROW_MAJOR, order, order, order, a, order, tau);
+    else if (info == 0)
+        LAPACKE_sorgqr(LAPACK_ROW_MAJOR, order, order, order, a, order, tau);
+}
+
+void bk_solve_upper_transposed(bk_dtype dtype, int64_t n, const void *r, void *b)
+{
+    int order = (int)n;
+    if (dtype == BK_F64)
+        cblas_dtrsm(CblasRowMajor, CblasRight, CblasUpper, CblasTrans, CblasNonUnit, order, order,
+                    1.0, r, order, b, order);
+    else
+        cblas_strsm(CblasRowMajor, CblasRight, CblasUpper, CblasTrans, CblasNonUnit, order, order,
+                    1.0f, r, order, b, order);
+}

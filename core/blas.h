@@ -69,4 +69,10 @@ BK_CHECKED bk_status bk_eigenvalues(int64_t n, double *a, double *modulus);
 /* Singular values of A[n,n], falling: value[n].  A is overwritten. */
 BK_CHECKED bk_status bk_singular_values(int64_t n, double *a, double *value);
 
+/* The orthogonal factor in place of a[n,n] = U R, R in r[n,n] (upper triangle; 0 below); tau[n] is
+ * overwritten.  Runs on the calling thread, which may be any; BK_F32 or BK_F64. */
+void bk_qr(bk_dtype dtype, int64_t n, void *a, void *r, void *tau);
+/* b[n,n] := b R^-T for an upper triangular r[n,n].  Runs on the calling thread, too. */
+void bk_solve_upper_transposed(bk_dtype dtype, int64_t n, const void *r, void *b);
+
 #endif

@@ -229,14 +229,8 @@ static void draw_four(const bk_parameter *p, bk_philox_key key, uint64_t name, i
     bk_normal_pair(word[2], word[3], out + 2);
 }
 
-static void initialise(const bk_slab *slab, const bk_parameter *p, uint64_t seed)
+static void draw(const bk_parameter *p, uint64_t seed, float *x)
 {
-    float *x = bk_parameter_value(slab, p);
-    if (p->init == BK_INIT_ZERO || p->init == BK_INIT_ONE) {
-        for (int64_t i = 0; i < p->count; i++)
-            x[i] = p->init == BK_INIT_ONE ? 1.0f : 0.0f;
-        return;
-    }
     bk_philox_key key = bk_philox_for(seed, p->layer, BK_USE_INIT);
     uint64_t name = bk_hash_bytes(p->name, strlen(p->name));
     double four[4];
@@ -251,8 +245,32 @@ static void initialise(const bk_slab *slab, const bk_parameter *p, uint64_t seed
     }
 }
 
+static void initialise(const bk_slab *slab, const bk_parameter *p, uint64_t seed)
+{
+    float *x = bk_parameter_value(slab, p);
+    if (p->init == BK_INIT_ZERO || p->init == BK_INIT_ONE) {
+        for (int64_t i = 0; i < p->count; i++)
+            x[i] = p->init == BK_INIT_ONE ? 1.0f : 0.0f;
+        return;
+    }
+    draw(p, seed, x);
+}
+
+static void initialise_buffer(const bk_buffer *b, uint64_t seed)
+{
+    bk_parameter like = {.name = b->name,
+                         .count = b->count,
+                         .init = BK_INIT_UNIFORM,
+                         .init_scale = b->init_scale,
+                         .layer = b->layer};
+    if (b->init_scale > 0)
+        draw(&like, seed, b->data);
+}
+
 void bk_slab_initialise(bk_slab *slab, uint64_t seed)
 {
     for (int i = 0; i < slab->parameters; i++)
         initialise(slab, slab->parameter[i], seed);
+    for (int i = 0; i < slab->buffers; i++)
+        initialise_buffer(slab->buffer[i], seed);
 }

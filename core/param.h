@@ -48,6 +48,9 @@ typedef struct bk_buffer {
     int dims;
     int64_t count;
     void *data; /* zero at declaration */
+    /* For bk_slab_initialise, BK_F32 alone; set by whoever declares it.  0: left as it is. */
+    double init_scale; /* uniform with this half width */
+    int layer;         /* for the random counter */
 } bk_buffer;
 
 /* A contiguous piece of the slab that is reduced as one chain of messages. */
@@ -96,7 +99,7 @@ void bk_slab_want_gradients(bk_slab *slab);
 
 /* Fills the values from Philox: key (seed, layer * 2^32 + BK_USE_INIT), counter from the hash of
  * the name and the element's place in the logical tensor, so that the values depend neither on
- * ranks nor on experts' places. */
+ * ranks nor on experts' places.  Buffers that ask for it, too. */
 void bk_slab_initialise(bk_slab *slab, uint64_t seed);
 
 static inline float *bk_parameter_value(const bk_slab *slab, const bk_parameter *p)

@@ -20,6 +20,7 @@ typedef enum bk_use {
     BK_USE_DATA = 8, /* generators of data sets */
     BK_USE_SPLIT = 9,
     BK_USE_BENCH = 10,
+    BK_USE_ATTENTION_NOISE = 11, /* on scores that are factorised (attention.qr) */
 } bk_use;
 
 typedef struct bk_philox_key {

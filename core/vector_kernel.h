@@ -1,5 +1,5 @@
-/* core/vector_kernel.h - exp, log, the normal distribution, tanh, sigmoid on `real` for *_kernel.c
- * files.
+/* core/vector_kernel.h - exp, log, the normal distribution, sin, cos, tanh, sigmoid on `real` for
+ * *_kernel.c files.
  *
  * Branch-free plain C, so that gcc and clang vectorise the loops that call them (-fno-math-errno
  * -fno-trapping-math). An element's bits depend on its value alone.  exp and log: at most 2 ulp;
@@ -182,6 +182,62 @@ static inline real bk_normal_cdf(real x, real bell)
     real a = (x < BK_R(0.0) ? -x : x) * BK_R(0.70710678118654752440);
     real tail = BK_R(0.5) * bell * bk_erfc_scaled(a);
     return x < BK_R(0.0) ? tail : BK_R(1.0) - tail;
+}
+
+#if BK_REAL == 64
+static const real bk_half_pi[3] = {1.57079625129699707031, 7.54978941586159635336e-8,
+                                   5.39030285815811905290e-15};
+#else
+static const real bk_half_pi[3] = {1.5703125f, 4.837512969970703125e-4f, 7.54978995489188216e-8f};
+#endif
+
+/* sin r / r and cos r by their series in z = r^2, |r| <= pi/4. */
+static inline real bk_sin_series(real z)
+{
+#if BK_REAL == 64
+    real p = 1.0 / 355687428096000.0;
+    p = p * -z + 1.0 / 1307674368000.0;
+    p = p * -z + 1.0 / 6227020800.0;
+    p = p * -z + 1.0 / 39916800.0;
+    p = p * -z + 1.0 / 362880.0;
+#else
+    real p = 1.0f / 362880.0f;
+#endif
+    p = p * -z + BK_R(1.0) / BK_R(5040.0);
+    p = p * -z + BK_R(1.0) / BK_R(120.0);
+    p = p * -z + BK_R(1.0) / BK_R(6.0);
+    return p * -z + BK_R(1.0);
+}
+
+static inline real bk_cos_series(real z)
+{
+#if BK_REAL == 64
+    real p = 1.0 / 20922789888000.0;
+    p = p * -z + 1.0 / 87178291200.0;
+    p = p * -z + 1.0 / 479001600.0;
+    p = p * -z + 1.0 / 3628800.0;
+    p = p * -z + 1.0 / 40320.0;
+#else
+    real p = 1.0f / 40320.0f;
+#endif
+    p = p * -z + BK_R(1.0) / BK_R(720.0);
+    p = p * -z + BK_R(1.0) / BK_R(24.0);
+    p = p * -z + BK_R(0.5);
+    return p * -z + BK_R(1.0);
+}
+
+/* sin x and cos x = those of r = x - n pi/2, in the order and with the signs that n asks for; n
+ * pi/2 is taken off in three parts.  Absolute accuracy of some ulp of 1 for |x| up to 1e4. */
+static inline void bk_sincos(real x, real *sine, real *cosine)
+{
+    real shifted = x * BK_R(0.63661977236758134308) + bk_round_magic;
+    bk_bits n = (bk_bits)((bk_word)bk_bits_of(shifted) - (bk_word)bk_bits_of(bk_round_magic));
+    real turns = shifted - bk_round_magic;
+    real r = ((x - turns * bk_half_pi[0]) - turns * bk_half_pi[1]) - turns * bk_half_pi[2];
+    real u = r * bk_sin_series(r * r), v = bk_cos_series(r * r);
+    real p = n & 1 ? v : u, q = n & 1 ? u : v;
+    *sine = n & 2 ? -p : p;
+    *cosine = (bk_bits)((bk_word)n + 1) & 2 ? -q : q;
 }
 
 static inline real bk_sigmoid(real x)

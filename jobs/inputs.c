@@ -46,6 +46,22 @@ static int64_t longest(const bk_job *job)
     return d->max_length > 0 && d->max_length < most ? d->max_length : most;
 }
 
+static int64_t shortest_of(const bk_dataset *d)
+{
+    int64_t least = d->max_length;
+    for (int64_t i = 0; d->tokens && i < d->samples; i++)
+        if (d->offsets[i + 1] - d->offsets[i] < least)
+            least = d->offsets[i + 1] - d->offsets[i];
+    return least;
+}
+
+static int64_t shortest(const bk_job *job)
+{
+    int64_t least = shortest_of(job->eval), other = job->train ? shortest_of(job->train) : least;
+    least = other < least ? other : least;
+    return least < longest(job) ? least : longest(job);
+}
+
 bk_status bk_job_read_data(bk_job *job)
 {
     BK_TRY(read_sets(job));
@@ -58,6 +74,7 @@ bk_status bk_job_read_data(bk_job *job)
     job->data = (bk_model_data){.vocabulary = d->features ? 0 : d->vocabulary,
                                 .channels = d->features ? d->channels : 0,
                                 .classes = d->classes,
+                                .min_length = shortest(job),
                                 .max_length = longest(job)};
     return BK_OK;
 }

@@ -115,6 +115,8 @@ typedef struct bk_step_result {
     double loss;      /* weighted sum of all terms, auxiliary ones too */
     double term[BK_LOSSES_MAX]; /* unweighted, in the order of the configuration */
     double aux, z;              /* means over the MoE layers, unweighted */
+    bool clamps;                /* some attention clamps, and so often it did (attention.qr) */
+    double clamped;
     double grad_norm, lr;
     int64_t positions; /* real positions of the global batch */
     int64_t nonfinite;

@@ -67,6 +67,9 @@ static void read_terms(const bk_job *job, const double *sum, bk_step_result *out
         out->loss += t->term[i].weight * sum[i];
         if (t->term[i].layer < 0) {
             out->term[losses++] = sum[i];
+        } else if (strcmp(t->term[i].name, "clamped") == 0) {
+            out->clamps = true;
+            out->clamped += sum[i];
         } else if (strcmp(t->term[i].name, "moe_aux") == 0) {
             out->aux += sum[i];
             auxes++;

@@ -102,6 +102,8 @@ static void write_terms(const loop *l, const bk_step_result *r)
         bk_metrics_number(l->metrics, job->config->loss[i].name, r->term[i]);
         write_figures(l, &job->config->loss[i], &job->figures[i]);
     }
+    if (r->clamps)
+        bk_metrics_integer(l->metrics, "clamped", (int64_t)r->clamped);
     if (bk_model_moe_layers(job->model) > 0) {
         bk_metrics_number(l->metrics, "moe_aux", r->aux);
         bk_metrics_number(l->metrics, "moe_z", r->z);

@@ -19,3 +19,9 @@ const bk_attention_kind *bk_attention_find(const char *name)
             return bk_attentions[i];
     return NULL;
 }
+
+bk_status bk_attention_refuse_causal(const bk_attention_kind *kind, const char *where)
+{
+    return bk_fail(BK_USAGE, "attention kind '%s' cannot be causal (%s): %s", kind->name, where,
+                   kind->not_causal);
+}

@@ -26,23 +26,38 @@ static bk_linear_part declare_projection(bk_model *model, int layer, char which,
                              bk_init_scale(model, in, out, residual));
 }
 
+static void declare_one(bk_model *model, int layer, const bk_attention_parameter *own,
+                        bk_parameter **parameter, bk_buffer **fixed)
+{
+    const char *logical =
+        bk_arena_printf(model->arena, "model/block%d/attention/%s", layer, own->name);
+    if (own->fixed) {
+        *fixed = bk_slab_declare_buffer(model->slab, logical, BK_F32, own->dims, own->shape);
+        (*fixed)->init_scale = own->init_scale;
+        (*fixed)->layer = layer;
+        return;
+    }
+    bk_parameter p = {.name = logical,
+                      .dims = own->dims,
+                      .expert = -1,
+                      .decay = own->dims > 1,
+                      .init_scale = own->init_scale,
+                      .layer = layer};
+    for (int j = 0; j < own->dims; j++)
+        p.shape[j] = own->shape[j];
+    *parameter = bk_declare(model, &p);
+}
+
 static void declare_own(bk_model *model, int layer, bk_attention_part *part)
 {
     const bk_model_config *c = &model->config;
     const bk_attention_config *a = &model->attention[layer];
-    bk_attention_parameter own[BK_ATTENTION_PARAMETERS];
+    bk_attention_parameter own[BK_ATTENTION_PARAMETERS] = {0};
     part->owns = a->kind->declare ? a->kind->declare(a->config, c->heads, c->qkv_width / c->heads,
-                                                     c->max_length, own)
+                                                     bk_model_positions(model), own)
                                   : 0;
-    for (int i = 0; i < part->owns; i++) {
-        bk_parameter p = {
-            .dims = own[i].dims, .expert = -1, .decay = own[i].dims > 1, .layer = layer};
-        p.name = bk_arena_printf(model->arena, "model/block%d/attention/%s", layer, own[i].name);
-        p.init_scale = own[i].init_scale;
-        for (int j = 0; j < own[i].dims; j++)
-            p.shape[j] = own[i].shape[j];
-        part->own[i] = bk_declare(model, &p);
-    }
+    for (int i = 0; i < part->owns; i++)
+        declare_one(model, layer, &own[i], &part->own[i], &part->fixed[i]);
 }
 
 void bk_block_declare(bk_model *model, int layer)
@@ -71,6 +86,11 @@ static bk_tensor *project(bk_tape *t, const bk_linear_part *part, bk_tensor *x, 
     return joined ? y : bk_split_heads(t, y, heads);
 }
 
+static bk_tensor *fixed_leaf(bk_tape *t, const bk_buffer *b)
+{
+    return bk_tensor_wrap(t->arena, b->dtype, b->dims, b->shape, b->data);
+}
+
 static bk_tensor *attention(bk_model *model, bk_tape *t, int layer, bk_tensor *x, bk_tensor *mask)
 {
     const bk_attention_part *part = &model->block[layer].attention;
@@ -79,15 +99,18 @@ static bk_tensor *attention(bk_model *model, bk_tape *t, int layer, bk_tensor *x
     int64_t heads = model->config.heads;
     bk_attention_args a = {.heads = joined ? heads : 0,
                            .mask = mask,
+                           .positions = bk_model_positions(model),
                            .causal = bk_model_causal(model),
                            .dropout = config->dropout,
                            .layer = layer,
-                           .config = config->config};
+                           .config = config->config,
+                           .figures = model->config.recompute == BK_RECOMPUTE_NONE};
     a.q = project(t, &part->q, x, joined, heads);
     a.k = project(t, &part->k, x, joined, heads);
     a.v = project(t, &part->v, x, joined, heads);
     for (int i = 0; i < part->owns; i++)
-        a.parameter[i] = bk_tape_parameter(t, part->own[i]);
+        a.parameter[i] =
+            part->own[i] ? bk_tape_parameter(t, part->own[i]) : fixed_leaf(t, part->fixed[i]);
     if (model->matrix && config->kind->flags & BK_ATTENTION_MATRIX)
         a.matrix = &model->matrix[layer];
     bk_tensor *y = config->kind->apply(t, &a);

@@ -137,9 +137,12 @@ static bk_status read_attention(bk_model *model, bk_value *map, const char *path
     if (map)
         BK_TRY(check_attention_keys(model, map, path, a->kind));
     if (bk_model_causal(model) && !(a->kind->flags & BK_ATTENTION_CAUSAL))
-        return bk_fail(BK_USAGE, "attention %s cannot be causal (%s): a decoder needs another kind",
-                       a->kind->name, path);
-    return a->kind->check ? a->kind->check(a->config) : BK_OK;
+        return bk_attention_refuse_causal(a->kind, path);
+    if (a->kind->check)
+        BK_TRY(a->kind->check(a->config));
+    return a->kind->fits ? a->kind->fits(a->config, bk_model_positions(model),
+                                         model->data.min_length < model->config.max_length)
+                         : BK_OK;
 }
 
 static bk_status wrong_length(const bk_model *model, const bk_value *list)

@@ -8,6 +8,11 @@ static bool uses_cls(const bk_model *model)
     return !bk_model_causal(model) && model->config.pool == BK_POOL_CLS;
 }
 
+int64_t bk_model_positions(const bk_model *model)
+{
+    return model->config.max_length + uses_cls(model);
+}
+
 static int64_t rows_of_positions(const bk_model *model)
 {
     int64_t length = model->config.max_length;

@@ -52,6 +52,7 @@ typedef struct bk_norm_part {
 typedef struct bk_attention_part {
     bk_linear_part q, k, v, o;
     bk_parameter *own[BK_ATTENTION_PARAMETERS];
+    bk_buffer *fixed[BK_ATTENTION_PARAMETERS]; /* instead of own */
     int owns;
 } bk_attention_part;
 
@@ -119,6 +120,8 @@ bk_tensor *bk_feedforward(bk_model *model, bk_tape *t, int layer, bk_tensor *x, 
                           int64_t positions);
 
 /* ---- embed.c ---- */
+/* Most real positions that a block sees of a sample, the CLS position among them. */
+int64_t bk_model_positions(const bk_model *model);
 void bk_embed_declare(bk_model *model);
 /* tokens or features -> x[B,N(+1),C] with positions and dropout. */
 bk_tensor *bk_embed_forward(bk_model *model, bk_tape *t, const bk_bundle *bundle);

@@ -139,13 +139,15 @@ static bk_status find(bk_context *context, const attention_config *c, work *w)
         return bk_fail(BK_USAGE, "unknown attention kind '%s': birkhoff kinds attention lists them",
                        c->kind);
     if (c->causal && !(w->kind->flags & BK_ATTENTION_CAUSAL))
-        return bk_fail(BK_USAGE, "causal=true is not possible with %s: use causal=false", c->kind);
+        return bk_attention_refuse_causal(w->kind, "causal=true");
     if (c->dropout > 0 && !(w->kind->flags & BK_ATTENTION_DROPOUT))
         return bk_fail(BK_USAGE, "dropout=%g is not possible with %s: use dropout=0", c->dropout,
                        c->kind);
     w->config = config = bk_arena_zalloc(context->arena, w->kind->config_size + 1);
     BK_TRY(bk_options_read(w->kind->options, config, NULL, c->kind, context->arena));
-    return w->kind->check ? w->kind->check(config) : BK_OK;
+    if (w->kind->check)
+        BK_TRY(w->kind->check(config));
+    return w->kind->fits ? w->kind->fits(config, c->length, false) : BK_OK;
 }
 
 static bk_status run(bk_context *context, const void *config, bk_bench_result *out)

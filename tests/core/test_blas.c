@@ -363,9 +363,42 @@ static void solves(void **state)
     assert_int_equal(bk_solve_spd(2, bad, right), BK_FAULT);
 }
 
+/* U R = A with U orthogonal and R upper triangular, and b R^-T R^T = b. */
+static void factors_of_qr(void **state)
+{
+    enum { ORDER = 40 };
+    static double a[ORDER * ORDER], u[ORDER * ORDER], r[ORDER * ORDER], b[ORDER * ORDER];
+    static float single[ORDER * ORDER], single_r[ORDER * ORDER], single_tau[ORDER];
+    double tau[ORDER];
+    (void)state;
+    for (int64_t i = 0; i < ORDER * ORDER; i++) {
+        a[i] = u[i] = bk_fill((uint64_t)i, 1, -1.0, 1.0);
+        b[i] = bk_fill((uint64_t)i, 2, -1.0, 1.0);
+        single[i] = (float)a[i];
+    }
+    bk_qr(BK_F64, ORDER, u, r, tau);
+    bk_qr(BK_F32, ORDER, single, single_r, single_tau);
+    bk_solve_upper_transposed(BK_F64, ORDER, r, b);
+    for (int64_t i = 0; i < ORDER; i++)
+        for (int64_t j = 0; j < ORDER; j++) {
+            double inner = 0.0, whole = 0.0, solved = 0.0, other = 0.0;
+            for (int64_t l = 0; l < ORDER; l++) {
+                inner += u[l * ORDER + i] * u[l * ORDER + j];
+                whole += u[i * ORDER + l] * r[l * ORDER + j];
+                other += (double)single[i * ORDER + l] * (double)single_r[l * ORDER + j];
+                solved += b[i * ORDER + l] * r[j * ORDER + l];
+            }
+            assert_true(fabs(inner - (i == j)) < 1e-13 && (i <= j || r[i * ORDER + j] == 0.0));
+            assert_true(fabs(whole - a[i * ORDER + j]) < 1e-13);
+            assert_true(fabs(other - a[i * ORDER + j]) < 1e-5);
+            assert_true(fabs(solved - bk_fill((uint64_t)(i * ORDER + j), 2, -1.0, 1.0)) < 1e-10);
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(factors_of_qr),
         cmocka_unit_test(both_libraries_multiply),
         cmocka_unit_test(products_of_new_numbers),
         cmocka_unit_test(beta_zero_overwrites),

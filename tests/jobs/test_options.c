@@ -182,8 +182,9 @@ static void check_sane(const char *name, const bk_option *options)
 {
     for (const bk_option *o = options; o && o->name; o++) {
         bool number = o->type == BK_OPT_I64 || o->type == BK_OPT_F64 || o->type == BK_OPT_F32;
-        bool in = o->preset <= o->most && o->preset >= o->least &&
-                  !(o->open_least && o->preset == o->least);
+        bool in = (o->word && o->preset == o->word_value) ||
+                  (o->preset <= o->most && o->preset >= o->least &&
+                   !(o->open_least && o->preset == o->least));
         if (number && !in)
             fail_msg("%s.%s: the default is out of range", name, o->name);
         if (o->type == BK_OPT_CHOICE && (o->preset < 0 || o->preset >= choices(o->text)))

@@ -14,24 +14,27 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { B = 3, H = 2, N = 9, D = 3, LONG = 20 };
+/* D > N: a head's scores have full rank.  SHORT: for kinds that want a power of two and no padding.
+ */
+enum { B = 3, H = 2, N = 9, D = 11, LONG = 20, SHORT = 4 };
 
 /* One call: q, k, v of `samples` samples from number `first` on, padded to `length`. */
 typedef struct call {
     const bk_attention_kind *kind;
     double config[64];
     int64_t first, samples, length;
-    bool causal, joined; /* joined: q, k, v and the result side by side */
-    float filler;        /* in padding */
+    bool causal, whole; /* whole: nothing is padding, no mask */
+    bool joined;        /* joined: q, k, v and the result side by side */
+    float filler;       /* in padding */
     bk_tape tape;
     bk_tensor *q, *k, *v, *mask, *out;
     bk_attention_args args;
 } call;
 
 /* Sample 1 has a hole, sample 2 is short. */
-static bool is_real(int64_t sample, int64_t i)
+static bool is_real(const call *c, int64_t sample, int64_t i)
 {
-    return i < (sample == 2 ? 4 : N) && !(sample == 1 && i == 3);
+    return c->whole || (i < (sample == 2 ? 4 : N) && !(sample == 1 && i == 3));
 }
 
 static bk_tensor *input(call *c, uint64_t tag)
@@ -41,7 +44,7 @@ static bk_tensor *input(call *c, uint64_t tag)
         int64_t s = c->first + j / (H * c->length * D), h = j / (c->length * D) % H,
                 i = j / D % c->length, d = j % D;
         uint64_t place = (uint64_t)(((s * H + h) * LONG + i) * D + d);
-        double value = is_real(s, i) ? bk_fill(place, tag, -1.5, 1.5) : (double)c->filler;
+        double value = is_real(c, s, i) ? bk_fill(place, tag, -1.5, 1.5) : (double)c->filler;
         if (x->dtype == BK_F64)
             ((double *)x->data)[j] = value;
         else
@@ -68,7 +71,7 @@ static void read_options(call *c, const char *options)
 static void make_parameters(call *c)
 {
     bk_attention_parameter own[BK_ATTENTION_PARAMETERS];
-    int count = c->kind->declare ? c->kind->declare(c->config, H, D, LONG, own) : 0;
+    int count = c->kind->declare ? c->kind->declare(c->config, H, D, c->length, own) : 0;
     for (int i = 0; i < count; i++)
         c->args.parameter[i] =
             bk_test_fill(&c->tape, own[i].dims, own[i].shape, 50 + (uint64_t)i, -1.0, 1.0);
@@ -83,28 +86,29 @@ static void fill(call *c)
     c->v = input(c, 3);
     c->mask = bk_tape_constant(&c->tape, BK_I32, BK_SHAPE(c->samples, c->length));
     for (int64_t j = 0; j < bk_count(c->mask); j++)
-        ((int32_t *)c->mask->data)[j] = is_real(c->first + j / c->length, j % c->length);
+        ((int32_t *)c->mask->data)[j] = is_real(c, c->first + j / c->length, j % c->length);
     make_parameters(c);
     c->args.heads = c->joined ? H : 0;
     c->args.q = c->joined ? bk_merge_heads(&c->tape, c->q) : c->q;
     c->args.k = c->joined ? bk_merge_heads(&c->tape, c->k) : c->k;
     c->args.v = c->joined ? bk_merge_heads(&c->tape, c->v) : c->v;
-    c->args.mask = c->mask;
+    c->args.mask = c->whole ? NULL : c->mask;
     c->args.causal = c->causal;
     c->args.config = c->config;
 }
 
 static void prepare(call *c, bk_dtype dtype)
 {
-    c->tape = bk_test_tape(dtype, bk_lanes_single(c->samples));
+    bk_lanes one = {.total = B, .first = c->first, .count = 1, .batch = B};
+    c->tape = bk_test_tape(dtype, c->samples == 1 ? one : bk_lanes_single(c->samples));
     fill(c);
 }
 
 static double out_weight(const call *c, int64_t j)
 {
     int64_t s = c->first + j / (H * c->length * D), rest = j % (H * c->length * D);
-    return bk_fill((uint64_t)(s * 1000 + rest / (c->length * D) * 300 + rest % (c->length * D)), 7,
-                   -1.0, 1.0);
+    return bk_fill((uint64_t)((s * H + rest / (c->length * D)) * LONG * D + rest % (c->length * D)),
+                   7, -1.0, 1.0);
 }
 
 static void run(call *c)
@@ -138,6 +142,8 @@ static void one_variant(const bk_attention_kind *kind, const char *options, vari
         read_options(&c, options);
         if (kind->check && kind->check(c.config) != BK_OK)
             continue;
+        c.whole = kind->fits && kind->fits(c.config, N, true) != BK_OK;
+        c.length = c.whole ? SHORT : N;
         snprintf(what, sizeof what, "attention.%s %s%s", kind->name, options,
                  causal ? " causal" : "");
         test(&c, what);
@@ -190,13 +196,16 @@ static void check_gradient(const call *given, const char *what)
 {
     const double step = 1e-5;
     call c = *given, other = *given;
+    if (strstr(what, "gradient=last")) /* by its definition not that of the function */
+        return;
     prepare(&c, BK_F64);
     prepare(&other, BK_F64);
     run_back(&c);
     bk_tensor *leaf[3 + BK_ATTENTION_PARAMETERS] = {c.q, c.k, c.v};
     memcpy(leaf + 3, c.args.parameter, sizeof c.args.parameter);
     for (int which = 0; which < 3 + BK_ATTENTION_PARAMETERS; which++)
-        for (int64_t j = 0; leaf[which] && j < bk_count(leaf[which]); j += 2) {
+        for (int64_t j = 0; leaf[which] && j < bk_count(leaf[which]);
+             j += 1 + bk_count(leaf[which]) / 40) {
             double numeric =
                 (objective(&other, which, j, step) - objective(&other, which, j, -step)) /
                 (2.0 * step);
@@ -221,7 +230,7 @@ static void same_rows(const call *a, const bk_tensor *x, const call *b, const bk
 {
     for (int64_t r = 0; r < a->samples * H * a->length; r++) {
         int64_t s = a->first + r / (H * a->length), h = r / a->length % H, i = r % a->length;
-        if (!is_real(s, i))
+        if (!is_real(a, s, i))
             continue;
         int64_t other = ((s - b->first) * H + h) * b->length + i;
         const float *left = (const float *)(grad ? x->grad : x->data) + r * D,
@@ -244,7 +253,7 @@ static void padded_rows_are_zero(const call *c, const char *what)
 {
     const bk_tensor *leaf[] = {c->q, c->k, c->v};
     for (int64_t j = 0; j < bk_count(c->out); j++) {
-        if (is_real(c->first + j / (H * c->length * D), j / D % c->length))
+        if (is_real(c, c->first + j / (H * c->length * D), j / D % c->length))
             continue;
         if (bk_test_value(c->out, j) != 0.0)
             fail_msg("%s: a padded query gives %g", what, bk_test_value(c->out, j));
@@ -502,13 +511,14 @@ static void check_matrix(const call *given, const char *what)
     c.args.matrix = &matrix;
     run(&c);
     assert_non_null(matrix);
-    for (int64_t r = 0; r < B * H * N; r++) {
-        if (!is_real(r / (H * N), r % N))
+    for (int64_t r = 0; r < B * H * c.length; r++) {
+        if (!is_real(&c, r / (H * c.length), r % c.length))
             continue;
         for (int64_t d = 0; d < D; d++) {
             double sum = 0.0;
-            for (int64_t j = 0; j < N; j++)
-                sum += bk_f64(matrix)[r * N + j] * bk_f64(c.v)[(r / N * N + j) * D + d];
+            for (int64_t j = 0; j < c.length; j++)
+                sum += bk_f64(matrix)[r * c.length + j] *
+                       bk_f64(c.v)[(r / c.length * c.length + j) * D + d];
             bk_check_error(fabs(sum - bk_f64(c.out)[r * D + d]), 1e-12, "%s", what);
         }
     }
@@ -529,8 +539,8 @@ static void softmax_counts_its_pairs(void **state)
     for (int64_t s = 0; s < B; s++)
         for (int64_t i = 0; i < N; i++)
             for (int64_t j = 0; j < N; j++) {
-                pairs[0] += H * (is_real(s, i) && is_real(s, j));
-                pairs[1] += H * (is_real(s, i) && is_real(s, j) && j <= i);
+                pairs[0] += H * (is_real(&(call){0}, s, i) && is_real(&(call){0}, s, j));
+                pairs[1] += H * (is_real(&(call){0}, s, i) && is_real(&(call){0}, s, j) && j <= i);
             }
     for (int causal = 0; causal < 2; causal++) {
         call c = {
