@@ -111,7 +111,7 @@ static bk_status write_root(bk_h5 *file, const bk_dataset *d, int64_t seed, cons
 static bk_status write_content(bk_h5 *file, bk_dataset *d, int64_t seed, const char *options)
 {
     BK_TRY(write_root(file, d, seed, options));
-    BK_TRY(d->channels > 0 ? write_features(file, d) : write_tokens(file, d));
+    BK_TRY(d->features || d->draw ? write_features(file, d) : write_tokens(file, d));
     if (d->labels)
         BK_TRY(bk_h5_write(file, "/labels", BK_I32, BK_SHAPE(d->samples), d->labels));
     bk_arena *scratch = bk_arena_new("splits");
