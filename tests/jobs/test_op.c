@@ -63,7 +63,7 @@ static void the_list_has_every_kind(void **state)
     page_shows(text, "reduce: ");
     page_shows(text, "sum: ");
     page_shows(text, "student[B,V], teacher[B,V], mask[B] integer (optional)");
-    page_shows(text, "grad/out -> grad/q, grad/k, grad/v");
+    page_shows(text, "grad/out, grad/matrix -> grad/q, grad/k, grad/v");
 }
 
 static void help_shows_the_options(void **state)
