@@ -6,6 +6,7 @@
 
 #include <cblas.h>
 #include <lapacke.h>
+#include <math.h>
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +22,7 @@ extern int openblas_get_parallel(void) __attribute__((weak));
 static const bk_tile small_tile = {256, 768};
 
 static int threads = 1;
+static bool allow_bf16 = true;
 static bool use_onednn;
 
 bool bk_blas_has_onednn(void)
@@ -330,9 +332,14 @@ void bk_gemm_batch(bk_dtype dtype, int64_t count, const bk_gemm *g)
 
 /* ---- bf16 ---- */
 
+void bk_blas_allow_bf16(bool allowed)
+{
+    allow_bf16 = allowed;
+}
+
 bk_dtype bk_blas_bf16(void)
 {
-    return use_onednn && bk_onednn_has_bf16() ? BK_BF16 : BK_F32;
+    return allow_bf16 && use_onednn && bk_onednn_has_bf16() ? BK_BF16 : BK_F32;
 }
 
 typedef struct rounding {
@@ -365,6 +372,9 @@ bk_status bk_solve_spd(int64_t n, double *a, double *b)
     if (info != 0)
         return bk_fail(BK_FAULT, "a matrix of order %lld is not positive definite (minor %d)",
                        (long long)n, info);
+    for (int64_t i = 0; i < n; i++) /* a NaN passes the factorisation */
+        if (!isfinite(b[i]))
+            return bk_fail(BK_FAULT, "a system of order %lld is not finite", (long long)n);
     return BK_OK;
 }
 

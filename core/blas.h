@@ -38,6 +38,9 @@ void bk_gemm_batch(bk_dtype dtype, int64_t count, const bk_gemm *g);
 /* The type of operands that are rounded to bf16 (run.precision): BK_BF16 where oneDNN multiplies
  * them, else BK_F32: the same values multiplied in fp32, without the gain in speed. */
 bk_dtype bk_blas_bf16(void);
+/* false: as on a machine whose oneDNN multiplies no bf16.  What ranks send one another has this
+ * type, so ranks on different machines agree on it at the start. */
+void bk_blas_allow_bf16(bool allowed);
 /* y[n] = x[n] rounded to bf16, to nearest, ties to even, as bk_blas_bf16() says. */
 void bk_blas_round(int64_t n, const float *x, void *y);
 
@@ -60,7 +63,7 @@ bool bk_blas_has_onednn(void);
 const char *bk_blas_coretype(void);
 
 /* Solves A x = b for symmetric positive definite A[n,n] (lower triangle used; overwritten), x in
- * place of b. BK_FAULT when A is not positive definite. */
+ * place of b. BK_FAULT when A is not positive definite or anything is not finite. */
 BK_CHECKED bk_status bk_solve_spd(int64_t n, double *a, double *b);
 
 /* Moduli of the eigenvalues of A[n,n], falling: modulus[n].  A is overwritten.  BK_FAULT when A is

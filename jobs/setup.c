@@ -292,6 +292,14 @@ static void adapt_degree(bk_config *c)
     c->parallel.expert = common_divisor(c->parallel.expert, bk_mpi_size());
 }
 
+/* Rounded rows travel as they are multiplied: in bf16 only where every rank multiplies it. */
+static void agree_on_bf16(const bk_comm *comm)
+{
+    int64_t lacking = bk_blas_bf16() != BK_BF16;
+    bk_max_i64(comm, 1, &lacking);
+    bk_blas_allow_bf16(!lacking);
+}
+
 static bk_status open_world(bk_job *job)
 {
     bk_config *c = job->config;
@@ -299,7 +307,9 @@ static bk_status open_world(bk_job *job)
         adapt_degree(c);
     BK_TRY(bk_world_open(job->arena, (int)c->parallel.expert, &job->world));
     int64_t threads = c->parallel.threads > 0 ? c->parallel.threads : bk_topology_threads();
-    return bk_agree(job->world->ctl, bk_blas_setup((int)threads, BK_GEMM_AUTO));
+    BK_TRY(bk_agree(job->world->ctl, bk_blas_setup((int)threads, BK_GEMM_AUTO)));
+    agree_on_bf16(job->world->ctl);
+    return BK_OK;
 }
 
 /* Each line is agreed on: all ranks take the same way out. */

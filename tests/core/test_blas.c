@@ -361,6 +361,15 @@ static void solves(void **state)
     assert_int_equal(bk_solve_spd(3, a, b), BK_OK);
     bk_check_error(bk_test_error(3, b, (const double[]){1, -2, 3}, 1e-30), 1e-14, "x");
     assert_int_equal(bk_solve_spd(2, bad, right), BK_FAULT);
+    for (int64_t n = 1; n <= 70; n += 69) { /* also where the factorisation is blocked */
+        double nan[70 * 70] = {0}, x[70] = {0};
+        for (int64_t i = 0; i < n; i++)
+            nan[i * n + i] = 1.0;
+        nan[(n - 1) * n] = NAN;
+        x[0] = 1.0;
+        assert_int_equal(bk_solve_spd(n, nan, x), BK_FAULT);
+    }
+    assert_int_equal(bk_solve_spd(0, a, b), BK_OK);
 }
 
 /* U R = A with U orthogonal and R upper triangular, and b R^-T R^T = b. */

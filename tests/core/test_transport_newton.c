@@ -60,6 +60,54 @@ static void assignment_takes_the_sweeps_of_the_reference(void **state)
         }
 }
 
+/* ---- messages ---- */
+
+static void count_vector(void *context, const bk_lanes *lanes, int64_t n, const double *local,
+                         double *out)
+{
+    bk_arena *scratch = bk_arena_new("count");
+    bk_lane_tree_values(lanes->count, n, local, out, scratch);
+    bk_arena_free(scratch);
+    ++*(int64_t *)context;
+}
+
+static void count_fixed(void *context, int64_t n, int64_t *x)
+{
+    (void)n;
+    (void)x;
+    ++*(int64_t *)context;
+}
+
+static void count_max(void *context, int64_t n, double *x)
+{
+    (void)n;
+    (void)x;
+    ++*(int64_t *)context;
+}
+
+/* Tokens against experts: a sweep is one message, a Newton step at most three, and what comes
+ * before and behind them a fixed number. */
+static void messages_are_few(void **state)
+{
+    enum { AROUND = 8 };
+    int64_t messages = 0, most;
+    const bk_reducer reducer = {&messages, count_vector, count_fixed, count_max};
+    (void)state;
+    bk_test_transport t = bk_test_transport_open(BK_F64, 20000, 256, 7);
+    t.reducer = &reducer;
+    for (int sharp = 0; sharp < 2; sharp++) {
+        messages = 0;
+        bk_test_transport_converge(&t, sharp ? "method=newton epsilon=0.002"
+                                             : "method=newton epsilon=0.05");
+        most = t.result.sweeps + 3 * t.result.newton_steps + AROUND;
+        assert_true(t.result.newton_steps >= 1 && (sharp || t.result.newton_steps < 10));
+        if (messages > most)
+            fail_msg("%lld messages for %lld sweeps and %lld steps", (long long)messages,
+                     (long long)t.result.sweeps, (long long)t.result.newton_steps);
+    }
+    bk_test_transport_close(&t);
+}
+
 /* ---- images ---- */
 
 enum { SIDE = 20, PIXELS = SIDE * SIDE, BELLS = 4 };
@@ -127,6 +175,7 @@ static void images_take_the_steps_of_the_reference(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(messages_are_few),
         cmocka_unit_test(assignment_takes_the_steps_of_the_reference),
         cmocka_unit_test(assignment_takes_the_sweeps_of_the_reference),
         cmocka_unit_test(images_take_the_steps_of_the_reference),
