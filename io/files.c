@@ -28,14 +28,29 @@ int64_t bk_file_size(const char *path)
     return stat(path, &s) == 0 && S_ISREG(s.st_mode) ? (int64_t)s.st_size : -1;
 }
 
+bool bk_same_file(const char *a, const char *b)
+{
+    struct stat s, t;
+    return stat(a, &s) == 0 && stat(b, &t) == 0 && s.st_dev == t.st_dev && s.st_ino == t.st_ino;
+}
+
+/* What a file would be renamed over: a device or a pipe must not vanish. */
+static bk_status refuse_special(const char *path)
+{
+    struct stat s;
+    if (stat(path, &s) != 0 || S_ISREG(s.st_mode))
+        return BK_OK;
+    return bk_fail(BK_USAGE, "the output is %s (%s): name a file",
+                   S_ISDIR(s.st_mode) ? "a directory" : "no plain file", path);
+}
+
 bk_status bk_check_output(const char *path)
 {
     char parent[PATH_TEXT];
     if (snprintf(parent, sizeof parent, "%s", path) >= (int)sizeof parent)
         return bk_fail(BK_USAGE, "the path is too long (%.100s...): choose a shorter one", path);
     const char *directory = dirname(parent);
-    if (bk_is_directory(path))
-        return bk_fail(BK_USAGE, "the output is a directory (%s): name a file", path);
+    BK_TRY(refuse_special(path));
     if (!bk_is_directory(directory))
         return bk_fail(BK_USAGE, "the output's directory does not exist (%s): make it first",
                        directory);
@@ -167,6 +182,7 @@ bk_status bk_write_text(const char *path, const char *text)
     char temporary[PATH_TEXT];
     if (snprintf(temporary, sizeof temporary, "%s.tmp", path) >= (int)sizeof temporary)
         return bk_fail(BK_USAGE, "the path is too long (%.100s...): choose a shorter one", path);
+    BK_TRY(refuse_special(path));
     bk_status status = write_all(temporary, text);
     if (status == BK_OK && rename(temporary, path) != 0)
         status = bk_fail(BK_USAGE, "the file cannot be renamed (%s): %s", path, strerror(errno));

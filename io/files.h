@@ -26,10 +26,12 @@ BK_CHECKED bk_status bk_lock_file(const char *path, const char *owner);
 BK_CHECKED bk_status bk_sync_file(const char *path);      /* fsync of a file, BK_FAULT */
 BK_CHECKED bk_status bk_sync_directory(const char *path); /* the same for a directory */
 BK_CHECKED bk_status bk_sync_parent(const char *path);    /* of the directory that holds `path` */
-/* Before the work: BK_USAGE when a file cannot be made at `path`. */
+/* Before the work: BK_USAGE when a file cannot be made at `path`, or would take the place of a
+ * directory, a device or a pipe. */
 BK_CHECKED bk_status bk_check_output(const char *path);
 bool bk_is_directory(const char *path);
-int64_t bk_file_size(const char *path); /* -1 when it is not there */
+bool bk_same_file(const char *a, const char *b); /* both are there, and one and the same */
+int64_t bk_file_size(const char *path);          /* -1 when it is not there */
 
 /* Names in a directory without . and .., NULL-ended, sorted.  Empty when it is not there. */
 char **bk_list_directory(bk_arena *arena, const char *path);

@@ -176,10 +176,17 @@ static void open_tape(bk_operator_call *c)
                         .recording = true};
 }
 
+static bk_status check_files(const char *in, const char *out)
+{
+    if (bk_same_file(in, out))
+        return bk_fail(BK_USAGE, "input and output are one file (%s): name another output", in);
+    return bk_check_output(out);
+}
+
 static bk_status work(bk_operator_call *c, const char *out)
 {
     const bk_comm *ctl = c->world->ctl;
-    BK_TRY(bk_agree(ctl, c->world->rank == 0 ? bk_check_output(out) : BK_OK));
+    BK_TRY(bk_agree(ctl, c->world->rank == 0 ? check_files(c->in, out) : BK_OK));
     BK_TRY(bk_agree(ctl, bk_operator_read(c)));
     c->tape.recording = c->backward;
     BK_TRY(bk_agree(ctl, c->op.run(c)));

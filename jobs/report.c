@@ -77,7 +77,7 @@ static void add_probe_of_step(report *r, const bk_value *line)
 static void add_line(report *r, const bk_value *line)
 {
     const bk_value *split = bk_value_get(line, "split");
-    const char *name = split ? split->text : "";
+    const char *name = split && split->text ? split->text : "";
     bk_panel_add(r->arena, &r->panel[LOSS], name, number(line, steps), number(line, "loss"));
     bk_panel_add(r->arena, &r->panel[ACCURACY], name, number(line, steps),
                  number(line, "accuracy"));

@@ -169,10 +169,31 @@ static bk_status read_mass(bk_h5 *file, const job *j, const char *name, int64_t 
     return BK_OK;
 }
 
+static bk_status check_names(bk_h5 *file, const job *j)
+{
+    static const char *const names[] = {"cost", "x", "y", "a", "b", NULL};
+    char **paths;
+    BK_TRY(bk_h5_walk(file, j->arena, &paths));
+    for (; *paths; paths++) {
+        bool known = false;
+        for (int i = 0; names[i]; i++)
+            known = known || strcmp(*paths + 1, names[i]) == 0;
+        const char *near = bk_nearest(*paths + 1, names);
+        if (!known)
+            return bk_fail(BK_USAGE,
+                           "%s is not read by transport%s%s%s (%s): it reads cost, or x "
+                           "and y, and a, b",
+                           *paths + 1, near ? " (did you mean " : "", near ? near : "",
+                           near ? "?)" : "", j->in);
+    }
+    return BK_OK;
+}
+
 static bk_status read_problem(bk_h5 *file, job *j)
 {
     bk_transport *p = &j->problem;
     bool cost;
+    BK_TRY(check_names(file, j));
     BK_TRY(read_sizes(file, j, &cost));
     cut_rows(j);
     int64_t first = bk_lanes_first_sample(&j->lanes);
@@ -184,7 +205,8 @@ static bk_status read_problem(bk_h5 *file, job *j)
         BK_TRY(read_rows(file, j, "y", p->dtype, 0, p->columns, p->width, &p->y));
     }
     BK_TRY(read_mass(file, j, "a", p->total, first, p->rows, &p->a));
-    return read_mass(file, j, "b", p->columns, 0, p->columns, &p->b);
+    BK_TRY(read_mass(file, j, "b", p->columns, 0, p->columns, &p->b));
+    return bk_transport_check_marginals(&j->config, p->a != NULL, p->b != NULL);
 }
 
 static bk_status read_file(job *j)
@@ -265,11 +287,19 @@ static bk_status write_history(const job *j, bk_h5 *file)
     return bk_h5_write(file, "history/newton", BK_I32, 1, &r->steps, newton);
 }
 
-static bk_status write_attributes(const job *j, bk_h5 *file)
+static bk_attributes figures(const job *j)
 {
     bk_attributes a = {.entries = 0};
-    double value = value_of(j);
     bk_transport_describe(&j->result, &a);
+    if (j->config.debias)
+        bk_attribute_set_integer(&a, "converged", j->divergence.converged);
+    return a;
+}
+
+static bk_status write_attributes(const job *j, bk_h5 *file)
+{
+    double value = value_of(j);
+    bk_attributes a = figures(j);
     BK_TRY(bk_h5_set_attribute(file, "/", "value", BK_F64, 0, &value));
     BK_TRY(bk_h5_set_attribute(file, "/", "seconds", BK_F64, 0, &j->seconds));
     BK_TRY(bk_h5_set_attribute_text(file, "/", "status_name",
@@ -353,9 +383,8 @@ static bk_status write_file(const job *j)
 
 static void print_json(const job *j)
 {
-    bk_attributes a = {.entries = 0};
+    bk_attributes a = figures(j);
     bk_json out = {.file = stdout};
-    bk_transport_describe(&j->result, &a);
     bk_json_open(&out, NULL);
     bk_json_text(&out, "status", bk_transport_status_name(j->result.status));
     bk_json_integer(&out, "rows", j->problem.total);
@@ -403,17 +432,32 @@ static void print(const bk_context *context, const job *j)
 
 /* ---- the command ---- */
 
+static bk_status check_files(const job *j)
+{
+    if (bk_same_file(j->in, j->out))
+        return bk_fail(BK_USAGE, "input and output are one file (%s): name another output", j->in);
+    return bk_check_output(j->out);
+}
+
+static void warn(const job *j)
+{
+    const bk_transport_result *r = &j->result;
+    if (r->status > BK_TRANSPORT_FIXED)
+        bk_warn("transport ended as %s, residual %.3g (%s): %s",
+                bk_transport_status_name(r->status), r->residual_a + r->residual_b, j->in,
+                bk_transport_status_sentence(r->status));
+    else if (j->config.debias && !j->divergence.converged)
+        bk_warn("OT(a,a) or OT(b,b) of the divergence did not converge (%s): allow more iterations",
+                j->in);
+}
+
 static bk_status work(bk_context *context, job *j)
 {
     const bk_comm *ctl = j->world->ctl;
-    BK_TRY(bk_agree(ctl, j->world->rank == 0 ? bk_check_output(j->out) : BK_OK));
+    BK_TRY(bk_agree(ctl, j->world->rank == 0 ? check_files(j) : BK_OK));
     BK_TRY(bk_agree(ctl, read_file(j)));
     BK_TRY(bk_agree(ctl, solve(j)));
-    if (j->result.status > BK_TRANSPORT_FIXED)
-        bk_warn("transport ended as %s, residual %.3g (%s): %s",
-                bk_transport_status_name(j->result.status),
-                j->result.residual_a + j->result.residual_b, j->in,
-                bk_transport_status_sentence(j->result.status));
+    warn(j);
     BK_TRY(write_file(j));
     print(context, j);
     return BK_OK;

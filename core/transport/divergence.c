@@ -184,6 +184,7 @@ bk_status bk_divergence_solve(const bk_transport *problem, const bk_transport_co
     *result = (bk_divergence_result){.self = BK_ZNEW(problem->arena, struct bk_divergence_self, 2)};
     struct bk_divergence_self *aa = &result->self[0], *bb = &result->self[1];
     BK_TRY(bk_transport_solve(problem, &own, &result->between));
+    own.method = BK_TRANSPORT_SINKHORN; /* halvings are sweeps, by number */
     aa->problem = rows_with_themselves(problem);
     const double *ones = masses_of_ones(problem, config);
     bb->problem = columns_with_themselves(problem, ones, &bb->lanes);

@@ -58,8 +58,9 @@ static bk_status refuse(const bk_transport_working *w, const bk_transport_adjoin
     if (kind != BK_GRADIENT_UNROLLED && !is_converged(w))
         return bk_fail(BK_USAGE,
                        "gradient=%s needs a converged solve, this one ended as %s "
-                       "(transport): allow more iterations, or use gradient=unrolled",
-                       kind == BK_GRADIENT_ENVELOPE ? "envelope" : "implicit", status);
+                       "(transport): allow more iterations%s",
+                       kind == BK_GRADIENT_ENVELOPE ? "envelope" : "implicit", status,
+                       w->config.debias ? "" : ", or use gradient=unrolled");
     return BK_OK;
 }
 

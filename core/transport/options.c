@@ -32,7 +32,7 @@ const bk_option bk_transport_options[] = {
                      "stages of 1/epsilon; newton: doubling"),
     BK_OPTION_F64_ABOVE(CONFIG, scaling_start, 50.0, 0.0, 1e12,
                         "first 1/epsilon, over the range of the cost"),
-    BK_OPTION_F64_ABOVE(CONFIG, scaling_factor, 2.0, 1.0, 1e12, "1/epsilon from stage to stage"),
+    BK_OPTION_F64(CONFIG, scaling_factor, 2.0, 1.01, 1e12, "1/epsilon from stage to stage"),
     BK_OPTION_I64(CONFIG, stage_sweeps, 5, 0, 1e9, "newton: sweeps before a stage's Newton steps"),
     BK_OPTION_F64_ABOVE(CONFIG, stage_tolerance, 1e-3, 0.0, 1e300,
                         "tolerance of every stage but the last"),
@@ -74,7 +74,7 @@ static bk_status check_gradient(const bk_transport_config *c)
     if (c->gradient == BK_GRADIENT_UNROLLED && not_unrolled(c))
         return bk_fail(BK_USAGE, "gradient=unrolled is not there for %s (transport): use implicit",
                        not_unrolled(c));
-    if (c->gradient == BK_GRADIENT_ENVELOPE && c->value == BK_VALUE_COST)
+    if (c->gradient == BK_GRADIENT_ENVELOPE && c->value == BK_VALUE_COST && !c->debias)
         return bk_fail(BK_USAGE, "gradient=envelope needs value=kl or value=entropy (transport): "
                                  "<C,P> alone has no envelope; use implicit");
     return BK_OK;
@@ -88,6 +88,8 @@ static bk_status check_debias(const bk_transport_config *c)
         return bk_fail(BK_USAGE,
                        "debias=true is differentiated by its envelope (transport): remove "
                        "gradient");
+    if (c->value == BK_VALUE_ENTROPY)
+        return bk_fail(BK_USAGE, "debias=true is made of values kl (transport): remove value");
     if (bk_transport_rho(c, 0) != bk_transport_rho(c, 1))
         return bk_fail(BK_USAGE, "debias=true takes a against a and b against b, so it needs one "
                                  "rho for both sides (transport): use unbalanced=RHO");
@@ -106,6 +108,21 @@ static bk_status check_method(const bk_transport_config *c)
     if (c->scaling == BK_SCALING_DOUBLING && c->method == BK_TRANSPORT_SNS)
         return bk_fail(BK_USAGE, "method=sns works at one epsilon (transport): remove scaling, or "
                                  "use method=newton");
+    return BK_OK;
+}
+
+bk_status bk_transport_check_marginals(const bk_transport_config *c, bool a, bool b)
+{
+    if ((a || b) && (c->marginals == BK_MARGINALS_UNIFORM || c->marginals == BK_MARGINALS_ONES))
+        return bk_fail(BK_USAGE,
+                       "%s is not read with marginals=uniform or ones (transport): remove "
+                       "it",
+                       a ? "a" : "b");
+    if (!(a && b) && (c->marginals == BK_MARGINALS_GIVEN || c->marginals == BK_MARGINALS_NORMALIZE))
+        return bk_fail(BK_USAGE,
+                       "input %s is missing (transport): marginals=given and normalize "
+                       "read it",
+                       a ? "b" : "a");
     return BK_OK;
 }
 

@@ -63,6 +63,9 @@ extern const bk_option bk_transport_options[];
 
 /* Not collective.  Combinations that no problem can mend: BK_USAGE. */
 BK_CHECKED bk_status bk_transport_check(const bk_transport_config *config);
+/* The same for masses that are given or not. */
+BK_CHECKED bk_status bk_transport_check_marginals(const bk_transport_config *config, bool a,
+                                                  bool b);
 
 struct bk_transport_result;
 

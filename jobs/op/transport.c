@@ -42,28 +42,12 @@ static bk_status check_points(const bk_operator_call *c)
     return BK_OK;
 }
 
-static bk_status check_marginals(const bk_operator_call *c)
-{
-    const char *const names[] = {"a", "b"};
-    int marginals = config_of(c)->marginals;
-    for (int i = 0; i < 2; i++) {
-        bool given = bk_operator_given(c, names[i]);
-        if (given && (marginals == BK_MARGINALS_UNIFORM || marginals == BK_MARGINALS_ONES))
-            return bk_operator_refuse_input(c, names[i], "with marginals=uniform or ones");
-        if (!given && (marginals == BK_MARGINALS_GIVEN || marginals == BK_MARGINALS_NORMALIZE))
-            return bk_fail(BK_USAGE,
-                           "input %s is missing (%s): marginals=given and normalize read "
-                           "it",
-                           names[i], c->in);
-    }
-    return BK_OK;
-}
-
 static bk_status check(bk_operator_call *c)
 {
     BK_TRY(bk_transport_check(config_of(c)));
     BK_TRY(check_points(c));
-    BK_TRY(check_marginals(c));
+    BK_TRY(bk_transport_check_marginals(config_of(c), bk_operator_given(c, "a"),
+                                        bk_operator_given(c, "b")));
     if (config_of(c)->debias) {
         bk_operator_drop(c->op.output, "plan");
         c->op.output[bk_operator_find(c->op.output, "value")].seed = 1.0;
@@ -209,12 +193,16 @@ static bk_status run_divergence(bk_operator_call *c, const bk_transport *p)
     bk_attribute_set_integer(&c->attributes, "converged", r.converged);
     bk_attribute_set_integer(&c->attributes, "self_iterations_a", r.self_iterations[0]);
     bk_attribute_set_integer(&c->attributes, "self_iterations_b", r.self_iterations[1]);
+    if (!r.converged && r.between.status <= BK_TRANSPORT_FIXED)
+        bk_warn("OT(a,a) or OT(b,b) of the divergence did not converge (%s): allow more iterations",
+                c->in);
+    /* Nobody asked for gradients: none of a divergence that they do not belong to. */
+    bool asked = bk_operator_seed_array(c, "value") != NULL;
+    c->backward = c->backward && (asked || r.converged);
     if (!c->backward)
         return BK_OK;
-    double *y = gradient(c, "y");
-    BK_TRY(bk_divergence_gradient(&r, bk_operator_seed(c, "value"), gradient(c, "x"), y,
-                                  gradient(c, "a"), gradient(c, "b")));
-    return BK_OK;
+    return bk_divergence_gradient(&r, bk_operator_seed(c, "value"), gradient(c, "x"),
+                                  gradient(c, "y"), gradient(c, "a"), gradient(c, "b"));
 }
 
 static bk_status run(bk_operator_call *c)

@@ -247,7 +247,7 @@ static void wrong_options_are_refused(void **state)
     refused(2, 1, "gradient=unrolled", "gradient=unrolled mode=absorbed");
     refused(2, 1, "gradient=envelope needs value=kl", "gradient=envelope");
     refused(2, 1, "debias=true needs x and y", "debias=true");
-    refused(2, 1, "a is not read by transport with marginals=uniform", "marginals=uniform");
+    refused(2, 1, "a is not read with marginals=uniform", "marginals=uniform");
     put_case(true);
     refused(2, 3, "grad/plan is given", "gradient=envelope value=kl");
     refused(2, 2, "needs a converged solve", "gradient=implicit iterations=1 tolerance=1e-12");

@@ -8,6 +8,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { N = 300, M = 40, D = 3 };
@@ -171,12 +172,70 @@ static void refusals(void **state)
     bk_test_op_reals(&op, "cost", BK_SHAPE(N, M), fill((int64_t)N * M, 1, 0.0));
     bk_test_op_reals(&op, "a", BK_SHAPE(M), fill(M, 1, 0.0));
     refuse(2, "", 3, "a has 40 entries, the problem 300");
+    put_cost();
+    refuse(2, "marginals=uniform", 2, "a is not read with marginals=uniform");
+    refuse(1, "scaling_factor=1", 2, "out of range");
+    bk_test_op_renew(&op);
+    bk_test_op_reals(&op, "cost", BK_SHAPE(N, M), fill((int64_t)N * M, 1, 0.0));
+    refuse(1, "marginals=given", 2, "input a is missing");
+    bk_test_op_renew(&op);
+    bk_test_op_reals(&op, "cost", BK_SHAPE(N, M), fill((int64_t)N * M, 1, 0.0));
+    bk_test_op_reals(&op, "A", BK_SHAPE(N), fill(N, 1, 0.0));
+    refuse(2, "", 2, "A is not read by transport");
+}
+
+/* The output takes the place of no input, no device and no directory. */
+static void outputs(void **state)
+{
+    char out[sizeof op.out];
+    (void)state;
+    put_points();
+    memcpy(out, op.out, sizeof out);
+    snprintf(op.out, sizeof op.out, "%s", op.in);
+    op.command = "transport";
+    assert_int_equal(bk_test_op_status(&op, 2, "marginals=normalize"), 2);
+    assert_true(bk_test_op_says(&op, "one file"));
+    snprintf(op.out, sizeof op.out, "%s/pipe", op.directory);
+    assert_int_equal(mkfifo(op.out, 0600), 0);
+    for (int i = 0; i < 2; i++) {
+        op.command = i == 0 ? "transport" : NULL;
+        const char *call = i == 0 ? "marginals=normalize" : "transport marginals=normalize";
+        assert_int_equal(bk_test_op_status(&op, 1, call), 2);
+        assert_true(bk_test_op_says(&op, "no plain file"));
+    }
+    unlink(op.out);
+    memcpy(op.out, out, sizeof out);
+}
+
+/* A divergence that does not converge: a warning, no gradients unless they were asked for. */
+static void an_open_divergence(void **state)
+{
+    (void)state;
+    put_points();
+    run(NULL, 1, "transport debias=true marginals=normalize epsilon=0.01 iterations=3 dtype=f64");
+    assert_true(bk_test_op_attribute(&op, "converged") == 0.0);
+    assert_false(bk_test_op_has(&op, "grad/x"));
+    assert_true(bk_test_op_says(&op, "birkhoff: warning"));
+    run("transport", 2, "debias=true marginals=normalize epsilon=0.01 iterations=3");
+    assert_true(bk_test_op_attribute(&op, "converged") == 0.0);
+    assert_true(bk_test_op_says(&op, "birkhoff: warning"));
+    put_points();
+    bk_test_op_reals(&op, "grad/value", 0, NULL, (const double[]){1.0});
+    op.command = NULL;
+    assert_int_equal(bk_test_op_status(&op, 1,
+                                       "transport debias=true marginals=normalize "
+                                       "epsilon=0.01 iterations=3"),
+                     2);
+    assert_true(bk_test_op_says(&op, "allow more iterations"));
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(equals_the_operator),
-                                       cmocka_unit_test(history), cmocka_unit_test(a_divergence),
-                                       cmocka_unit_test(refusals)};
+                                       cmocka_unit_test(history),
+                                       cmocka_unit_test(a_divergence),
+                                       cmocka_unit_test(refusals),
+                                       cmocka_unit_test(outputs),
+                                       cmocka_unit_test(an_open_divergence)};
     return cmocka_run_group_tests(tests, open_all, close_all);
 }
