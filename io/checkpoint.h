@@ -27,6 +27,7 @@ typedef struct bk_spike_state {
 typedef struct bk_run_state {
     int64_t step; /* updates done */
     int64_t samples_seen, tokens_seen, updates_skipped;
+    int64_t moments_from;  /* updates applied before the optimizer's moments began; 0: none */
     int64_t epoch, cursor; /* global sample position of the next batch */
     uint64_t seed;
     bk_spike_state spike;

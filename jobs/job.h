@@ -134,6 +134,8 @@ typedef struct bk_step_result {
 bk_step_result bk_job_step(bk_job *job);
 /* Whether metrics.jsonl gets a line after this step, with the figures of the losses. */
 bool bk_job_line_due(const bk_job *job, int64_t step);
+/* Not collective.  Steps whose update was applied. */
+int64_t bk_job_updates(const bk_run_state *s);
 /* Counts the step that is done, applied or skipped. */
 void bk_job_advance(bk_job *job, int64_t positions);
 

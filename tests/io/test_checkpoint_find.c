@@ -338,6 +338,7 @@ static void golden_checkpoints_load(void **state)
     bk_test_payload(path, payload);
     assert_string_equal(payload, digest);
     assert_int_equal(bk_checkpoint_state(c)->step, 3);
+    assert_int_equal(bk_checkpoint_state(c)->moments_from, 0); /* which it does not name */
     float w1[2 * 8 * 8];
     const bk_piece piece = {.name = "model/block0/moe/w1",
                             .dtype = BK_F32,
