@@ -102,10 +102,12 @@ late late-learned optim.lr=0.01
 near "$after" "$new" || fail "with another table: cross-entropy $after after a step, $new of a new run"
 says late-learned.err 'all moments of the optimizer begin anew: optim/m/embed/positions is not in the checkpoint'
 
-# What is there and does not fit.
+# What is there and does not fit; keys that change the model and none of its tensors.
 rm -rf old
 expect 0 1 train run.yaml run.dir=old
-again wide 3 2 'does not fit the model' model.width=24 checkpoint.partial=true
+again heads 2 1 'model.heads was 2 when this run began and is 4 now' model.heads=4 checkpoint.partial=true
+again wide 2 2 'model.width was 16 when this run began and is 24 now' model.width=24 checkpoint.partial=true
+again wide 3 2 'does not fit the model' model.width=24 model.layers=2 checkpoint.partial=true
 rm -rf old
 expect 0 1 train run.yaml run.dir=old model.layers=2
 again shallow 3 1 'model/block1/attention/wq is unexpected' checkpoint.partial=true
