@@ -141,6 +141,9 @@ void bk_job_advance(bk_job *job, int64_t positions);
 
 /* ---- evaluate.c ---- */
 
+/* Collective.  Whether to stop now: the strongest reason of any rank. */
+bk_stop bk_job_stop_asked(const bk_job *job);
+
 typedef struct bk_evaluation {
     int64_t rows, correct;
     double cross_entropy; /* mean over rows, nats */

@@ -110,6 +110,19 @@ listops_data long.h5 20 20000
     same_run evaluating whole
 }
 
+# ---- during a probe: it is left out, the evaluation is not ----
+start 2 train run.yaml run.dir=probing data.eval=long.h5 log.eval_interval=2 log.eval_batches=1 log.probe=4000
+is_probing() { grep -q probe probing/stall/rank-0.state; } 2>/dev/null
+wait_until is_probing
+kill -USR1 "$(children "$job" | awk '{ print $2 }')"
+stopped probing
+[ "$(step_of probing)" -eq 2 ] || fail "a probe was not cut short: step $(step_of probing)"
+grep '"split": "validation"' probing/metrics.jsonl >line
+says line '"step": 2, "split": "validation", "loss": '
+grep -q probe line && fail "a part of a probe was written: $(cat line)"
+expect 0 1 train run.yaml run.dir=probing run.steps=3
+[ "$(grep -c '"step": 2, "split": "validation"' probing/metrics.jsonl)" -eq 1 ] || fail 'an evaluation was made twice'
+
 # ---- the time limit ----
 expect 75 2 train run.yaml run.dir=limit run.time_limit=1 run.stop_margin=0.5
 says err 'on the time limit'
