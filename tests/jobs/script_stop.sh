@@ -195,6 +195,14 @@ skipped=$(sed -nE 's/.*warning: step ([0-9]+) skipped: .*/\1/p' err)
 [ "$(wc -w <<<"$skipped")" -gt 8 ] || fail "not more than 8 steps were left out: $(cat err)"
 [ "$(find spiky.1/repro -type f -printf '%f\n' | sort)" = "$(tail -n 8 <<<"$skipped" | xargs printf 'step-%08d.json\n')" ] ||
     fail "other reports than of the last 8 of $skipped: $(ls spiky.1/repro)"
+# Set back, the run writes a report that stays: those of steps to come go first.
+cp -r spiky.1 back
+rm -r back/checkpoints/step-00000100 back/checkpoints/step-00000150
+next=$(awk '$1 > 50 { print; exit }' <<<"$skipped")
+expect 0 1 train run.yaml run.dir=back optim.spike_zscore=0.1 run.steps="$next"
+report=$(printf 'step-%08d.json' "$next")
+[ -f "back/repro/$report" ] && [ ! -f "spiky.1/repro/$report" ] || fail "no report of step $next: $(ls back/repro spiky.1/repro)"
+[ "$(find back/repro -type f | wc -l)" -eq 8 ] || fail "not 8 reports: $(ls back/repro)"
 spikes spiky.2 2
 BIRKHOFF_FAULT='step.forward:*:kill9:82' birkhoff 2 train run.yaml run.dir=spiky.3 optim.spike_zscore=0.1 run.steps=150 \
     checkpoint.every=50 checkpoint.async=false
