@@ -391,6 +391,14 @@ bk_status bk_config_read(bk_arena *arena, bk_value *root, bk_config **out)
     return check(c);
 }
 
+bk_status bk_config_read_verify(bk_arena *arena, bk_value *root, int *out)
+{
+    bk_config c = {.arena = arena, .root = root};
+    BK_TRY(read_section(&c, "checkpoint", checkpoint_options, &c.checkpoint));
+    *out = c.checkpoint.verify;
+    return BK_OK;
+}
+
 /* ---- writing ---- */
 
 static void write_section(const char *name, const bk_option *table, const void *config, FILE *file)

@@ -120,4 +120,12 @@ for verify in sha256 xxh64; do
     says err 'resuming from step 1'
 done
 BIRKHOFF_FAULT=load.digest:0:eio again digest 0 1 'resuming from step 2' checkpoint.verify=size
+
+# The same for an evaluation of a run or a checkpoint.
+BIRKHOFF_FAULT=load.digest:0:eio expect 0 1 eval old && says err 'checkpoint step-00000002 is damaged'
+for path in old old/checkpoints/step-00000002; do
+    BIRKHOFF_FAULT=load.digest:0:eio expect 0 2 eval $path checkpoint.verify=size && says out 'step              2'
+    [ ! -s err ] || fail "eval $path checkpoint.verify=size reads digests: $(cat err)"
+done
+refuses 2 1 'checkpoint.verify' eval old checkpoint.verify=sizes
 finish
