@@ -111,7 +111,8 @@ listops_data long.h5 20 20000
 }
 
 # ---- during a probe: it is left out, the evaluation is not ----
-start 2 train run.yaml run.dir=probing data.eval=long.h5 log.eval_interval=2 log.eval_batches=1 log.probe=4000
+expect 0 1 data listops wide.h5 preset=medium min_length=500 max_length=700 train=20 validation=80 test=20
+start 2 train run.yaml run.dir=probing data.train=wide.h5 log.eval_interval=2 log.eval_batches=1 log.probe=80
 is_probing() { grep -q probe probing/stall/rank-0.state; } 2>/dev/null
 wait_until is_probing
 kill -USR1 "$(children "$job" | awk '{ print $2 }')"
@@ -120,7 +121,7 @@ stopped probing
 grep '"split": "validation"' probing/metrics.jsonl >line
 says line '"step": 2, "split": "validation", "loss": '
 grep -q probe line && fail "a part of a probe was written: $(cat line)"
-expect 0 1 train run.yaml run.dir=probing run.steps=3
+expect 0 1 train run.yaml run.dir=probing data.train=wide.h5 run.steps=3
 [ "$(grep -c '"step": 2, "split": "validation"' probing/metrics.jsonl)" -eq 1 ] || fail 'an evaluation was made twice'
 
 # ---- the time limit ----
