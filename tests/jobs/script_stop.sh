@@ -198,7 +198,7 @@ skipped=$(sed -nE 's/.*warning: step ([0-9]+) skipped: .*/\1/p' err)
     fail "other reports than of the last 8 of $skipped: $(ls spiky.1/repro)"
 # Set back, the run writes a report that stays: those of steps to come go first.
 cp -r spiky.1 back
-rm -r back/checkpoints/step-00000100 back/checkpoints/step-00000150
+rm -rf back/checkpoints/step-00000100 back/checkpoints/step-00000150
 next=$(awk '$1 > 50 { print; exit }' <<<"$skipped")
 expect 0 1 train run.yaml run.dir=back optim.spike_zscore=0.1 run.steps="$next"
 report=$(printf 'step-%08d.json' "$next")
