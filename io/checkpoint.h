@@ -27,6 +27,7 @@ typedef struct bk_spike_state {
 typedef struct bk_run_state {
     int64_t step; /* updates done */
     int64_t samples_seen, tokens_seen, updates_skipped;
+    int64_t moments_from;  /* updates applied before the optimizer's moments began; 0: none */
     int64_t epoch, cursor; /* global sample position of the next batch */
     uint64_t seed;
     bk_spike_state spike;
@@ -147,7 +148,7 @@ BK_CHECKED bk_status bk_checkpoint_read(const bk_comm *comm, const bk_checkpoint
                                         const char *complete);
 
 /* Not collective.  Steps of the directories with final names below `directory`, newest first; their
- * number. */
+ * number.  One that a killed save set aside counts, too: it is read where it stands. */
 int64_t bk_list_steps(bk_arena *arena, const char *directory, int64_t **steps);
 /* "DIRECTORY/step-00000500" */
 const char *bk_step_path(bk_arena *arena, const char *directory, int64_t step);

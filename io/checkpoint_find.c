@@ -31,6 +31,22 @@ static int descending(const void *a, const void *b)
     return (x < y) - (x > y);
 }
 
+/* Of a checkpoint in place or aside; -1: another name. */
+static int64_t step_named(const char *name)
+{
+    int64_t step = bk_step_of(name);
+    return step >= 0 ? step : bk_step_aside(name);
+}
+
+static int64_t without_repeats(int64_t *x, int64_t count)
+{
+    int64_t kept = 0;
+    for (int64_t i = 0; i < count; i++)
+        if (kept == 0 || x[i] != x[kept - 1])
+            x[kept++] = x[i];
+    return kept;
+}
+
 int64_t bk_list_steps(bk_arena *arena, const char *directory, int64_t **steps)
 {
     char **names = bk_list_directory(arena, directory);
@@ -39,10 +55,10 @@ int64_t bk_list_steps(bk_arena *arena, const char *directory, int64_t **steps)
         room++;
     *steps = BK_NEW(arena, int64_t, room);
     for (int64_t i = 0; i < room; i++)
-        if (bk_step_of(names[i]) >= 0)
-            (*steps)[count++] = bk_step_of(names[i]);
+        if (step_named(names[i]) >= 0)
+            (*steps)[count++] = step_named(names[i]);
     qsort(*steps, (size_t)count, sizeof **steps, descending);
-    return count;
+    return without_repeats(*steps, count);
 }
 
 /* ---- manifest and sizes: what one rank checks ---- */
@@ -68,7 +84,7 @@ bk_status bk_manifest_load(bk_arena *arena, const char *path, bk_manifest *out)
         return bk_fail(BK_INPUT, "it has no manifest.json");
     *out = (bk_manifest){0};
     BK_TRY(bk_manifest_parse(arena, file, text, out));
-    int64_t named = bk_step_of(strrchr(path, '/') ? strrchr(path, '/') + 1 : path);
+    int64_t named = step_named(strrchr(path, '/') ? strrchr(path, '/') + 1 : path);
     if (named >= 0 && named != out->step)
         return bk_fail(BK_INPUT, "its manifest is of step %lld", (long long)out->step);
     return BK_OK;
@@ -158,6 +174,16 @@ int64_t bk_list_steps_everywhere(const bk_comm *comm, bk_arena *arena, const cha
     return count;
 }
 
+const char *bk_place_of_step(const bk_comm *comm, bk_arena *arena, const char *directory,
+                             int64_t step)
+{
+    const char *place = bk_step_path(arena, directory, step),
+               *aside = bk_aside_path(arena, directory, step);
+    int64_t moved = !bk_is_directory(place) && bk_is_directory(aside);
+    bk_broadcast(comm, 0, &moved, sizeof moved);
+    return moved ? aside : place;
+}
+
 static bk_status none_valid(bk_arena *arena, const char *directory, const char *findings)
 {
     return bk_fail(BK_INPUT,
@@ -205,7 +231,7 @@ bk_status bk_checkpoint_find(const bk_comm *comm, bk_arena *arena, const char *d
     if (count > 0 && bk_comm_rank(comm) == 0)
         compare_latest(arena, directory, steps[0]);
     for (int64_t i = 0; i < count; i++) {
-        const char *path = bk_step_path(arena, directory, steps[i]);
+        const char *path = bk_place_of_step(comm, arena, directory, steps[i]);
         const char *name = strrchr(path, '/') + 1;
         bk_status status = open_one(comm, arena, path, options.check, out);
         if (status != BK_INPUT)

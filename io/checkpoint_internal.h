@@ -152,11 +152,16 @@ BK_CHECKED bk_status bk_shard_size(bk_arena *arena, const char *path, const bk_s
 /* Collective.  Steps below the directory as rank 0 sees it, newest first; their number. */
 int64_t bk_list_steps_everywhere(const bk_comm *comm, bk_arena *arena, const char *directory,
                                  int64_t **steps);
+/* Collective.  Where a step of that list is, as rank 0 sees it: under its name, else aside. */
+const char *bk_place_of_step(const bk_comm *comm, bk_arena *arena, const char *directory,
+                             int64_t step);
 
 /* ---- retention (rank 0) ---- */
 
 /* "DIR/.aside-step-00000500": the older one of a step while it is replaced. */
 const char *bk_aside_path(bk_arena *arena, const char *directory, int64_t step);
+/* The step of ".aside-step-00000500"; -1: not such a name. */
+int64_t bk_step_aside(const char *name);
 /* Removes what an older attempt left behind. */
 void bk_remove_stale(bk_arena *arena, const char *directory, const char *own);
 /* Moves a directory out of sight by one rename, then unlinks its files. */

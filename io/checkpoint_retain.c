@@ -22,17 +22,17 @@ const char *bk_aside_path(bk_arena *arena, const char *directory, int64_t step)
     return bk_arena_printf(arena, "%s/" ASIDE "step-%08lld", directory, (long long)step);
 }
 
-/* The step of ".aside-step-00000500"; -1: not such a name. */
-static int64_t step_aside(const char *name)
+int64_t bk_step_aside(const char *name)
 {
     return strncmp(name, ASIDE, strlen(ASIDE)) == 0 ? bk_step_of(name + strlen(ASIDE)) : -1;
 }
 
-/* Its successor is in place. */
+/* Its successor is in place for good. */
 static bool is_replaced(bk_arena *arena, const char *directory, const char *name)
 {
-    int64_t step = step_aside(name);
-    return step >= 0 && bk_is_directory(bk_step_path(arena, directory, step));
+    int64_t step = bk_step_aside(name);
+    return step >= 0 && bk_is_directory(bk_step_path(arena, directory, step)) &&
+           bk_sync_directory(directory) == BK_OK;
 }
 
 /* Left by a save that was killed: ours of the same name, or an hour old. */
@@ -54,17 +54,15 @@ void bk_remove_stale(bk_arena *arena, const char *directory, const char *own)
             bk_remove_directory(bk_arena_printf(arena, "%s/%s", directory, *names));
 }
 
-/* Its successor is durable before bk_checkpoint_sweep removes one that was replaced. */
 void bk_checkpoint_restore(const char *directory)
 {
     bk_arena *arena = bk_arena_new("restore");
     for (char **names = bk_list_directory(arena, directory); *names; names++) {
         const char *from = bk_arena_printf(arena, "%s/%s", directory, *names);
-        const char *to = bk_step_path(arena, directory, step_aside(*names));
-        if (step_aside(*names) < 0)
+        const char *to = bk_step_path(arena, directory, bk_step_aside(*names));
+        if (bk_step_aside(*names) < 0 || bk_is_directory(to))
             continue;
-        if ((!bk_is_directory(to) && rename(from, to) != 0) ||
-            bk_sync_directory(directory) != BK_OK)
+        if (rename(from, to) != 0 || bk_sync_directory(directory) != BK_OK)
             bk_warn("the checkpoint cannot be put back (%s): %s", from, strerror(errno));
     }
     bk_arena_free(arena);
@@ -140,7 +138,7 @@ void bk_retain(bk_arena *arena, const char *directory, const bk_save_options *o)
     if (bk_fault(BK_FAULT_SAVE_RETAIN))
         return;
     for (int64_t i = 0; i < count; i++) {
-        const char *path = bk_step_path(arena, directory, steps[i]);
+        const char *path = bk_place_of_step(NULL, arena, directory, steps[i]);
         if (!is_valid(arena, path))
             continue; /* evidence, not ours to remove */
         bool kept = valid++ < keep || (o->keep_every > 0 && steps[i] % o->keep_every == 0) ||

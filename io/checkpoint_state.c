@@ -22,6 +22,7 @@ static bk_status write_step(bk_h5 *file, const bk_run_state *s)
     BK_TRY(set_integer(file, "/step", "samples_seen", s->samples_seen));
     BK_TRY(set_integer(file, "/step", "tokens_seen", s->tokens_seen));
     BK_TRY(set_integer(file, "/step", "updates_skipped", s->updates_skipped));
+    BK_TRY(set_integer(file, "/step", "moments_from", s->moments_from));
     BK_TRY(set_number(file, "/step", "grad_norm_mean", s->spike.mean));
     BK_TRY(set_number(file, "/step", "grad_norm_variance", s->spike.variance));
     BK_TRY(set_integer(file, "/step", "grad_norms", s->spike.seen));
@@ -104,6 +105,14 @@ static bk_status read_machine(bk_h5 *file, bk_arena *arena, bk_run_state *s)
     return BK_OK;
 }
 
+/* Older checkpoints have none: their moments began with the run. */
+static bk_status read_moments_from(bk_h5 *file, bk_run_state *s)
+{
+    return bk_h5_has_attribute(file, "/step", "moments_from")
+               ? get_integer(file, "/step", "moments_from", &s->moments_from)
+               : BK_OK;
+}
+
 /* Older checkpoints have none: the statistics begin anew. */
 static bk_status read_spike(bk_h5 *file, bk_spike_state *s)
 {
@@ -123,6 +132,7 @@ bk_status bk_state_read(bk_h5 *file, bk_arena *arena, bk_run_state *s)
     BK_TRY(get_integer(file, "/step", "samples_seen", &s->samples_seen));
     BK_TRY(get_integer(file, "/step", "tokens_seen", &s->tokens_seen));
     BK_TRY(get_integer(file, "/step", "updates_skipped", &s->updates_skipped));
+    BK_TRY(read_moments_from(file, s));
     BK_TRY(read_spike(file, &s->spike));
     BK_TRY(get_integer(file, "/data", "epoch", &s->epoch));
     BK_TRY(get_integer(file, "/data", "cursor", &s->cursor));

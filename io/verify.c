@@ -253,7 +253,8 @@ static bk_status verify_run(const bk_comm *comm, bk_arena *arena, const char *di
         return bk_fail(BK_INPUT, "there is no checkpoint in the directory (%s): train first",
                        directory);
     for (int64_t i = 0; i < count; i++)
-        damaged += verify_checkpoint(comm, bk_step_path(arena, directory, steps[i])) != BK_OK;
+        damaged +=
+            verify_checkpoint(comm, bk_place_of_step(comm, arena, directory, steps[i])) != BK_OK;
     return damaged == 0 ? BK_OK
                         : bk_fail(BK_INPUT,
                                   "%lld of %lld checkpoints are damaged (%s): the run "

@@ -124,8 +124,8 @@ static const bk_option checkpoint_options[] = {
     BK_OPTION_CHOICE(bk_config_checkpoint, verify, 0, "sha256|xxh64|size",
                      "what is checked before a checkpoint is loaded; size finds no changed byte"),
     BK_OPTION_BOOL(bk_config_checkpoint, partial, false,
-                   "go on from a checkpoint that lacks tensors of the model or optimizer: they "
-                   "begin anew"),
+                   "go on from a checkpoint that lacks tensors of the model or optimizer, or is of "
+                   "another optimizer: they begin anew, and so do all moments"),
     BK_OPTION_BOOL(bk_config_checkpoint, verify_write, false,
                    "re-read every file after it was written"),
     BK_OPTION_END,
@@ -389,6 +389,14 @@ bk_status bk_config_read(bk_arena *arena, bk_value *root, bk_config **out)
     resolve(c, "distill", "teacher", &c->distill.teacher);
     *out = c;
     return check(c);
+}
+
+bk_status bk_config_read_verify(bk_arena *arena, bk_value *root, int *out)
+{
+    bk_config c = {.arena = arena, .root = root};
+    BK_TRY(read_section(&c, "checkpoint", checkpoint_options, &c.checkpoint));
+    *out = c.checkpoint.verify;
+    return BK_OK;
 }
 
 /* ---- writing ---- */

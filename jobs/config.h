@@ -101,6 +101,10 @@ extern const bk_section bk_config_sections[];
  * command line to the current directory.  BK_USAGE with file, line, key and what to do. */
 BK_CHECKED bk_status bk_config_read(bk_arena *arena, bk_value *root, bk_config **out);
 
+/* Not collective.  checkpoint.verify alone (a bk_checkpoint_check), for a tree that may lack all
+ * the rest.  BK_USAGE as above. */
+BK_CHECKED bk_status bk_config_read_verify(bk_arena *arena, bk_value *root, int *out);
+
 /* The resolved configuration as YAML, defaults included: reading it gives the same run.  `model`
  * writes its section. */
 void bk_config_write(const bk_config *c,

@@ -17,10 +17,12 @@ static bool ends_with(const char *text, const char *end)
 static bk_status load_stored(bk_context *context, bk_config **config, bk_checkpoint **checkpoint)
 {
     bk_world *world;
+    int check;
+    BK_TRY(bk_load_verify(context, &check));
     bk_arena *scratch = bk_arena_new("eval");
     BK_TRY(bk_world_open(scratch, 1, &world));
     bk_status status = bk_checkpoint_open(world->checkpoint, context->arena, context->argv[0],
-                                          BK_CHECK_SHA256, checkpoint);
+                                          (bk_checkpoint_check)check, checkpoint);
     if (status == BK_OK)
         status = bk_load_config_text(context, bk_checkpoint_path(*checkpoint),
                                      bk_checkpoint_state(*checkpoint)->config, config);
@@ -129,6 +131,8 @@ const bk_command bk_command_eval = {
     .help = "Evaluates the newest valid checkpoint (or the one named) over the whole split "
             "data.eval_split.\n"
             "Exact: the same counts for any batch size and number of ranks.  data.eval_split=test "
-            "reads another split.\n",
+            "reads another split,\n"
+            "checkpoint.verify=xxh64 or size checks less of what is loaded than every byte by "
+            "SHA-256.\n",
     .run = run,
 };

@@ -78,8 +78,7 @@ static void add_sums(bk_job *job, const bk_bundle *bundle, double sums[SUMS])
         sums[i] += batch[i];
 }
 
-/* The ranks decide together: the strongest reason of any of them. */
-static bk_stop stop_asked(const bk_job *job)
+bk_stop bk_job_stop_asked(const bk_job *job)
 {
     int64_t stop = bk_signals_any()               ? BK_STOP_SIGNAL
                    : bk_seconds() >= job->stop_at ? BK_STOP_TIME
@@ -106,7 +105,7 @@ bk_evaluation bk_job_evaluate(bk_job *job, int64_t batches)
         bk_model_forward(job->model, t, &bundle);
         count_rows(&bundle, counts);
         add_sums(job, &bundle, sums);
-        stop = i + 1 < last ? stop_asked(job) : BK_GO_ON;
+        stop = i + 1 < last ? bk_job_stop_asked(job) : BK_GO_ON;
     }
     bk_sum_i64(job->world->loss, 3, counts);
     double rows = counts[0] > 0 ? (double)counts[0] : 1.0;

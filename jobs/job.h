@@ -134,10 +134,15 @@ typedef struct bk_step_result {
 bk_step_result bk_job_step(bk_job *job);
 /* Whether metrics.jsonl gets a line after this step, with the figures of the losses. */
 bool bk_job_line_due(const bk_job *job, int64_t step);
+/* Not collective.  Steps whose update was applied. */
+int64_t bk_job_updates(const bk_run_state *s);
 /* Counts the step that is done, applied or skipped. */
 void bk_job_advance(bk_job *job, int64_t positions);
 
 /* ---- evaluate.c ---- */
+
+/* Collective.  Whether to stop now: the strongest reason of any rank. */
+bk_stop bk_job_stop_asked(const bk_job *job);
 
 typedef struct bk_evaluation {
     int64_t rows, correct;

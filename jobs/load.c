@@ -26,6 +26,13 @@ bk_status bk_load_config_text(bk_context *context, const char *name, const char 
     return bk_config_read(context->arena, root, out);
 }
 
+bk_status bk_load_verify(bk_context *context, int *out)
+{
+    bk_value *root = bk_value_new(context->arena, BK_MAP, "command line", 0);
+    BK_TRY(overlay(context, root));
+    return bk_config_read_verify(context->arena, root, out);
+}
+
 bk_status bk_load_config(bk_context *context, bk_config **out)
 {
     if (context->argc != 1)

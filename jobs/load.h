@@ -12,6 +12,9 @@ BK_CHECKED bk_status bk_load_config(bk_context *context, bk_config **out);
 /* The same for a text that is at hand: a checkpoint's resolved configuration. */
 BK_CHECKED bk_status bk_load_config_text(bk_context *context, const char *name, const char *text,
                                          bk_config **out);
+/* Not collective, the same on all ranks.  checkpoint.verify of the command line alone, a
+ * bk_checkpoint_check, before there is a configuration.  BK_USAGE. */
+BK_CHECKED bk_status bk_load_verify(bk_context *context, int *out);
 
 /* Collective.  What `train --dry-run` prints on stdout. */
 BK_CHECKED bk_status bk_dry_run(bk_job *job);

@@ -227,9 +227,7 @@ void bk_machine_read(bk_arena *arena, const bk_world *world, int threads, bk_mac
 {
     *out = (bk_machine){0};
     bk_topology_read(&out->node);
-    const bk_topology *t = &out->node;
-    out->threads = threads > 0 ? threads : t->bound_cores / t->sharing;
-    out->threads = out->threads > 0 ? out->threads : 1;
+    out->threads = threads > 0 ? threads : bk_topology_threads();
     bk_storage_read(shared_memory, &out->shared);
     out->interface_count = list_interfaces(out->interfaces, sizeof out->interfaces);
     bool copies = copy_works(world->node);

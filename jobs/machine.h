@@ -28,7 +28,7 @@ typedef struct bk_machine {
 } bk_machine;
 
 /* Collective.  Facts and problems, the same on all ranks; texts on `arena`.  threads: those of a
- * rank; 0: as training chooses them (its cores / the ranks that share them). */
+ * rank; 0: as training chooses them (bk_topology_threads). */
 void bk_machine_read(bk_arena *arena, const bk_world *world, int threads, bk_machine *out);
 
 /* Adds a problem, dropped when there are BK_PROBLEMS already. */

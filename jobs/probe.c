@@ -1,6 +1,9 @@
 #include "jobs/probe.h"
 
+#include "core/log.h"
 #include "models/probe.h"
+
+#include <math.h>
 
 /* A batch of its own, so that no more matrices stand in memory than are asked for. */
 static int64_t draw_batch(bk_job *job, bk_lanes *lanes, bk_bundle *bundle)
@@ -31,19 +34,41 @@ static void write_layer(bk_metrics *m, const bk_probe_figures *f)
     bk_metrics_numbers(m, "eigenvalues", f->eigenvalues, f->eigenvalue);
 }
 
-void bk_job_probe(bk_job *job, bk_metrics *m)
+static void write_layers(bk_metrics *m, const bk_probe_figures *f, int layers)
 {
-    bk_tape *t = &job->tape;
-    bk_bundle bundle = {0};
-    if (job->config->log.probe == 0)
-        return;
-    bk_tape_begin(t);
-    int64_t samples = draw_batch(job, &t->lanes, &bundle);
-    bk_probe_figures *f = BK_NEW(t->arena, bk_probe_figures, bk_model_layers(job->model));
-    int layers = bk_model_probe(job->model, t, &bundle, samples, f);
-    t->lanes = job->lanes;
     bk_metrics_open_list(m, "probe");
     for (int i = 0; i < layers; i++)
         write_layer(m, &f[i]);
     bk_metrics_close_list(m);
+}
+
+/* All samples, unless a request to stop comes in between. */
+static bk_stop look(const bk_job *job, bk_probe *p, double start, double *longest)
+{
+    bk_stop stop = BK_GO_ON;
+    for (bool more = true; more && stop == BK_GO_ON;) {
+        more = bk_probe_next(p);
+        stop = more ? bk_job_stop_asked(job) : BK_GO_ON;
+        *longest = fmax(*longest, bk_seconds() - start);
+        start = bk_seconds();
+    }
+    return stop;
+}
+
+bk_stop bk_job_probe(bk_job *job, bk_metrics *m, double *longest)
+{
+    double start = bk_seconds();
+    bk_tape *t = &job->tape;
+    bk_bundle bundle = {0};
+    if (job->config->log.probe == 0)
+        return BK_GO_ON;
+    bk_tape_begin(t);
+    int64_t samples = draw_batch(job, &t->lanes, &bundle);
+    bk_probe_figures *f = BK_NEW(t->arena, bk_probe_figures, bk_model_layers(job->model));
+    bk_probe *p = bk_probe_begin(job->model, t, &bundle, samples);
+    bk_stop stop = look(job, p, start, longest);
+    if (stop == BK_GO_ON)
+        write_layers(m, f, bk_probe_end(p, f));
+    t->lanes = job->lanes;
+    return stop;
 }

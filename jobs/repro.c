@@ -55,21 +55,29 @@ static int64_t step_of(const char *name)
     return strcmp(end, ".json") == 0 ? step : -1;
 }
 
-/* Those of the oldest steps go: a run may leave out any number of steps. */
-static void remove_oldest(const bk_job *job, const char *directory)
+/* Whether the report of step a goes before that of step b: first those of steps that are yet to
+ * come, which are of a run that was set back, then the oldest.  The present one is the last. */
+static bool goes_before(int64_t a, int64_t b, int64_t present)
 {
+    return (a > present) != (b > present) ? a > present : a < b;
+}
+
+/* A run may leave out any number of steps. */
+static void remove_some(const bk_job *job, const char *directory)
+{
+    int64_t present = job->state.step + 1;
     char **names = bk_list_directory(job->tape.arena, directory);
     int count = 0;
     for (int i = 0; names[i]; i++)
         count += step_of(names[i]) >= 0;
     for (; count > KEPT; count--) {
-        int oldest = -1;
+        int first = -1;
         for (int i = 0; names[i]; i++)
             if (step_of(names[i]) >= 0 &&
-                (oldest < 0 || step_of(names[i]) < step_of(names[oldest])))
-                oldest = i;
-        unlink(bk_arena_printf(job->tape.arena, "%s/%s", directory, names[oldest]));
-        names[oldest] = "";
+                (first < 0 || goes_before(step_of(names[i]), step_of(names[first]), present)))
+                first = i;
+        unlink(bk_arena_printf(job->tape.arena, "%s/%s", directory, names[first]));
+        names[first] = "";
     }
 }
 
@@ -88,5 +96,5 @@ void bk_repro_write(const bk_job *job, const bk_step_result *r, int64_t checkpoi
     write_content(&j, job, r, checkpoint);
     if (fclose(j.file) != 0)
         bk_warn("what led to the step cannot be written (%s): %s", path, strerror(errno));
-    remove_oldest(job, directory);
+    remove_some(job, directory);
 }

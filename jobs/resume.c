@@ -6,9 +6,10 @@
 
 #include <string.h>
 
-/* FIXED: other bits would follow.  TENSORS: other tensors would, which checkpoint.partial allows.
- * WARNED: the training goes on in another way.  FREE: neither. */
-typedef enum key_class { FREE, WARNED, TENSORS, FIXED } key_class;
+/* FIXED: other bits would follow.  TENSORS: other tensors may, which checkpoint.partial allows
+ * where they do.  MOMENTS: others do, which it allows.  WARNED: the training goes on in another
+ * way.  FREE: neither. */
+typedef enum key_class { FREE, WARNED, MOMENTS, TENSORS, FIXED } key_class;
 
 /* The first row whose path is the key or stands above it. */
 static const struct {
@@ -26,7 +27,7 @@ static const struct {
     {"model", TENSORS},
     {"distill", WARNED},
     {"loss", WARNED},
-    {"optim.kind", TENSORS},
+    {"optim.kind", MOMENTS},
     {"optim.skip_nonfinite", FREE},
     {"optim", WARNED},
     {"schedule", WARNED},
@@ -47,7 +48,7 @@ static key_class class_of(const char *path)
 typedef struct comparison {
     bk_arena *arena;
     const char *where;
-    bool partial;
+    key_class allowed; /* the strictest class whose differences are warnings */
 } comparison;
 
 static const char *shown(const bk_value *v)
@@ -59,7 +60,7 @@ static bk_status differs(const comparison *c, const char *path, const bk_value *
                          const bk_value *now)
 {
     key_class class = class_of(path);
-    if (class == FIXED || (class == TENSORS && !c->partial))
+    if (class > c->allowed)
         return bk_fail(BK_USAGE,
                        "%s was %s when this run began and is %s now (%s): keep it, or name another "
                        "run.dir",
@@ -142,10 +143,40 @@ static void warn_of_line(const bk_job *job, const bk_run_state *s, const char *k
         bk_warn("%s: %.*s then, %.*s now", text, (int)a, then, (int)b, now);
 }
 
+static int64_t stored_tensors(const bk_checkpoint *c)
+{
+    int64_t count = 0, shape[BK_MAX_DIMS];
+    for (int64_t i = 0; i < bk_checkpoint_tensors(c); i++) {
+        const char *name;
+        bk_dtype dtype;
+        int dims;
+        bk_checkpoint_tensor(c, i, &name, &dtype, &dims, shape);
+        count += strncmp(name, "model/", strlen("model/")) == 0;
+    }
+    return count;
+}
+
+/* Whether model and checkpoint name other tensors. */
+static bool other_tensors(const bk_job *job)
+{
+    const bk_slab *slab = job->slab;
+    bool same = stored_tensors(job->checkpoint) == slab->parameters + slab->buffers;
+    for (int i = 0; i < slab->parameters; i++)
+        same = same && bk_checkpoint_has(job->checkpoint, slab->parameter[i]->name);
+    for (int i = 0; i < slab->buffers; i++)
+        same = same && bk_checkpoint_has(job->checkpoint, slab->buffer[i]->name);
+    return !same;
+}
+
+static key_class allowed_class(const bk_job *job)
+{
+    return !job->config->checkpoint.partial ? WARNED : other_tensors(job) ? TENSORS : MOMENTS;
+}
+
 static bk_status check(const bk_job *job)
 {
     const bk_run_state *s = bk_checkpoint_state(job->checkpoint);
-    const comparison c = {job->arena, job->checkpoints, job->config->checkpoint.partial};
+    const comparison c = {job->arena, job->checkpoints, allowed_class(job)};
     bk_value *then, *now;
     BK_TRY(bk_yaml_parse(job->arena, bk_checkpoint_path(job->checkpoint), s->config,
                          strlen(s->config), &then));

@@ -3,6 +3,7 @@
 
 #include "core/log.h"
 #include "dist/watchdog.h"
+#include "io/yaml.h"
 
 #include <math.h>
 #include <string.h>
@@ -91,26 +92,13 @@ static int64_t keep_stored(const bk_checkpoint *c, bk_piece *list, int64_t count
     return kept;
 }
 
-/* The tensor of a parameter that the checkpoint lacks; NULL: none. */
-static const char *lacking(const bk_job *job, const char *name)
-{
-    if (!bk_checkpoint_has(job->checkpoint, name))
-        return name;
-    for (int i = 0; i < job->config->optim.kind->moments; i++) {
-        const char *moment = moment_name(job->arena, "mv"[i], name);
-        if (!bk_checkpoint_has(job->checkpoint, moment))
-            return moment;
-    }
-    return NULL;
-}
-
 static void warn_of_lacking(const bk_job *job)
 {
     const bk_slab *slab = job->slab;
-    const char *text = "", *name;
+    const char *text = "";
     for (int i = 0; i < slab->parameters; i++)
-        if ((name = lacking(job, slab->parameter[i]->name)))
-            text = bk_arena_printf(job->arena, "%s %s", text, name);
+        if (!bk_checkpoint_has(job->checkpoint, slab->parameter[i]->name))
+            text = bk_arena_printf(job->arena, "%s %s", text, slab->parameter[i]->name);
     for (int i = 0; i < slab->buffers; i++)
         if (!bk_checkpoint_has(job->checkpoint, slab->buffer[i]->name))
             text = bk_arena_printf(job->arena, "%s %s", text, slab->buffer[i]->name);
@@ -119,24 +107,75 @@ static void warn_of_lacking(const bk_job *job)
                 bk_checkpoint_path(job->checkpoint), text);
 }
 
-static bk_status load_tensors(bk_job *job)
+/* The optimizer that the checkpoint was trained with; "": it does not say. */
+static bk_status stored_optimizer(const bk_job *job, const char **kind)
 {
-    const bk_checkpoint *c = job->checkpoint;
-    const bk_comm *comm = job->world->checkpoint;
+    const char *path = bk_checkpoint_path(job->checkpoint);
+    const char *text = bk_checkpoint_state(job->checkpoint)->config;
+    bk_value *root;
+    BK_TRY(bk_yaml_parse(job->arena, path, text, strlen(text), &root));
+    const bk_value *value = bk_value_get(bk_value_get(root, "optim"), "kind");
+    *kind = value && value->kind == BK_SCALAR ? value->text : "";
+    return BK_OK;
+}
+
+/* The first moment that the checkpoint lacks; NULL: none. */
+static const char *lacking_moment(const bk_job *job)
+{
     const bk_slab *slab = job->slab;
+    for (int i = 0; i < slab->parameters; i++)
+        for (int k = 0; k < job->config->optim.kind->moments; k++) {
+            const char *name =
+                moment_name(job->arena, k == 0 ? 'm' : 'v', slab->parameter[i]->name);
+            if (!bk_checkpoint_has(job->checkpoint, name))
+                return name;
+        }
+    return NULL;
+}
+
+/* Moments of another optimizer, or of some parameters only, are no start: then none is loaded, and
+ * their count of updates begins again. */
+static bk_status renew_moments(bk_job *job, bool *renewed)
+{
+    const char *kind, *name = lacking_moment(job), *path = bk_checkpoint_path(job->checkpoint);
+    BK_TRY(stored_optimizer(job, &kind));
+    bool other = strcmp(kind, job->config->optim.kind->name) != 0;
+    *renewed = other || name;
+    if (!*renewed)
+        return BK_OK;
+    job->state.moments_from = bk_job_updates(&job->state);
+    if (other)
+        bk_warn("all moments of the optimizer begin anew: those of the checkpoint are of %s (%s)",
+                kind, path);
+    else
+        bk_warn("all moments of the optimizer begin anew: %s is not in the checkpoint (%s)", name,
+                path);
+    return BK_OK;
+}
+
+static bk_status load_moments(bk_job *job)
+{
     const bk_shard *shard = job->shard;
-    bool partial = job->config->checkpoint.partial;
-    bk_piece *model = BK_NEW(job->arena, bk_piece, slab->parameters + slab->buffers);
-    bk_piece *moments = BK_NEW(job->arena, bk_piece, 2 * shard->updates);
-    int64_t m = list_model(slab, model);
-    int64_t n = list_moments(job->arena, shard->update, shard->updates, moments);
-    if (partial) {
+    bool renewed = false;
+    if (job->config->checkpoint.partial)
+        BK_TRY(renew_moments(job, &renewed));
+    if (renewed)
+        return BK_OK;
+    bk_piece *list = BK_NEW(job->arena, bk_piece, 2 * shard->updates);
+    int64_t count = list_moments(job->arena, shard->update, shard->updates, list);
+    return bk_checkpoint_read(job->world->checkpoint, job->checkpoint, list, count, NULL);
+}
+
+static bk_status load_model(bk_job *job)
+{
+    const bk_slab *slab = job->slab;
+    bk_piece *list = BK_NEW(job->arena, bk_piece, slab->parameters + slab->buffers);
+    int64_t count = list_model(slab, list);
+    if (job->config->checkpoint.partial) {
         warn_of_lacking(job);
-        m = keep_stored(c, model, m);
-        n = keep_stored(c, moments, n);
+        count = keep_stored(job->checkpoint, list, count);
     }
-    BK_TRY(bk_checkpoint_read(comm, c, model, m, "model/"));
-    return bk_checkpoint_read(comm, c, moments, n, NULL);
+    return bk_checkpoint_read(job->world->checkpoint, job->checkpoint, list, count, "model/");
 }
 
 bk_status bk_job_resume(bk_job *job)
@@ -147,7 +186,8 @@ bk_status bk_job_resume(bk_job *job)
         bk_slab_initialise(job->slab, (uint64_t)job->config->run.seed);
     if (job->checkpoint) {
         job->state = *bk_checkpoint_state(job->checkpoint);
-        BK_TRY(load_tensors(job));
+        BK_TRY(load_model(job));
+        BK_TRY(load_moments(job));
     }
     job->state.data_path = job->train->path;
     job->state.data_digest = job->train->digest;

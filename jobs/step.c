@@ -131,7 +131,7 @@ static void update(bk_job *job, bk_step_result *out)
     bk_update u = {.clip = (float)clip,
                    .lr = out->lr,
                    .decay = c->optim.weight_decay,
-                   .step = job->state.step + 1 - job->state.updates_skipped};
+                   .step = bk_job_updates(&job->state) + 1 - job->state.moments_from};
     if (c->parallel.zero == 0)
         bk_reduction_allgather(job->reduction, job->slab->grad);
     bk_shard_update(job->shard, job->slab, c->optim.kind, c->optim.config, &u);
@@ -212,6 +212,11 @@ static void forward_backward(bk_job *job, bk_bundle *bundle)
     bk_watchdog_phase(BK_PHASE_REDUCE);
     bk_fault(BK_FAULT_STEP_REDUCE);
     bk_reduction_finish(job->reduction);
+}
+
+int64_t bk_job_updates(const bk_run_state *s)
+{
+    return s->step - s->updates_skipped;
 }
 
 void bk_job_advance(bk_job *job, int64_t positions)

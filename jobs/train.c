@@ -28,6 +28,7 @@ typedef struct loop {
     bk_progress progress;
     bk_best best;
     double peak; /* FLOP/s of this rank */
+    /* Seconds between two looks for requests to stop: a step, or a sample of a probe. */
     double longest_step;
     double end; /* of the time limit, bk_seconds(); INFINITY without */
     int64_t logged_step, logged_positions;
@@ -182,7 +183,7 @@ static bool evaluation_due(const loop *l)
     return step == c->run.steps || (interval > 0 && step % interval == 0);
 }
 
-static void write_evaluation(const loop *l, const bk_evaluation *e)
+static bk_stop write_evaluation(loop *l, const bk_evaluation *e)
 {
     const bk_job *job = l->job;
     bk_metrics_begin(l->metrics, job->state.step, job->eval_split->name);
@@ -194,9 +195,10 @@ static void write_evaluation(const loop *l, const bk_evaluation *e)
         bk_metrics_number(l->metrics, "teacher_agreement", e->teacher_agreement);
         bk_metrics_number(l->metrics, "teacher_kl", e->teacher_kl);
     }
-    bk_job_probe(l->job, l->metrics);
+    bk_stop stop = bk_job_probe(l->job, l->metrics, &l->longest_step);
     bk_metrics_number(l->metrics, "seconds", e->seconds);
     bk_metrics_end(l->metrics);
+    return stop;
 }
 
 /* The whole split at the end of the run. */
@@ -210,12 +212,12 @@ static bk_stop evaluate(loop *l)
     char ladder[128];
     l->is_best = bk_best_improved(&l->best, &e, &job->state);
     bk_progress_break(&l->progress);
-    write_evaluation(l, &e);
+    bk_stop stop = write_evaluation(l, &e);
     bk_note("%s at step %lld: cross-entropy %.4f, accuracy %.4f%s%s", job->eval_split->name,
             (long long)job->state.step, e.cross_entropy, e.accuracy,
             bk_ladder_text(job->eval_split, e.accuracy, ladder), l->is_best ? ", the best" : "");
     restart_clock(l);
-    return BK_GO_ON;
+    return stop;
 }
 
 /* ---- the loop ---- */

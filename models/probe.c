@@ -1,6 +1,7 @@
 #include "models/probe.h"
 
 #include "core/blas.h"
+#include "core/hooks.h"
 #include "dist/collective.h"
 #include "models/internal.h"
 #include "models/projection.h"
@@ -24,13 +25,14 @@ enum {
 /* The largest of what was seen, for each layer. */
 enum { MAX_ROW, MAX_COLUMN, MAX_ORDER, MAXIMA };
 
-typedef struct probe {
-    const bk_model *model;
-    const bk_tape *tape;
+struct bk_probe {
+    bk_model *model;
+    bk_tape *tape;
     const bk_bundle *bundle;
-    bk_tensor **matrix; /* [layers]; NULL: the kind shows none */
-    double *max;        /* [layers,MAXIMA] */
-} probe;
+    int64_t own, at, rounds; /* samples of this rank, the next of them, most that a rank has */
+    bk_tensor **matrix;      /* [layers]; NULL: the kind shows none */
+    double *local, *max;     /* [lanes,layers,SUMS]; [layers,MAXIMA] */
+};
 
 /* Square matrices of one sample, all of order n, and room for what works on them. */
 typedef struct sheet {
@@ -111,7 +113,7 @@ static void measure(const sheet *s, bk_arena *scratch, double *sum, double *max)
 /* ---- one sample ---- */
 
 /* The class position in front is always real. */
-static int64_t real_positions(const probe *p, int64_t sample, int64_t length, int64_t *position)
+static int64_t real_positions(const bk_probe *p, int64_t sample, int64_t length, int64_t *position)
 {
     const bk_tensor *mask = bk_bundle_get(p->bundle, "mask");
     int64_t front = p->model->cls != NULL, n = 0;
@@ -152,7 +154,7 @@ static void multiply(const sheet *s)
                                    .varying = true});
 }
 
-static sheet sheet_of(const probe *p, int64_t sample, int64_t length, bk_arena *scratch)
+static sheet sheet_of(const bk_probe *p, int64_t sample, int64_t length, bk_arena *scratch)
 {
     int64_t *position = BK_NEW(scratch, int64_t, length),
             n = real_positions(p, sample, length, position);
@@ -168,7 +170,7 @@ static sheet sheet_of(const probe *p, int64_t sample, int64_t length, bk_arena *
     return s;
 }
 
-static void probe_sample(const probe *p, int64_t sample, double *sum)
+static void probe_sample(const bk_probe *p, int64_t sample, double *sum)
 {
     bk_arena *scratch = p->tape->scratch;
     bk_arena_mark mark = bk_arena_get_mark(scratch);
@@ -181,6 +183,7 @@ static void probe_sample(const probe *p, int64_t sample, double *sum)
         if (!s.a)
             s = sheet_of(p, sample, matrix->shape[2], scratch);
         for (int64_t h = 0; h < matrix->shape[1] && s.n > 0; h++) {
+            bk_place("probe");
             take(&s, matrix, sample, h);
             measure(&s, scratch, own, p->max + i * MAXIMA);
         }
@@ -227,25 +230,49 @@ int bk_model_layers(const bk_model *model)
     return (int)model->config.layers;
 }
 
-int bk_model_probe(bk_model *model, bk_tape *t, bk_bundle *bundle, int64_t samples,
-                   bk_probe_figures *out)
+/* Samples of this rank that are to be looked at: the first ones. */
+static int64_t own_samples(const bk_lanes *lanes, int64_t samples)
 {
-    const bk_lanes *lanes = &t->lanes;
-    int layers = bk_model_layers(model), shown = 0;
-    int64_t first = bk_lanes_first_sample(lanes), own = bk_lanes_samples(lanes);
-    double *local = BK_ZNEW(t->arena, double, (lanes->count + 1) * layers * SUMS),
-           *sum = BK_NEW(t->arena, double, layers *SUMS);
-    probe p = {model, t, bundle, BK_ZNEW(t->arena, bk_tensor *, layers),
-               BK_ZNEW(t->arena, double, layers *MAXIMA)};
-    run_model(model, t, bundle, p.matrix);
-    for (int64_t l = 0; l < lanes->count; l++)
-        for (int64_t i = bk_lane_row(lanes, own, l); i < bk_lane_row(lanes, own, l + 1); i++)
-            if (first + i < samples)
-                probe_sample(&p, i, local + l * layers * SUMS);
-    bk_sum_lanes(model->world->loss, lanes, layers * SUMS, local, sum);
-    bk_max_f64(model->world->loss, layers * MAXIMA, p.max);
+    int64_t own = bk_lanes_samples(lanes), left = samples - bk_lanes_first_sample(lanes);
+    return left < 0 ? 0 : left < own ? left : own;
+}
+
+bk_probe *bk_probe_begin(bk_model *model, bk_tape *t, bk_bundle *bundle, int64_t samples)
+{
+    int layers = bk_model_layers(model);
+    bk_probe *p = BK_ZNEW(t->arena, bk_probe, 1);
+    *p = (bk_probe){.model = model,
+                    .tape = t,
+                    .bundle = bundle,
+                    .own = own_samples(&t->lanes, samples),
+                    .matrix = BK_ZNEW(t->arena, bk_tensor *, layers),
+                    .local = BK_ZNEW(t->arena, double, (t->lanes.count + 1) * layers * SUMS),
+                    .max = BK_ZNEW(t->arena, double, layers *MAXIMA)};
+    p->rounds = p->own;
+    bk_max_i64(model->world->loss, 1, &p->rounds);
+    run_model(model, t, bundle, p->matrix);
+    return p;
+}
+
+bool bk_probe_next(bk_probe *p)
+{
+    const bk_lanes *lanes = &p->tape->lanes;
+    if (p->at < p->own) {
+        int64_t lane = p->at * lanes->count / bk_lanes_samples(lanes);
+        probe_sample(p, p->at, p->local + lane * bk_model_layers(p->model) * SUMS);
+    }
+    return ++p->at < p->rounds;
+}
+
+int bk_probe_end(bk_probe *p, bk_probe_figures *out)
+{
+    int layers = bk_model_layers(p->model), shown = 0;
+    const bk_comm *comm = p->model->world->loss;
+    double *sum = BK_NEW(p->tape->arena, double, layers *SUMS);
+    bk_sum_lanes(comm, &p->tape->lanes, layers * SUMS, p->local, sum);
+    bk_max_f64(comm, layers * MAXIMA, p->max);
     for (int i = 0; i < layers; i++)
         if (sum[i * SUMS + SUM_MATRICES] > 0.0)
-            read_figures(i, sum + i * SUMS, p.max + i * MAXIMA, &out[shown++]);
+            read_figures(i, sum + i * SUMS, p->max + i * MAXIMA, &out[shown++]);
     return shown;
 }

@@ -22,12 +22,19 @@ typedef struct bk_probe_figures {
     int eigenvalues; /* those of the largest A, at most BK_PROBE_EIGENVALUES */
 } bk_probe_figures;
 
+/* A look at the first samples of a global batch, one after the other; on the tape's arena. */
+typedef struct bk_probe bk_probe;
+
 /* Collective.  Runs the model on the bundle, which sets "logits", on a tape that neither trains nor
- * records, and looks at the first `samples` of the global batch.  out[layers]: figures of the
- * layers whose kind shows its matrix, as many as it returns; the same for any number of ranks as
- * sums of lanes are.  Figures of matrices that are not finite are NaN or infinite. */
-int bk_model_probe(bk_model *model, bk_tape *t, bk_bundle *bundle, int64_t samples,
-                   bk_probe_figures *out);
+ * records.  The arguments are borrowed; the tape stays as it is until the end. */
+bk_probe *bk_probe_begin(bk_model *model, bk_tape *t, bk_bundle *bundle, int64_t samples);
+/* Not collective.  This rank's next sample, if it has one left; each matrix counts as progress
+ * (core/hooks.h).  False behind the last one of any rank: the same on all. */
+bool bk_probe_next(bk_probe *p);
+/* Collective.  out[layers]: figures of the layers whose kind shows its matrix, as many as it
+ * returns; the same for any number of ranks as sums of lanes are.  Figures of matrices that are not
+ * finite are NaN or infinite. */
+int bk_probe_end(bk_probe *p, bk_probe_figures *out);
 int bk_model_layers(const bk_model *model);
 
 #endif

@@ -287,6 +287,49 @@ static void names_that_do_not_count(void **state)
     bk_test_check_newest(comm, directory, 100000000, 3);
 }
 
+/* Left between the two renames of a save that was killed: it is read where it stands. */
+static void set_aside(void **state)
+{
+    (void)state;
+    const char *directory = fresh("aside");
+    const char *from = bk_step_path(arena, directory, 100000000),
+               *to = bk_aside_path(arena, directory, 100000000);
+    int64_t *steps;
+    bk_checkpoint *c;
+    if (bk_mpi_rank() == 0)
+        assert_int_equal(rename(from, to), 0);
+    bk_test_barrier();
+    bk_test_check_newest(comm, directory, 100000000, 3);
+    assert_int_equal(bk_checkpoint_open(comm, arena, directory, BK_CHECK_SHA256, &c), BK_OK);
+    assert_string_equal(bk_checkpoint_path(c), to);
+    assert_int_equal(bk_list_steps(arena, directory, &steps), 3);
+    assert_int_equal(steps[0], 100000000);
+    bk_test_barrier();
+    assert_true(bk_is_directory(to) && !bk_is_directory(from));
+    bk_test_barrier();
+    if (bk_mpi_rank() == 0) /* its successor is in place */
+        bk_test_copy_directory(to, from);
+    bk_test_barrier();
+    assert_int_equal(bk_list_steps(arena, directory, &steps), 3);
+    assert_int_equal(bk_checkpoint_open(comm, arena, directory, BK_CHECK_SHA256, &c), BK_OK);
+    assert_string_equal(bk_checkpoint_path(c), from);
+}
+
+/* It is believed as little as any other. */
+static void damaged_aside(void **state)
+{
+    (void)state;
+    const char *a = fresh("aside-flipped"), *b = fresh("aside-renamed");
+    if (bk_mpi_rank() == 0) {
+        bk_test_flip(last_shard(a), (size_t)bk_file_size(last_shard(a)) / 2, 5);
+        rename(bk_step_path(arena, a, 100000000), bk_aside_path(arena, a, 100000000));
+        bk_test_remove_tree(bk_step_path(arena, b, 100000000));
+        bk_test_copy_directory(bk_step_path(arena, b, 9), bk_aside_path(arena, b, 100000000));
+    }
+    falls_back(a, "digest differs");
+    falls_back(b, "of step 9");
+}
+
 static void steps_of_names(void **state)
 {
     (void)state;
@@ -338,6 +381,7 @@ static void golden_checkpoints_load(void **state)
     bk_test_payload(path, payload);
     assert_string_equal(payload, digest);
     assert_int_equal(bk_checkpoint_state(c)->step, 3);
+    assert_int_equal(bk_checkpoint_state(c)->moments_from, 0); /* which it does not name */
     float w1[2 * 8 * 8];
     const bk_piece piece = {.name = "model/block0/moe/w1",
                             .dtype = BK_F32,
@@ -362,6 +406,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(edited_manifest),
         cmocka_unit_test(all_damaged_is_never_a_fresh_start),
         cmocka_unit_test(names_that_do_not_count),
+        cmocka_unit_test(set_aside),
+        cmocka_unit_test(damaged_aside),
         cmocka_unit_test(steps_of_names),
         cmocka_unit_test(a_run_or_a_checkpoint),
         cmocka_unit_test(golden_checkpoints_load),

@@ -28,12 +28,14 @@ static void everything_comes_back(void **state)
 {
     (void)state;
     bk_run_state s = bk_test_state(12);
+    s.moments_from = 7;
     s.seed = UINT64_MAX; /* not representable as a double, nor as int64 */
     bk_run_state r = round_trip(&s, "a.h5");
     assert_int_equal(r.step, s.step);
     assert_int_equal(r.samples_seen, s.samples_seen);
     assert_int_equal(r.tokens_seen, s.tokens_seen);
     assert_int_equal(r.updates_skipped, s.updates_skipped);
+    assert_int_equal(r.moments_from, s.moments_from);
     assert_int_equal(r.epoch, s.epoch);
     assert_int_equal(r.cursor, s.cursor);
     assert_true(r.seed == s.seed);

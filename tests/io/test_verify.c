@@ -102,6 +102,25 @@ static void a_sound_run(void **state)
     bk_test_barrier();
 }
 
+/* What a killed save set aside is the run's all the same. */
+static void a_checkpoint_aside(void **state)
+{
+    (void)state;
+    const char *run = saved("aside", NULL);
+    const char *directory = bk_arena_printf(arena, "%s/checkpoints", run);
+    const char *aside = bk_aside_path(arena, directory, 5);
+    if (bk_mpi_rank() == 0)
+        assert_int_equal(rename(bk_step_path(arena, directory, 5), aside), 0);
+    bk_test_barrier();
+    says(verify(run, BK_OK), aside);
+    says(verify(directory, BK_OK), "valid");
+    bk_test_barrier();
+    if (bk_mpi_rank() == 0)
+        bk_test_flip(bk_arena_printf(arena, "%s/shard-00000.h5", aside), 20000, 2);
+    bk_test_barrier();
+    says(verify(run, BK_INPUT), "finding: shard-00000.h5: digest differs");
+}
+
 static void findings_of_a_checkpoint(void **state)
 {
     (void)state;
@@ -193,6 +212,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_sound_run),
+        cmocka_unit_test(a_checkpoint_aside),
         cmocka_unit_test(findings_of_a_checkpoint),
         cmocka_unit_test(a_parameter_that_is_not_a_number),
         cmocka_unit_test(a_payload_that_differs),

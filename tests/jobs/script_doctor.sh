@@ -19,6 +19,11 @@ says out 'which spin 77 times'
 env -u OMP_NUM_THREADS OMP_WAIT_POLICY=active "$BIRKHOFF" doctor >out 2>err || fail "doctor with threads: $(cat err)"
 grep -q 'which spin' out && fail "the user has chosen to wait actively: $(cat out)"
 
+# As many threads as training would have.
+env OMP_NUM_THREADS=300 "$BIRKHOFF" doctor >out 2>err || fail "doctor with 300 threads: $(cat err)"
+says out 'cores a rank, 300 threads a rank'
+says out 'a rank has 300 threads but is bound to'
+
 expect 0 1 doctor --json
 says out '"problems": ['
 says out '"slurm": null'

@@ -24,6 +24,9 @@ for name in $(names io/data/kinds.def); do listed data "$name"; done
 for name in adamw sgd; do listed optimizer "$name"; done
 for name in constant linear cosine drop; do listed schedule "$name"; done
 
+expect 0 1 data eureka --help
+says out '2.8 GB at the defaults' # of memory, on every rank
+
 expect 0 1 kinds router.ssr
 says out '  probability   number'
 says out '[0, 1]'

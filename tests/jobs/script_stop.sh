@@ -110,6 +110,20 @@ listops_data long.h5 20 20000
     same_run evaluating whole
 }
 
+# ---- during a probe: it is left out, the evaluation is not ----
+expect 0 1 data listops wide.h5 preset=medium min_length=500 max_length=700 train=20 validation=80 test=20
+start 2 train run.yaml run.dir=probing data.train=wide.h5 log.eval_interval=2 log.eval_batches=1 log.probe=80
+is_probing() { grep -q probe probing/stall/rank-0.state; } 2>/dev/null
+wait_until is_probing
+kill -USR1 "$(children "$job" | awk '{ print $2 }')"
+stopped probing
+[ "$(step_of probing)" -eq 2 ] || fail "a probe was not cut short: step $(step_of probing)"
+grep '"split": "validation"' probing/metrics.jsonl >line
+says line '"step": 2, "split": "validation", "loss": '
+grep -q probe line && fail "a part of a probe was written: $(cat line)"
+expect 0 1 train run.yaml run.dir=probing data.train=wide.h5 run.steps=3
+[ "$(grep -c '"step": 2, "split": "validation"' probing/metrics.jsonl)" -eq 1 ] || fail 'an evaluation was made twice'
+
 # ---- the time limit ----
 expect 75 2 train run.yaml run.dir=limit run.time_limit=1 run.stop_margin=0.5
 says err 'on the time limit'
@@ -182,6 +196,14 @@ skipped=$(sed -nE 's/.*warning: step ([0-9]+) skipped: .*/\1/p' err)
 [ "$(wc -w <<<"$skipped")" -gt 8 ] || fail "not more than 8 steps were left out: $(cat err)"
 [ "$(find spiky.1/repro -type f -printf '%f\n' | sort)" = "$(tail -n 8 <<<"$skipped" | xargs printf 'step-%08d.json\n')" ] ||
     fail "other reports than of the last 8 of $skipped: $(ls spiky.1/repro)"
+# Set back, the run writes a report that stays: those of steps to come go first.
+cp -r spiky.1 back
+rm -rf back/checkpoints/step-00000100 back/checkpoints/step-00000150
+next=$(awk '$1 > 50 { print; exit }' <<<"$skipped")
+expect 0 1 train run.yaml run.dir=back optim.spike_zscore=0.1 run.steps="$next"
+report=$(printf 'step-%08d.json' "$next")
+[ -f "back/repro/$report" ] && [ ! -f "spiky.1/repro/$report" ] || fail "no report of step $next: $(ls back/repro spiky.1/repro)"
+[ "$(find back/repro -type f | wc -l)" -eq 8 ] || fail "not 8 reports: $(ls back/repro)"
 spikes spiky.2 2
 BIRKHOFF_FAULT='step.forward:*:kill9:82' birkhoff 2 train run.yaml run.dir=spiky.3 optim.spike_zscore=0.1 run.steps=150 \
     checkpoint.every=50 checkpoint.async=false

@@ -1,6 +1,7 @@
 /* test: labels=unit timeout=60 */
 /* Probes of attention matrices: a model whose attention is uniform, and one whose matrices are
  * looked at by hand; padding, the class position, lanes. */
+#include "core/hooks.h"
 #include "models/probe.h"
 #include "models/projection.h"
 #include "tests/support/model.h"
@@ -8,6 +9,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 enum { LAYERS = 2, HEADS = 2, SAMPLES = 6, N = 16 };
 
@@ -38,10 +40,25 @@ static void scale_queries(bk_test_model *m, float factor)
     }
 }
 
+static int places;
+
+/* Each matrix counts as progress for the watchdog. */
+static void count_place(const char *segment)
+{
+    places += segment && strcmp(segment, "probe") == 0;
+}
+
 static void probe(bk_test_model *m, bk_probe_figures *f)
 {
     bk_test_model_batch(m, N, ragged, 0);
-    assert_int_equal(bk_model_probe(m->model, &m->tape, &m->bundle, SAMPLES, f), LAYERS);
+    bk_probe *p = bk_probe_begin(m->model, &m->tape, &m->bundle, SAMPLES);
+    places = 0;
+    int looks = 1;
+    while (bk_probe_next(p))
+        looks++;
+    assert_int_equal(looks, SAMPLES);
+    assert_int_equal(places, SAMPLES * LAYERS * HEADS);
+    assert_int_equal(bk_probe_end(p, f), LAYERS);
     for (int l = 0; l < LAYERS; l++) {
         assert_int_equal(f[l].layer, l);
         assert_int_equal(f[l].matrices, SAMPLES * HEADS);
@@ -163,5 +180,6 @@ int main(int argc, char **argv)
         cmocka_unit_test(lanes_agree),
     };
     bk_test_ranks_start(&argc, &argv);
+    bk_set_place(count_place);
     return bk_test_ranks_stop(cmocka_run_group_tests(tests, NULL, NULL));
 }
