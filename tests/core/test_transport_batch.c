@@ -102,15 +102,12 @@ typedef struct batch {
 
 static void set(const batch *x, void *array, int64_t i, double value)
 {
-    if (x->k.dtype == BK_F64)
-        ((double *)array)[i] = value;
-    else
-        ((float *)array)[i] = (float)value;
+    bk_real_put(x->k.dtype, array, i, value);
 }
 
 static double get(const batch *x, const void *array, int64_t i)
 {
-    return x->k.dtype == BK_F64 ? ((const double *)array)[i] : (double)((const float *)array)[i];
+    return bk_real_get(x->k.dtype, array, i);
 }
 
 /* Element i of `count` of problem p. */
