@@ -64,6 +64,19 @@ static inline const int32_t *bk_i32(const bk_tensor *x)
     return (const int32_t *)x->data;
 }
 
+/* Element i of an array of BK_F32 or BK_F64, in double. */
+static inline double bk_real_get(bk_dtype dtype, const void *x, int64_t i)
+{
+    return dtype == BK_F64 ? ((const double *)x)[i] : (double)((const float *)x)[i];
+}
+static inline void bk_real_put(bk_dtype dtype, void *x, int64_t i, double value)
+{
+    if (dtype == BK_F64)
+        ((double *)x)[i] = value;
+    else
+        ((float *)x)[i] = (float)value;
+}
+
 /* "[8, 16, 64]" in a buffer of the caller, for messages. */
 enum { BK_SHAPE_TEXT = 96 };
 const char *bk_shape_text(const bk_tensor *x, char buffer[BK_SHAPE_TEXT]);

@@ -4,6 +4,7 @@
 #include "core/blas.h"
 #include "core/hooks.h"
 #include "core/vector.h"
+#include "models/projection.h"
 
 #include <math.h>
 #include <string.h>
@@ -211,10 +212,7 @@ static void drop_row(const group *x, int64_t p, int64_t i, void *row)
             bk_philox_words(bk_philox_for(t->seed, a->layer, BK_USE_DROPOUT_ATTENTION),
                             (uint64_t)t->step, sample, (base + (uint64_t)j) / 8, 1, word);
         double factor = word[j % 8] >= threshold ? keep : 0.0;
-        if (dtype_of(x) == BK_F64)
-            ((double *)row)[j] *= factor;
-        else
-            ((float *)row)[j] *= (float)factor;
+        bk_real_put(dtype_of(x), row, j, bk_real_get(dtype_of(x), row, j) * factor);
     }
 }
 
@@ -454,30 +452,34 @@ void bk_doubly_unpack(const bk_doubly_group *g, const bk_doubly_slots *s, void *
 
 /* ---- what callers see ---- */
 
-static double element(const bk_tensor *x, int64_t i)
+/* Real rows and columns of the matrix [N,N] of a unit -> out[n,n]; returns n. */
+static int64_t take_real(const bk_tensor *matrix, const bk_tensor *mask, int64_t unit, double *out)
 {
-    return x->dtype == BK_F64 ? bk_f64(x)[i] : (double)bk_f32(x)[i];
+    int64_t positions = matrix->shape[3], n = 0, taken = 0;
+    const int32_t *real = mask ? bk_i32(mask) + unit / matrix->shape[1] * positions : NULL;
+    for (int64_t i = 0; i < positions; i++) {
+        if (real && real[i] == 0)
+            continue;
+        n++;
+        for (int64_t j = 0; j < positions; j++)
+            if (!real || real[j] != 0)
+                out[taken++] = bk_real_get(matrix->dtype, matrix->data,
+                                           (unit * positions + i) * positions + j);
+    }
+    return n;
 }
 
 /* Largest |sum - 1| over real rows and columns of matrix[B,H,N,N]. */
-static void errors(const bk_tensor *matrix, const bk_tensor *mask, bk_attributes *a)
+static void errors(bk_tape *t, const bk_tensor *matrix, const bk_tensor *mask, bk_attributes *a)
 {
-    int64_t n = matrix->shape[3];
-    double worst[2] = {0.0, 0.0};
+    bk_arena_mark mark = bk_arena_get_mark(t->scratch);
+    double *one = BK_NEW(t->scratch, double, matrix->shape[3] * matrix->shape[3]);
+    double row = 0.0, column = 0.0;
     for (int64_t unit = 0; unit < matrix->shape[0] * matrix->shape[1]; unit++)
-        for (int64_t i = 0; i < n; i++) {
-            double row = 0.0, column = 0.0;
-            if (mask && bk_i32(mask)[unit / matrix->shape[1] * n + i] == 0)
-                continue;
-            for (int64_t j = 0; j < n; j++) {
-                row += element(matrix, (unit * n + i) * n + j);
-                column += element(matrix, (unit * n + j) * n + i);
-            }
-            worst[0] = fmax(worst[0], fabs(row - 1.0));
-            worst[1] = fmax(worst[1], fabs(column - 1.0));
-        }
-    bk_attribute_set(a, "row_error", worst[0]);
-    bk_attribute_set(a, "column_error", worst[1]);
+        bk_birkhoff_errors(take_real(matrix, mask, unit, one), one, &row, &column);
+    bk_arena_release(t->scratch, mark);
+    bk_attribute_set(a, "row_error", row);
+    bk_attribute_set(a, "column_error", column);
 }
 
 /* 4 n^2 D of the products, and those of DS, over all heads. */
@@ -504,7 +506,7 @@ bk_tensor *bk_doubly(bk_tape *t, const bk_attention_args *a, const bk_doubly_rul
     if (a->matrix)
         *a->matrix = n->out[MATRIX];
     if (a->attributes) {
-        errors(n->out[MATRIX], a->mask, a->attributes);
+        errors(t, n->out[MATRIX], a->mask, a->attributes);
         bk_attribute_set(a->attributes, "flop", flops(a, rule));
     }
     return n->out[OUT];

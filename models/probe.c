@@ -59,25 +59,6 @@ static double row_entropies(const sheet *s)
     return sum;
 }
 
-/* NaN counts as the largest. */
-static double larger(double a, double b)
-{
-    return isnan(b) ? INFINITY : fmax(a, b);
-}
-
-static void largest_errors(const sheet *s, double *max)
-{
-    for (int64_t i = 0; i < s->n; i++) {
-        double row = -1.0, column = -1.0;
-        for (int64_t j = 0; j < s->n; j++) {
-            row += s->a[i * s->n + j];
-            column += s->a[j * s->n + i];
-        }
-        max[MAX_ROW] = larger(max[MAX_ROW], fabs(row));
-        max[MAX_COLUMN] = larger(max[MAX_COLUMN], fabs(column));
-    }
-}
-
 /* NaN where LAPACK finds none. */
 static double effective_rank(const sheet *s, const double *a)
 {
@@ -106,7 +87,7 @@ static void measure(const sheet *s, bk_arena *scratch, double *sum, double *max)
     sum[SUM_ENTROPY] += row_entropies(s);
     sum[SUM_RANK] += effective_rank(s, s->a);
     add_eigenvalues(s, sum + SUM_EIGENVALUE);
-    largest_errors(s, max);
+    bk_birkhoff_errors(s->n, s->a, &max[MAX_ROW], &max[MAX_COLUMN]);
     max[MAX_ORDER] = fmax(max[MAX_ORDER], (double)s->n);
 }
 

@@ -120,3 +120,21 @@ double bk_birkhoff_project(int64_t n, const double *a, double *x, bk_arena *scra
     bk_arena_release(scratch, mark);
     return found ? distance(n, a, x) : NAN;
 }
+
+static double larger(double a, double b)
+{
+    return isnan(b) ? INFINITY : fmax(a, b);
+}
+
+void bk_birkhoff_errors(int64_t n, const double *a, double *row, double *column)
+{
+    for (int64_t i = 0; i < n; i++) {
+        double across = 0.0, down = 0.0;
+        for (int64_t j = 0; j < n; j++) {
+            across += a[i * n + j];
+            down += a[j * n + i];
+        }
+        *row = larger(*row, fabs(across - 1.0));
+        *column = larger(*column, fabs(down - 1.0));
+    }
+}

@@ -1,4 +1,4 @@
-/* models/projection.h - the nearest doubly stochastic matrix. */
+/* models/projection.h - how far a matrix is from a doubly stochastic one, and the nearest. */
 #ifndef BK_MODELS_PROJECTION_H
 #define BK_MODELS_PROJECTION_H
 
@@ -11,5 +11,9 @@
  * or the method does not converge.  O(n^3) an iteration, a handful of them; (2n)^2 doubles on
  * `scratch`, given back. */
 double bk_birkhoff_project(int64_t n, const double *a, double *x, bk_arena *scratch);
+
+/* Not collective.  Raises *row to the largest |sum - 1| of a row of a[n,n], *column to that of a
+ * column; a sum of NaN counts as infinity. */
+void bk_birkhoff_errors(int64_t n, const double *a, double *row, double *column);
 
 #endif

@@ -12,9 +12,10 @@ static const bk_batch_kernels *kernels(bk_dtype dtype)
     return BK_KERNEL_SELECT(bk_batch_kernels, dtype);
 }
 
-static int64_t longer(int64_t rows, int64_t columns)
+/* [half_steps, longer of rows and columns] */
+static int64_t step_numbers(int64_t rows, int64_t columns, int64_t half_steps)
 {
-    return rows > columns ? rows : columns;
+    return half_steps * (rows > columns ? rows : columns);
 }
 
 /* The next piece of a work space. */
@@ -27,22 +28,25 @@ static void *take(char **at, int64_t count, bk_dtype dtype)
 
 /* ---- one problem ---- */
 
+static int64_t potentials(int64_t columns, int64_t half_steps)
+{
+    return (half_steps / 2 + 1) * columns;
+}
+
 size_t bk_batch_single_size(bk_dtype dtype, int64_t rows, int64_t columns, int64_t half_steps)
 {
-    int64_t count = rows + columns + half_steps * longer(rows, columns) + 3 * (rows + columns);
+    int64_t count = 2 * step_numbers(rows, columns, half_steps) + potentials(columns, half_steps) +
+                    rows + 2 * columns;
     return (size_t)count * bk_dtype_size(dtype) + 4 * 64;
 }
 
 void bk_batch_single_forward(bk_dtype dtype, bk_batch_single *k, void *work)
 {
     char *at = work;
-    void *log_a = take(&at, k->rows, dtype), *log_b = take(&at, k->columns, dtype);
-    bk_vector(dtype)->log(k->rows, k->a, log_a);
-    bk_vector(dtype)->log(k->columns, k->b, log_b);
-    k->log_a = log_a;
-    k->log_b = log_b;
-    k->potential = take(&at, k->half_steps * longer(k->rows, k->columns), dtype);
-    k->work = take(&at, 3 * (k->rows + k->columns), dtype);
+    k->shift = take(&at, step_numbers(k->rows, k->columns, k->half_steps), dtype);
+    k->part = take(&at, step_numbers(k->rows, k->columns, k->half_steps), dtype);
+    k->v = take(&at, potentials(k->columns, k->half_steps), dtype);
+    k->work = take(&at, k->rows + 2 * k->columns, dtype);
     kernels(dtype)->single_forward(k);
 }
 
@@ -59,24 +63,11 @@ typedef struct slot_view {
     int64_t row[BK_BATCH_MOST], column[BK_BATCH_MOST], count, width;
 } slot_view;
 
-static double element(bk_dtype dtype, const void *x, int64_t i)
-{
-    return dtype == BK_F64 ? ((const double *)x)[i] : (double)((const float *)x)[i];
-}
-
-static void put(bk_dtype dtype, void *x, int64_t i, double value)
-{
-    if (dtype == BK_F64)
-        ((double *)x)[i] = value;
-    else
-        ((float *)x)[i] = (float)value;
-}
-
 static int64_t with_mass(const slot_view *v, const void *mass, int64_t n, int64_t *index)
 {
     int64_t count = 0;
     for (int64_t i = 0; i < n; i++)
-        if (element(v->dtype, mass, i * v->slots + v->slot) > 0)
+        if (bk_real_get(v->dtype, mass, i * v->slots + v->slot) > 0)
             index[count++] = i;
     return count;
 }
@@ -85,7 +76,7 @@ static void gather_line(const slot_view *v, const void *x, int64_t n, const int6
                         void *out)
 {
     for (int64_t i = 0; i < n; i++)
-        put(v->dtype, out, i, element(v->dtype, x, index[i] * v->slots + v->slot));
+        bk_real_put(v->dtype, out, i, bk_real_get(v->dtype, x, index[i] * v->slots + v->slot));
 }
 
 static int64_t place(const slot_view *v, int64_t i, int64_t j)
@@ -97,17 +88,17 @@ static void gather(const slot_view *v, const void *x, void *out)
 {
     for (int64_t i = 0; i < v->count; i++)
         for (int64_t j = 0; j < v->width; j++)
-            put(v->dtype, out, i * v->width + j, element(v->dtype, x, place(v, i, j)));
+            bk_real_put(v->dtype, out, i * v->width + j, bk_real_get(v->dtype, x, place(v, i, j)));
 }
 
 /* The rest of the slot is 0. */
 static void scatter(const slot_view *v, int64_t rows, const void *x, void *out)
 {
     for (int64_t i = 0; i < rows * v->columns; i++)
-        put(v->dtype, out, i * v->slots + v->slot, 0.0);
+        bk_real_put(v->dtype, out, i * v->slots + v->slot, 0.0);
     for (int64_t i = 0; i < v->count; i++)
         for (int64_t j = 0; j < v->width; j++)
-            put(v->dtype, out, place(v, i, j), element(v->dtype, x, i * v->width + j));
+            bk_real_put(v->dtype, out, place(v, i, j), bk_real_get(v->dtype, x, i * v->width + j));
 }
 
 /* Work: masses, four matrices, and that of the problem. */
@@ -118,7 +109,7 @@ static size_t slot_work_size(bk_dtype dtype, const bk_batch_block *k)
            bk_batch_single_size(dtype, k->rows, k->columns, k->half_steps);
 }
 
-/* One slot through its potentials; ds too, where k->g is given. */
+/* One slot by itself; ds too, where k->g is given. */
 static void run_slot(bk_dtype dtype, const bk_batch_block *k, int64_t slot, void *work)
 {
     char *at = work;
@@ -154,7 +145,7 @@ static void run_slot(bk_dtype dtype, const bk_batch_block *k, int64_t slot, void
 
 static int64_t factors(const bk_batch_block *k, bk_dtype dtype)
 {
-    return k->half_steps * longer(k->rows, k->columns) * bk_slots(dtype);
+    return step_numbers(k->rows, k->columns, k->half_steps) * bk_slots(dtype);
 }
 
 size_t bk_batch_work_size(bk_dtype dtype, const bk_batch_block *k)

@@ -42,7 +42,7 @@ void bk_batch_block_backward(bk_dtype dtype, bk_batch_block *k, void *work);
 /* ---- one problem of any size, rows and columns with mass ---- */
 
 size_t bk_batch_single_size(bk_dtype dtype, int64_t rows, int64_t columns, int64_t half_steps);
-/* k->plan from k->s; k->log_a, k->log_b, k->potential and k->work are set to parts of `work`. */
+/* k->plan from k->s; k->shift, k->part, k->v and k->work are set to parts of `work`. */
 void bk_batch_single_forward(bk_dtype dtype, bk_batch_single *k, void *work);
 /* k->ds from k->g and what the forward of the same k left. */
 void bk_batch_single_backward(bk_dtype dtype, const bk_batch_single *k);

@@ -226,7 +226,28 @@ static void backward(const bk_batch_block *k)
     }
 }
 
-/* ---- one problem: potentials, a vector runs along a row ---- */
+/* ---- one problem: a vector runs along a row ----
+ *
+ * A half step normalises the very exponentials that it summed, so that its side is exact whatever
+ * the size of the scores, whose rounding is in v:
+ *   behind a row step     P_ij = row.part_i E_ij,  E_ij = exp(s_ij + v_j - row.shift_i)
+ *   behind a column step  P_ij = row.part_i column.part_j exp(s_ij + v_j - row.shift_i -
+ *                                                             column.shift_j)
+ * with the v that the row step before it read.  Backward makes the same exponentials anew. */
+
+/* What half step t left of its rows or columns, and the v that it reads. */
+typedef struct single_step {
+    const real *v;
+    real *shift, *part;
+} single_step;
+
+static single_step step_at(const bk_batch_single *k, int64_t t)
+{
+    int64_t stride = longer(k->rows, k->columns);
+    return (single_step){.v = (const real *)k->v + t / 2 * k->columns,
+                         .shift = (real *)k->shift + t * stride,
+                         .part = (real *)k->part + t * stride};
+}
 
 static real largest(int64_t n, const real *x)
 {
@@ -250,95 +271,108 @@ static real sum_of(int64_t n, const real *x)
            ((part[4] + part[5]) + (part[6] + part[7]));
 }
 
-/* u_i = log a_i - LSE_j(s_ij + v_j), and column_j = sum_i exp(s_ij + u_i + v_j), of which no term
- * exceeds a_i: a column step needs no maximum (transport in P-form). */
-static void single_rows(const bk_batch_single *k, const real *v, real *u, real *column, real *e)
+/* column_j = sum_i P_ij, of which no term exceeds a_i: a column step needs no shift of its own
+ * (transport in P-form).  The last step leaves its plan. */
+static void single_rows(const bk_batch_single *k, int64_t t, real *column, real *work)
 {
-    const real *a = k->a, *log_a = k->log_a, *score = k->s;
+    bool last = t == k->half_steps - 1;
+    single_step r = step_at(k, t);
+    const real *a = k->a, *score = k->s, *v = r.v;
     int64_t m = k->columns;
     for (int64_t j = 0; j < m; j++)
         column[j] = 0;
     for (int64_t i = 0; i < k->rows; i++, score += m) {
+        real *e = last ? (real *)k->plan + i * m : work;
         for (int64_t j = 0; j < m; j++)
             e[j] = score[j] + v[j];
         real most = largest(m, e);
         for (int64_t j = 0; j < m; j++)
             e[j] = bk_exp_negative(e[j] - most);
-        real sum = sum_of(m, e), part = a[i] / sum;
-        u[i] = log_a[i] - most - bk_log(sum);
-        for (int64_t j = 0; j < m; j++)
-            column[j] += e[j] * part;
+        real part = a[i] / sum_of(m, e);
+        for (int64_t j = 0; j < m; j++) {
+            e[j] *= part;
+            column[j] += e[j];
+        }
+        r.shift[i] = most;
+        r.part[i] = part;
     }
 }
 
-/* v_j = log b_j - LSE_i(s_ij + u_i), shifted by the maximum. */
-static void single_columns_shifted(const bk_batch_single *k, const real *u, real *v, real *most,
+/* Where columns are lost to underflow: each by its own largest exponent. */
+static void single_columns_shifted(const bk_batch_single *k, const single_step *r, real *shift,
                                    real *sum)
 {
-    const real *score = k->s, *log_b = k->log_b;
+    const real *score = k->s, *v = r->v;
     int64_t m = k->columns;
     for (int64_t j = 0; j < m; j++) {
-        most[j] = -(real)INFINITY;
+        shift[j] = -(real)INFINITY;
         sum[j] = 0;
     }
     for (int64_t i = 0; i < k->rows; i++)
         for (int64_t j = 0; j < m; j++) {
-            real x = score[i * m + j] + u[i];
-            most[j] = x > most[j] ? x : most[j];
+            real x = score[i * m + j] + v[j] - r->shift[i];
+            shift[j] = x > shift[j] ? x : shift[j];
         }
     for (int64_t i = 0; i < k->rows; i++)
         for (int64_t j = 0; j < m; j++)
-            sum[j] += bk_exp_negative(score[i * m + j] + u[i] - most[j]);
-    for (int64_t j = 0; j < m; j++)
-        v[j] = log_b[j] - most[j] - bk_log(sum[j]);
+            sum[j] +=
+                r->part[i] * bk_exp_negative(score[i * m + j] + v[j] - r->shift[i] - shift[j]);
 }
 
-static void single_columns(const bk_batch_single *k, const real *u, real *v, real *column, real *e)
+/* v_j += log b_j - log sum_i P_ij */
+static void single_columns(const bk_batch_single *k, int64_t t, real *column)
 {
-    const real *log_b = k->log_b;
+    single_step r = step_at(k, t - 1), c = step_at(k, t);
+    real *v = (real *)k->v + (t / 2 + 1) * k->columns;
+    const real *b = k->b;
     bool lost = false;
-    for (int64_t j = 0; j < k->columns; j++)
+    for (int64_t j = 0; j < k->columns; j++) {
+        c.shift[j] = 0;
         lost = lost || !(column[j] >= LEAST_SUM);
-    if (lost) {
-        single_columns_shifted(k, u, v, column, e);
-        return;
     }
-    for (int64_t j = 0; j < k->columns; j++)
-        v[j] += log_b[j] - bk_log(column[j]);
+    if (lost)
+        single_columns_shifted(k, &r, c.shift, column);
+    for (int64_t j = 0; j < k->columns; j++) {
+        c.part[j] = b[j] / column[j];
+        v[j] = c.v[j] + (bk_log(c.part[j]) - c.shift[j]);
+    }
 }
 
-static void copy(int64_t n, const real *from, real *to)
+/* to_j = exp(s_ij + v_j - row.shift_i - column.shift_j) of row i; no column step: c is NULL. */
+static void single_line(const bk_batch_single *k, const single_step *r, const single_step *c,
+                        int64_t i, real *to)
 {
-    for (int64_t i = 0; i < n; i++)
-        to[i] = from[i];
+    const real *score = (const real *)k->s + i * k->columns, *v = r->v;
+    real shift = r->shift[i];
+    for (int64_t j = 0; j < k->columns; j++) {
+        real x = score[j] + v[j] - shift;
+        to[j] = bk_exp_negative(c ? x - c->shift[j] : x);
+    }
 }
 
-static void single_plan(const bk_batch_single *k, const real *u, const real *v)
+static void single_columns_plan(const bk_batch_single *k)
 {
-    const real *score = k->s;
+    single_step r = step_at(k, k->half_steps - 2), c = step_at(k, k->half_steps - 1);
     real *plan = k->plan;
-    int64_t m = k->columns;
-    for (int64_t i = 0; i < k->rows; i++)
-        for (int64_t j = 0; j < m; j++)
-            plan[i * m + j] = bk_exp(score[i * m + j] + u[i] + v[j]);
+    for (int64_t i = 0; i < k->rows; i++, plan += k->columns) {
+        single_line(k, &r, &c, i, plan);
+        for (int64_t j = 0; j < k->columns; j++)
+            plan[j] *= r.part[i] * c.part[j];
+    }
 }
 
 static void single_forward(const bk_batch_single *k)
 {
-    int64_t stride = longer(k->rows, k->columns);
-    real *u = k->work, *v = u + k->rows, *column = v + k->columns, *e = column + k->columns;
-    real *potential = k->potential;
+    real *column = k->work, *e = column + k->columns, *v = k->v;
     for (int64_t j = 0; j < k->columns; j++)
         v[j] = 0;
-    for (int64_t t = 0; t < k->half_steps; t++, potential += stride)
-        if (t % 2 == 0) {
-            single_rows(k, v, u, column, e);
-            copy(k->rows, u, potential);
-        } else {
-            single_columns(k, u, v, column, e);
-            copy(k->columns, v, potential);
-        }
-    single_plan(k, u, v);
+    for (int64_t t = 0; t < k->half_steps; t++)
+        if (t % 2 == 0)
+            single_rows(k, t, column, e);
+        else
+            single_columns(k, t, column);
+    if (k->half_steps % 2 == 0)
+        single_columns_plan(k);
 }
 
 static void single_seed(const bk_batch_single *k, real *ub, real *vb)
@@ -357,35 +391,40 @@ static void single_seed(const bk_batch_single *k, real *ub, real *vb)
     }
 }
 
-static void single_undo_rows(const bk_batch_single *k, const real *u, const real *v, real *ub,
-                             real *vb)
+/* ds -= diag(ub / a) P, vb -= P' (ub / a) with the plan behind row step t. */
+static void single_undo_rows(const bk_batch_single *k, int64_t t, real *ub, real *vb, real *e)
 {
-    const real *score = k->s, *log_a = k->log_a;
+    single_step r = step_at(k, t);
+    const real *a = k->a;
     real *ds = k->ds;
-    int64_t m = k->columns;
-    for (int64_t i = 0; i < k->rows; i++, score += m, ds += m) {
-        real shift = u[i] - log_a[i], weight = ub[i];
-        for (int64_t j = 0; j < m; j++) {
-            real r = bk_exp_negative(score[j] + (v ? v[j] : 0) + shift) * weight;
-            ds[j] -= r;
-            vb[j] -= r;
+    for (int64_t i = 0; i < k->rows; i++, ds += k->columns) {
+        real weight = ub[i] / a[i] * r.part[i];
+        single_line(k, &r, NULL, i, e);
+        for (int64_t j = 0; j < k->columns; j++) {
+            real x = e[j] * weight;
+            ds[j] -= x;
+            vb[j] -= x;
         }
         ub[i] = 0;
     }
 }
 
-static void single_undo_columns(const bk_batch_single *k, const real *u, const real *v, real *ub,
-                                real *vb)
+/* ds -= P diag(vb / b), ub -= P (vb / b) with the plan behind column step t. */
+static void single_undo_columns(const bk_batch_single *k, int64_t t, real *ub, real *vb, real *e)
 {
-    const real *score = k->s, *log_b = k->log_b;
-    real *ds = k->ds, *r = (real *)k->work + k->rows + k->columns;
+    single_step r = step_at(k, t - 1), c = step_at(k, t);
+    const real *b = k->b;
+    real *ds = k->ds;
     int64_t m = k->columns;
-    for (int64_t i = 0; i < k->rows; i++, score += m, ds += m) {
+    for (int64_t j = 0; j < m; j++)
+        vb[j] = vb[j] / b[j] * c.part[j];
+    for (int64_t i = 0; i < k->rows; i++, ds += m) {
+        single_line(k, &r, &c, i, e);
         for (int64_t j = 0; j < m; j++) {
-            r[j] = bk_exp_negative(score[j] + u[i] + v[j] - log_b[j]) * vb[j];
-            ds[j] -= r[j];
+            e[j] *= r.part[i] * vb[j];
+            ds[j] -= e[j];
         }
-        ub[i] -= sum_of(m, r);
+        ub[i] -= sum_of(m, e);
     }
     for (int64_t j = 0; j < m; j++)
         vb[j] = 0;
@@ -393,16 +432,14 @@ static void single_undo_columns(const bk_batch_single *k, const real *u, const r
 
 static void single_backward(const bk_batch_single *k)
 {
-    int64_t stride = longer(k->rows, k->columns), first = k->last_only ? k->half_steps - 1 : 0;
-    real *ub = k->work, *vb = ub + k->rows;
+    int64_t first = k->last_only ? k->half_steps - 1 : 0;
+    real *ub = k->work, *vb = ub + k->rows, *e = vb + k->columns;
     single_seed(k, ub, vb);
-    for (int64_t t = k->half_steps - 1; t >= first; t--) {
-        const real *made = (const real *)k->potential + t * stride, *other = made - stride;
+    for (int64_t t = k->half_steps - 1; t >= first; t--)
         if (t % 2 == 0)
-            single_undo_rows(k, made, t > 0 ? other : NULL, ub, vb);
+            single_undo_rows(k, t, ub, vb, e);
         else
-            single_undo_columns(k, other, made, ub, vb);
-    }
+            single_undo_columns(k, t, ub, vb, e);
 }
 
 const bk_batch_kernels BK_KERNEL(bk_batch_kernels) = {

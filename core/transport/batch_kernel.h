@@ -25,12 +25,13 @@ typedef struct bk_batch_block {
 /* One problem with positive masses, in potentials. */
 typedef struct bk_batch_single {
     int64_t rows, columns, half_steps;
-    const void *s;             /* [rows,columns] */
-    const void *a, *b;         /* [rows], [columns] masses */
-    const void *log_a, *log_b; /* [rows], [columns] */
-    void *plan;                /* [rows,columns] */
-    void *potential;           /* [half_steps, longer]: u or v behind each half step */
-    void *work;                /* 3 (rows + columns) elements */
+    const void *s;      /* [rows,columns] */
+    const void *a, *b;  /* [rows], [columns] masses */
+    void *plan;         /* [rows,columns] */
+    void *shift, *part; /* [half_steps, longer of rows and columns]: what each half step took off
+                           the exponents of its rows or columns, and mass over sum */
+    void *v;            /* [half_steps / 2 + 1, columns]: potentials behind the column steps */
+    void *work;         /* rows + 2 columns elements */
     bool last_only;
     const void *g;
     void *ds;
@@ -42,7 +43,7 @@ typedef struct bk_batch_kernels {
     /* Reads plan, which it overwrites, and factor; fills ds in slots that are not wild. */
     void (*backward)(const bk_batch_block *k);
     void (*single_forward)(const bk_batch_single *k);
-    void (*single_backward)(const bk_batch_single *k); /* reads plan and potential */
+    void (*single_backward)(const bk_batch_single *k); /* reads plan, shift, part, v */
 } bk_batch_kernels;
 
 BK_KERNEL_TABLES(bk_batch_kernels);

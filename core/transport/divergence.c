@@ -22,13 +22,10 @@ static void *replicate(const bk_transport *p, bk_dtype dtype, int64_t width, con
     bk_arena_mark mark = bk_arena_get_mark(scratch);
     double *own = BK_ZNEW(scratch, double, n), *sum = BK_NEW(scratch, double, n);
     for (int64_t i = 0; i < p->rows * width; i++)
-        own[first + i] = dtype == BK_F64 ? ((const double *)x)[i] : (double)((const float *)x)[i];
+        own[first + i] = bk_real_get(dtype, x, i);
     bk_transport_sum_ranks(p, n, own, sum);
     for (int64_t i = 0; i < n; i++)
-        if (dtype == BK_F64)
-            ((double *)all)[i] = sum[i];
-        else
-            ((float *)all)[i] = (float)sum[i];
+        bk_real_put(dtype, all, i, sum[i]);
     bk_arena_release(scratch, mark);
     return all;
 }

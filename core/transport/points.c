@@ -4,11 +4,6 @@
 #include <math.h>
 #include <string.h>
 
-static double coordinate(bk_dtype dtype, const void *x, int64_t at)
-{
-    return dtype == BK_F64 ? ((const double *)x)[at] : (double)((const float *)x)[at];
-}
-
 /* d |x - y| / d x_k, given x_k - y_k and the distance. */
 static double slope(bk_metric metric, double difference, double distance)
 {
@@ -26,8 +21,8 @@ static double length(const bk_transport *p, int64_t i, int64_t j)
 {
     double sum = 0.0;
     for (int64_t k = 0; k < p->width; k++) {
-        double d = coordinate(p->dtype, p->x, i * p->width + k) -
-                   coordinate(p->dtype, p->y, j * p->width + k);
+        double d = bk_real_get(p->dtype, p->x, i * p->width + k) -
+                   bk_real_get(p->dtype, p->y, j * p->width + k);
         sum += d * d;
     }
     return sqrt(sum);
@@ -47,8 +42,8 @@ static void pair_back(const back *k, int64_t i, int64_t j, double *y)
     double weight = k->cost[i * p->columns + j],
            distance = k->metric == BK_METRIC_EUCLIDEAN ? length(p, i, j) : 0.0;
     for (int64_t l = 0; weight != 0.0 && l < p->width; l++) {
-        double d = coordinate(p->dtype, p->x, i * p->width + l) -
-                   coordinate(p->dtype, p->y, j * p->width + l);
+        double d = bk_real_get(p->dtype, p->x, i * p->width + l) -
+                   bk_real_get(p->dtype, p->y, j * p->width + l);
         double move = weight * slope(k->metric, d, distance);
         if (k->x)
             k->x[i * p->width + l] += move;

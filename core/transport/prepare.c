@@ -152,16 +152,14 @@ static void sum_masses(bk_transport_working *w, double sum[2])
 static double cost_at(const bk_transport_working *w, int64_t i, int64_t j)
 {
     int64_t at = i * w->problem.columns + j;
-    return w->problem.dtype == BK_F64 ? ((const double *)w->problem.cost)[at]
-                                      : (double)((const float *)w->problem.cost)[at];
+    return bk_real_get(w->problem.dtype, w->problem.cost, at);
 }
 
 static bool bad_point(const bk_transport_working *w, const void *points, int64_t i)
 {
     for (int64_t k = 0; k < w->problem.width; k++) {
         int64_t at = i * w->problem.width + k;
-        if (!isfinite(w->problem.dtype == BK_F64 ? ((const double *)points)[at]
-                                                 : (double)((const float *)points)[at]))
+        if (!isfinite(bk_real_get(w->problem.dtype, points, at)))
             return true;
     }
     return false;

@@ -14,6 +14,8 @@ enum { STATIC, TRAINED };
 enum { PAD_NONE, PAD_ZERO };
 enum { PRESET_NONE, PRESET_PAPER };
 
+enum { MOST_QUBITS = 10 }; /* at 16 layers 10^10 flop a matrix: a second */
+
 typedef struct qds_config {
     int64_t ancilla, circuit_layers;
     int ansatz, angles, pad, preset;
@@ -21,7 +23,8 @@ typedef struct qds_config {
 } qds_config;
 
 static const bk_option options[] = {
-    BK_OPTION_I64(qds_config, ancilla, 1, 0, 6, "qubits besides those of the tokens"),
+    BK_OPTION_I64(qds_config, ancilla, 1, 0, 6,
+                  "qubits besides those of the tokens; at most 10 in all"),
     BK_OPTION_I64(qds_config, circuit_layers, 4, 1, 64, "layers of the circuit, L"),
     BK_OPTION_CHOICE(qds_config, ansatz, PARTED, "parted|simple", "parted: each layer twice"),
     BK_OPTION_CHOICE(qds_config, angles, STATIC, "static|trained",
@@ -58,7 +61,8 @@ static bk_circuit circuit_of(const qds_config *c, int64_t positions)
 static bk_status fits(const void *config, int64_t positions, bool padded)
 {
     const qds_config *c = config;
-    int64_t order = (int64_t)1 << qubits_for(positions);
+    bk_circuit circuit = circuit_of(c, positions);
+    int64_t order = (int64_t)1 << circuit.data;
     if (padded)
         return bk_fail(
             BK_USAGE,
@@ -71,6 +75,13 @@ static bk_status fits(const void *config, int64_t positions, bool padded)
             "attention kind 'qds' needs a power of two of positions, not %lld: make them "
             "%lld, or set pad=zero",
             (long long)positions, (long long)order);
+    if (circuit.data + circuit.ancilla > MOST_QUBITS)
+        return bk_fail(
+            BK_USAGE,
+            "attention kind 'qds' has circuits of at most %d qubits, not %d: %d for %lld "
+            "positions and %d of ancilla; take fewer, or another kind",
+            MOST_QUBITS, circuit.data + circuit.ancilla, circuit.data, (long long)positions,
+            circuit.ancilla);
     return BK_OK;
 }
 
@@ -98,24 +109,11 @@ typedef struct qds {
     char *work;
 } qds;
 
-static double element(bk_dtype dtype, const void *x, int64_t i)
-{
-    return dtype == BK_F64 ? ((const double *)x)[i] : (double)((const float *)x)[i];
-}
-
-static void put(bk_dtype dtype, void *x, int64_t i, double value)
-{
-    if (dtype == BK_F64)
-        ((double *)x)[i] = value;
-    else
-        ((float *)x)[i] = (float)value;
-}
-
 /* theta of the head of problem p. */
 static double theta_of(const qds *x, int64_t p, int64_t k)
 {
     int64_t head = bk_doubly_unit(x->g, p) % x->g->heads;
-    return element(x->g->theta->dtype, x->g->theta->data, head * x->angles + k);
+    return bk_real_get(x->g->theta->dtype, x->g->theta->data, head * x->angles + k);
 }
 
 static void angles_of(const qds *x, const bk_doubly_slots *s, void *phi)
@@ -125,8 +123,8 @@ static void angles_of(const qds *x, const bk_doubly_slots *s, void *phi)
     for (int64_t i = 0; i < slots; i++)
         for (int64_t k = 0; k < x->angles; k++) {
             int64_t p = i < s->count ? s->problem[i] : -1;
-            double m = p < 0 ? 0.0 : element(dtype, x->g->m[p], k % x->square);
-            put(dtype, phi, k * slots + i, p < 0 ? 0.0 : theta_of(x, p, k) * m);
+            double m = p < 0 ? 0.0 : bk_real_get(dtype, x->g->m[p], k % x->square);
+            bk_real_put(dtype, phi, k * slots + i, p < 0 ? 0.0 : theta_of(x, p, k) * m);
         }
 }
 
@@ -139,13 +137,15 @@ static void gradients_of(const qds *x, const bk_doubly_slots *s, const void *dph
     for (int64_t i = 0; i < s->count; i++) {
         int64_t p = s->problem[i];
         for (int64_t j = 0; j < x->square; j++)
-            put(dtype, g->dm[p], j, 0.0);
+            bk_real_put(dtype, g->dm[p], j, 0.0);
         for (int64_t k = 0; k < x->angles; k++) {
             int64_t j = k % x->square;
-            double d = element(dtype, dphi, k * slots + i);
-            put(dtype, g->dm[p], j, element(dtype, g->dm[p], j) + theta_of(x, p, k) * d);
+            double d = bk_real_get(dtype, dphi, k * slots + i);
+            bk_real_put(dtype, g->dm[p], j,
+                        bk_real_get(dtype, g->dm[p], j) + theta_of(x, p, k) * d);
             if (g->dtheta)
-                put(dtype, g->dtheta, p * x->angles + k, element(dtype, g->m[p], j) * d);
+                bk_real_put(dtype, g->dtheta, p * x->angles + k,
+                            bk_real_get(dtype, g->m[p], j) * d);
         }
     }
 }

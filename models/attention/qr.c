@@ -35,19 +35,6 @@ static double noise_of(const bk_doubly_group *g)
     return c->noise < 0.0 ? preset : c->noise;
 }
 
-static double element(bk_dtype dtype, const void *x, int64_t i)
-{
-    return dtype == BK_F64 ? ((const double *)x)[i] : (double)((const float *)x)[i];
-}
-
-static void put(bk_dtype dtype, void *x, int64_t i, double value)
-{
-    if (dtype == BK_F64)
-        ((double *)x)[i] = value;
-    else
-        ((float *)x)[i] = (float)value;
-}
-
 /* ---- scores: over their root mean square, plus noise ---- */
 
 /* Eight words a Philox call, index = (head 2^40 + row 2^20 + column) / 8 over the real positions,
@@ -71,39 +58,67 @@ static void add_noise(const bk_doubly_group *g, int64_t p, double noise, void *m
         }
 }
 
-/* m := m / rms(m), with noise in m, without in `clean`; all zeros: the identity.  Returns 1/rms,
- * or 0. */
-static double prepare(const bk_doubly_group *g, int64_t p, void *clean)
+/* 1/rms of the scores, in two factors, so that neither they nor squares overflow or are lost: a
+ * power of two near the inverse of the largest entry, and the rest; 0 where all scores are 0. */
+typedef struct inverse_rms {
+    double power, rest;
+} inverse_rms;
+
+static double largest(bk_dtype dtype, int64_t count, const void *x)
+{
+    double most = 0.0;
+    for (int64_t i = 0; i < count; i++)
+        most = fmax(most, fabs(bk_real_get(dtype, x, i)));
+    return most;
+}
+
+/* 2^-e for x in [2^e, 2^(e+1)), as far as normal numbers of the dtype go; 1 for 0 and infinity. */
+static double power_against(bk_dtype dtype, double x)
+{
+    const int most = dtype == BK_F64 ? 1022 : 126;
+    if (x == 0.0 || !isfinite(x))
+        return 1.0;
+    int e = ilogb(x);
+    e = e < -most ? -most : e > most ? most : e;
+    return ldexp(1.0, -e);
+}
+
+/* m := m / rms(m), with noise in m, without in `clean`; all zeros: the identity. */
+static inverse_rms prepare(const bk_doubly_group *g, int64_t p, void *clean)
 {
     bk_dtype dtype = g->tape->dtype;
     int64_t n = g->order[p];
     void *m = g->m[p];
-    double square = bk_vector(dtype)->dot(n * n, m, m), factor = (double)n / sqrt(square);
+    inverse_rms inverse = {.power = power_against(dtype, largest(dtype, n * n, m))};
+    bk_vector(dtype)->scale(n * n, inverse.power, m);
+    double square = bk_vector(dtype)->dot(n * n, m, m);
     if (square == 0) {
         for (int64_t i = 0; i < n; i++)
-            put(dtype, m, i * n + i, 1.0);
-        return 0.0;
+            bk_real_put(dtype, m, i * n + i, 1.0);
+        return inverse;
     }
-    bk_vector(dtype)->scale(n * n, factor, m);
+    inverse.rest = (double)n / sqrt(square);
+    bk_vector(dtype)->scale(n * n, inverse.rest, m);
     if (clean)
         memcpy(clean, m, (size_t)(n * n) * bk_dtype_size(dtype));
     add_noise(g, p, noise_of(g), m);
-    return factor;
+    return inverse;
 }
 
 /* From the gradient of clean + noise to that of the scores: A does not change with their scale, so
  * what lies along clean goes.  dM := (dM - <dM, clean>/n^2 clean) / rms. */
-static void finish(const bk_doubly_group *g, int64_t p, const void *clean, double factor)
+static void finish(const bk_doubly_group *g, int64_t p, const void *clean, inverse_rms inverse)
 {
     bk_dtype dtype = g->tape->dtype;
     int64_t n = g->order[p];
-    if (factor == 0) {
+    if (inverse.rest == 0) {
         memset(g->dm[p], 0, (size_t)(n * n) * bk_dtype_size(dtype));
         return;
     }
     double along = bk_vector(dtype)->dot(n * n, g->dm[p], clean) / (double)(n * n);
     bk_vector(dtype)->axpy(n * n, -along, clean, g->dm[p]);
-    bk_vector(dtype)->scale(n * n, factor, g->dm[p]);
+    bk_vector(dtype)->scale(n * n, inverse.rest, g->dm[p]);
+    bk_vector(dtype)->scale(n * n, inverse.power, g->dm[p]);
 }
 
 /* ---- a group ---- */
@@ -111,9 +126,9 @@ static void finish(const bk_doubly_group *g, int64_t p, const void *clean, doubl
 typedef struct qr {
     const bk_doubly_group *g;
     const qr_config *c;
-    double *factor; /* [problems] */
-    void **clean;   /* [problems]; NULL: forward */
-    size_t bytes;   /* of the work of a thread */
+    inverse_rms *inverse; /* [problems] */
+    void **clean;         /* [problems]; NULL: forward */
+    size_t bytes;         /* of the work of a thread */
     char *work;
 } qr;
 
@@ -163,12 +178,12 @@ static int64_t clamp(const qr *x, int64_t n, void *r)
     double most = 0.0;
     int64_t count = 0;
     for (int64_t i = 0; i < n; i++)
-        most = fmax(most, fabs(element(dtype, r, i * n + i)));
+        most = fmax(most, fabs(bk_real_get(dtype, r, i * n + i)));
     for (int64_t i = 0; i < n; i++) {
-        double d = element(dtype, r, i * n + i);
+        double d = bk_real_get(dtype, r, i * n + i);
         if (!(fabs(d) < x->c->r_min * most))
             continue;
-        put(dtype, r, i * n + i, copysign(x->c->r_min * most, d));
+        bk_real_put(dtype, r, i * n + i, copysign(x->c->r_min * most, d));
         count++;
     }
     return count;
@@ -179,7 +194,7 @@ static void symmetrise(bk_dtype dtype, int64_t n, void *x)
 {
     for (int64_t i = 0; i < n; i++)
         for (int64_t j = i + 1; j < n; j++)
-            put(dtype, x, i * n + j, element(dtype, x, j * n + i));
+            bk_real_put(dtype, x, i * n + j, bk_real_get(dtype, x, j * n + i));
 }
 
 /* The large problems: R and X of each. */
@@ -201,9 +216,10 @@ static void factorise(const large_work *w, int64_t i)
     bk_qr(dtype, n, u, w->r[i], w->inner[i]);
     g->clamped[p] = clamp(w->x, n, w->r[i]);
     for (int64_t j = 0; j < n * n; j++)
-        put(dtype, g->a[p], j, element(dtype, u, j) * element(dtype, u, j));
+        bk_real_put(dtype, g->a[p], j, bk_real_get(dtype, u, j) * bk_real_get(dtype, u, j));
     for (int64_t j = 0; j < n * n && g->g; j++)
-        put(dtype, g->dm[p], j, 2.0 * element(dtype, u, j) * element(dtype, g->g[p], j));
+        bk_real_put(dtype, g->dm[p], j,
+                    2.0 * bk_real_get(dtype, u, j) * bk_real_get(dtype, g->g[p], j));
 }
 
 /* For each problem X = -Ub' U, or, `second`, Ub += U X. */
@@ -269,7 +285,7 @@ static void run_large(const qr *x, const int64_t *problem, int64_t count)
 static void prepare_all(qr *x)
 {
     const bk_doubly_group *g = x->g;
-    x->factor = BK_ZNEW(g->scratch, double, g->problems);
+    x->inverse = BK_ZNEW(g->scratch, inverse_rms, g->problems);
     x->clean = BK_ZNEW(g->scratch, void *, g->problems);
     for (int64_t p = 0; p < g->problems && g->g; p++)
         x->clean[p] = bk_arena_alloc(g->scratch, (size_t)(g->order[p] * g->order[p]) *
@@ -277,7 +293,7 @@ static void prepare_all(qr *x)
 #pragma omp parallel for schedule(static) num_threads(bk_blas_threads())
     for (int64_t p = 0; p < g->problems; p++)
         if (g->order[p] > 0)
-            x->factor[p] = prepare(g, p, x->clean[p]);
+            x->inverse[p] = prepare(g, p, x->clean[p]);
 }
 
 static void apply_rule(const bk_doubly_group *g)
@@ -293,7 +309,7 @@ static void apply_rule(const bk_doubly_group *g)
     run_large(&x, large, larges);
     for (int64_t p = 0; p < g->problems && g->g; p++)
         if (g->order[p] > 0)
-            finish(g, p, x.clean[p], x.factor[p]);
+            finish(g, p, x.clean[p], x.inverse[p]);
 }
 
 /* So many diagonals of each lane were clamped: a term of weight 0. */

@@ -44,10 +44,7 @@ static void set_range(bk_dtype dtype, void *x, int64_t first, int64_t step, int6
                       double value)
 {
     for (int64_t i = 0; i < count; i++)
-        if (dtype == BK_F64)
-            ((double *)x)[first + i * step] = value;
-        else
-            ((float *)x)[first + i * step] = (float)value;
+        bk_real_put(dtype, x, first + i * step, value);
 }
 
 static void scale_matrix(bk_dtype dtype, int64_t count, double factor, void *x)
@@ -74,9 +71,8 @@ static implicit implicit_of(const bk_doubly_group *g, int64_t problem, bk_arena 
         *line[i] = BK_ZNEW(arena, double, n);
     }
     for (int64_t i = 0; i < n * n; i++) {
-        bool wide = g->tape->dtype == BK_F64;
-        double a = wide ? ((double *)g->a[problem])[i] : (double)((float *)g->a[problem])[i];
-        double d = wide ? ((double *)g->g[problem])[i] : (double)((float *)g->g[problem])[i];
+        double a = bk_real_get(g->tape->dtype, g->a[problem], i);
+        double d = bk_real_get(g->tape->dtype, g->g[problem], i);
         x.p[i] = a / (double)n;
         x.w[i] = d * a;
         x.r[i / n] += x.p[i];
@@ -128,7 +124,7 @@ static void implicit_gradient(const bk_doubly_group *g, int64_t problem)
     for (int64_t i = 0; i < x.n * x.n; i++)
         x.w[i] += bad - x.p[i] * (x.row[i / x.n] + x.column[i % x.n]);
     for (int64_t i = 0; i < x.n * x.n; i++)
-        set_range(g->tape->dtype, g->dm[problem], i, 1, 1, x.w[i]);
+        bk_real_put(g->tape->dtype, g->dm[problem], i, x.w[i]);
     bk_arena_release(g->scratch, mark);
 }
 

@@ -102,15 +102,12 @@ typedef struct batch {
 
 static void set(const batch *x, void *array, int64_t i, double value)
 {
-    if (x->k.dtype == BK_F64)
-        ((double *)array)[i] = value;
-    else
-        ((float *)array)[i] = (float)value;
+    bk_real_put(x->k.dtype, array, i, value);
 }
 
 static double get(const batch *x, const void *array, int64_t i)
 {
-    return x->k.dtype == BK_F64 ? ((const double *)array)[i] : (double)((const float *)array)[i];
+    return bk_real_get(x->k.dtype, array, i);
 }
 
 /* Element i of `count` of problem p. */
@@ -323,6 +320,136 @@ static void one_problem_is_that_of_the_twin(void **state)
     free(w);
 }
 
+/* ---- scores of any size ---- */
+
+/* Plan and ds of one problem of order n, uniform masses, by slots or by itself. */
+typedef struct sharp {
+    bk_dtype dtype;
+    int64_t n, half_steps;
+    void *s, *mass, *g, *plan, *ds;
+    bk_arena *arena;
+} sharp;
+
+static sharp make_sharp(bk_dtype dtype, int64_t n, int64_t half_steps, double size)
+{
+    sharp x = {.dtype = dtype, .n = n, .half_steps = half_steps, .arena = bk_arena_new("sharp")};
+    void **square[] = {&x.s, &x.g, &x.plan, &x.ds, &x.mass};
+    for (int i = 0; i < 5; i++)
+        *square[i] = bk_arena_zalloc(x.arena, (size_t)(n * n) * BK_SLOT_BYTES);
+    for (int64_t i = 0; i < n * n; i++) {
+        bk_real_put(dtype, x.s, i, bk_fill((uint64_t)i, 1, -size, size));
+        bk_real_put(dtype, x.g, i, bk_fill((uint64_t)i, 2, -1.0, 1.0));
+    }
+    for (int64_t i = 0; i < n; i++)
+        bk_real_put(dtype, x.mass, i, 1.0 / (double)n);
+    return x;
+}
+
+static void solve_alone(const sharp *x)
+{
+    bk_batch_single k = {.rows = x->n,
+                         .columns = x->n,
+                         .half_steps = x->half_steps,
+                         .s = x->s,
+                         .a = x->mass,
+                         .b = x->mass,
+                         .plan = x->plan,
+                         .g = x->g,
+                         .ds = x->ds};
+    size_t bytes = bk_batch_single_size(x->dtype, x->n, x->n, x->half_steps);
+    bk_batch_single_forward(x->dtype, &k, bk_arena_alloc(x->arena, bytes));
+    bk_batch_single_backward(x->dtype, &k);
+}
+
+/* The problem in slot 0, nothing in the others. */
+static void solve_in_slots(const sharp *x)
+{
+    int64_t count = x->n * x->n, slots = bk_slots(x->dtype);
+    size_t bytes = (size_t)count * BK_SLOT_BYTES;
+    void *block[5], *const own[] = {x->s, x->mass, x->g, x->plan, x->ds};
+    for (int i = 0; i < 5; i++)
+        block[i] = bk_arena_zalloc(x->arena, bytes);
+    for (int i = 0; i < 3; i++)
+        for (int64_t j = 0; j < count; j++)
+            bk_real_put(x->dtype, block[i], j * slots, bk_real_get(x->dtype, own[i], j));
+    bk_batch k = {.dtype = x->dtype,
+                  .problems = 1,
+                  .rows = x->n,
+                  .columns = x->n,
+                  .half_steps = x->half_steps,
+                  .s = block[0],
+                  .a = block[1],
+                  .b = block[1]};
+    bk_transport_batch(&k, block[3], x->arena);
+    bk_transport_batch_backward(&k, false, block[2], block[4], x->arena);
+    for (int i = 3; i < 5; i++)
+        for (int64_t j = 0; j < count; j++)
+            bk_real_put(x->dtype, own[i], j, bk_real_get(x->dtype, block[i], j * slots));
+}
+
+/* Of n times the matrix, largest |sum of a line - target|. */
+static double line_error(const sharp *x, const void *matrix, bool columns, double target)
+{
+    int64_t n = x->n;
+    double worst = 0.0;
+    for (int64_t i = 0; i < n; i++) {
+        double sum = 0.0;
+        for (int64_t j = 0; j < n; j++)
+            sum += bk_real_get(x->dtype, matrix, columns ? j * n + i : i * n + j);
+        double error = fabs((double)n * sum - target);
+        worst = error <= worst ? worst : error;
+    }
+    return worst;
+}
+
+/* n times the plan against the softmax of the rows of the scores. */
+static double softmax_error(const sharp *x)
+{
+    int64_t n = x->n;
+    double worst = 0.0, e[2 * MOST];
+    for (int64_t i = 0; i < n; i++) {
+        double most = -INFINITY, sum = 0.0;
+        for (int64_t j = 0; j < n; j++)
+            most = fmax(most, bk_real_get(x->dtype, x->s, i * n + j));
+        for (int64_t j = 0; j < n; j++)
+            sum += e[j] = exp(bk_real_get(x->dtype, x->s, i * n + j) - most);
+        for (int64_t j = 0; j < n; j++) {
+            double p = (double)n * bk_real_get(x->dtype, x->plan, i * n + j);
+            worst = fabs(p - e[j] / sum) <= worst ? worst : fabs(p - e[j] / sum);
+        }
+    }
+    return worst;
+}
+
+/* A constant on the scores of a row moves no plan: the rows of ds sum to 0. */
+static void hold_sharp(bk_dtype dtype, int64_t n, double size)
+{
+    double limit = dtype == BK_F64 ? 1e-14 : 2e-6;
+    for (int64_t half_steps = 1; half_steps <= 6; half_steps++) {
+        sharp x = make_sharp(dtype, n, half_steps, size);
+        (n <= BK_BATCH_MOST ? solve_in_slots : solve_alone)(&x);
+        bk_check_error(line_error(&x, x.plan, half_steps % 2 == 0, 1.0), limit,
+                       "%d half steps of %g, n = %d", (int)half_steps, size, (int)n);
+        bk_check_error(line_error(&x, x.ds, false, 0.0), limit * 4, "rows of ds, %g", size);
+        if (half_steps == 1)
+            bk_check_error(softmax_error(&x), limit, "softmax of %g", size);
+        bk_arena_free(x.arena);
+    }
+}
+
+static void the_last_side_is_exact_for_any_scores(void **state)
+{
+    const int64_t orders[] = {1, 6, 64, 70};
+    (void)state;
+    for (int i = 0; i < 4; i++) {
+        for (double size = 1.0; size < 2e20; size *= size < 1e6 ? 1e3 : 1e14) {
+            hold_sharp(BK_F32, orders[i], size);
+            hold_sharp(BK_F64, orders[i], size);
+        }
+        hold_sharp(BK_F64, orders[i], 1e300);
+    }
+}
+
 /* sink_A_k = n P, sink_dS_k for G = dL/dA: with g = n G. */
 static void golden_values(void **state)
 {
@@ -372,6 +499,7 @@ int main(void)
         cmocka_unit_test(entries_without_mass_are_zero),
         cmocka_unit_test(slots_do_not_know_of_each_other),
         cmocka_unit_test(one_problem_is_that_of_the_twin),
+        cmocka_unit_test(the_last_side_is_exact_for_any_scores),
         cmocka_unit_test(golden_values),
     };
     if (bk_blas_setup(2, BK_GEMM_AUTO) != BK_OK)

@@ -70,6 +70,10 @@ same_parameters qr.whole recomputed.whole
 refuses 2 1 "not 7: make them 8, or set pad=zero" train run.yaml run.dir=no model.attention.kind=qds model.pool=mean
 expect 0 1 train run.yaml run.dir=padded run.steps=1 model.attention.kind=qds model.pool=mean model.attention.pad=zero \
     model.attention.circuit_layers=1
+expect 0 1 data images train-images train-labels test-images test-labels rows.h5 layout=stripes patch=28 values=real \
+    validation=20
+refuses 2 1 "at most 10 qubits, not 11: 5 for 29 positions and 6 of ancilla" train run.yaml run.dir=no data.train=rows.h5 \
+    model.attention.kind=qds model.attention.pad=zero model.attention.ancilla=6
 refuses 2 1 "gradient=implicit with half_steps=3" train run.yaml run.dir=no model.attention.kind=sinkformer \
     model.attention.gradient=implicit
 head -c 6000 "$BIRKHOFF_SOURCE/LICENSE" >text.txt

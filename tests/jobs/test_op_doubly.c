@@ -130,12 +130,17 @@ static void golden_mask(void **state)
 
 enum { B = 3, H = 2, MOST = 80 };
 
-static void put_filled(const char *name, int64_t n, int64_t d, uint64_t tag)
+static void put_scaled(const char *name, int64_t n, int64_t d, uint64_t tag, double factor)
 {
     double *x = BK_NEW(op.arena, double, B *H *n *d);
     for (int64_t i = 0; i < B * H * n * d; i++)
-        x[i] = bk_fill((uint64_t)i, tag, -1.5, 1.5);
+        x[i] = factor * bk_fill((uint64_t)i, tag, -1.5, 1.5);
     bk_test_op_reals(&op, name, BK_SHAPE(B, H, n, d), x);
+}
+
+static void put_filled(const char *name, int64_t n, int64_t d, uint64_t tag)
+{
+    put_scaled(name, n, d, tag, 1.0);
 }
 
 static void put_case(int64_t n, int64_t d)
@@ -190,6 +195,43 @@ static void rows_and_columns_sum_to_one(void **state)
     hold_sums("attention.qds matrix=true dtype=f64", 1e-12, 1e-12);
     hold_sums("attention.qds matrix=true", 2e-6, 2e-6);
     hold_sums("attention.qds matrix=true preset=paper", 1e-5, 1e-5);
+}
+
+static void put_sharp(int64_t n, double factor)
+{
+    bk_test_op_renew(&op);
+    put_scaled("q", n, 8, 1, factor);
+    put_filled("k", n, 8, 2);
+    put_filled("v", n, 8, 3);
+    put_filled("grad/out", n, 8, 99);
+}
+
+static void sharp_scores_keep_the_last_side(void **state)
+{
+    const int64_t sizes[] = {6, 72};
+    const double factors[] = {1e3, 1e6, 1e20};
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        for (int f = 0; f < 3; f++) {
+            put_sharp(sizes[i], factors[f]);
+            hold_sums("attention.sinkformer matrix=true", 2e-6, 100.0);
+            hold_sums("attention.sinkformer matrix=true half_steps=4", 100.0, 2e-6);
+        }
+        put_sharp(sizes[i], 1e300);
+        hold_sums("attention.sinkformer matrix=true dtype=f64", 1e-14, 100.0);
+        hold_sums("attention.sinkformer matrix=true half_steps=4 dtype=f64", 100.0, 1e-14);
+    }
+}
+
+static void nan_is_the_largest_error(void **state)
+{
+    (void)state;
+    put_sharp(8, NAN);
+    for (int kind = 0; kind < 3; kind++) {
+        bk_test_op_run(&op, 1, bk_arena_printf(op.arena, "attention.%s matrix=true", kinds[kind]));
+        assert_true(bk_test_op_attribute(&op, "row_error") == INFINITY);
+        assert_true(bk_test_op_attribute(&op, "column_error") == INFINITY);
+    }
 }
 
 /* max|x - y| of an array of the last run and one that was kept. */
@@ -275,7 +317,7 @@ static void only_sinkformer_commutes_with_permutations(void **state)
 
 /* ---- qr ---- */
 
-static const bk_tensor *matrix_of_square(const double *m, int64_t n, const char *options)
+static void put_square_of(const double *m, int64_t n)
 {
     double *one = BK_ZNEW(op.arena, double, n *n);
     for (int64_t i = 0; i < n; i++)
@@ -284,6 +326,11 @@ static const bk_tensor *matrix_of_square(const double *m, int64_t n, const char 
     bk_test_op_reals(&op, "q", BK_SHAPE(1, 1, n, n), m);
     bk_test_op_reals(&op, "k", BK_SHAPE(1, 1, n, n), one);
     bk_test_op_reals(&op, "v", BK_SHAPE(1, 1, n, n), one);
+}
+
+static const bk_tensor *matrix_of_square(const double *m, int64_t n, const char *options)
+{
+    put_square_of(m, n);
     bk_test_op_run(&op, 1,
                    bk_arena_printf(op.arena, "attention.qr dtype=f64 matrix=true %s", options));
     return bk_test_op_array(&op, "matrix");
@@ -304,6 +351,35 @@ static void qr_sees_neither_signs_nor_scale(void **state)
         bk_check_error(difference(a, matrix_of_square(m, n, "noise=0 scale=1000")), 1e-12, "scale");
         bk_check_error(difference(a, matrix_of_square(m, n, "")), 1e-4, "noise");
         assert_true(difference(a, matrix_of_square(m, n, "")) > 0.0);
+    }
+}
+
+/* A power of two on the scores, to the ends of double: the bits of A, and its inverse on dM. */
+static void qr_takes_scores_of_any_size(void **state)
+{
+    enum { N = 40 };
+    static double m[N * N];
+    const int powers[] = {-1060, -565, 531, 1019};
+    (void)state;
+    for (int64_t n = 8; n <= N; n += N - 8) {
+        const bk_tensor *a[5], *dm[5];
+        double *g = BK_NEW(op.arena, double, n *n);
+        for (int64_t i = 0; i < n * n; i++)
+            g[i] = bk_fill((uint64_t)i, 6, -1.0, 1.0);
+        for (int p = 0; p < 5; p++) {
+            for (int64_t i = 0; i < n * n; i++) /* few digits: none is lost among denormals */
+                m[i] = ldexp(floor(bk_fill((uint64_t)i, 5, -4.0, 4.0)), p < 4 ? powers[p] : 0);
+            put_square_of(m, n);
+            bk_test_op_reals(&op, "grad/out", BK_SHAPE(1, 1, n, n), g);
+            bk_test_op_run(&op, 1, "attention.qr scale=1 dtype=f64 matrix=true");
+            a[p] = bk_test_op_array(&op, "matrix");
+            dm[p] = bk_test_op_array(&op, "grad/q");
+        }
+        for (int p = 0; p < 4; p++) {
+            assert_true(difference(a[p], a[4]) == 0.0);
+            for (int64_t i = 0; i < n * n && powers[p] > -1000 && powers[p] < 1000; i++)
+                assert_true(ldexp(bk_f64(dm[p])[i], powers[p]) == bk_f64(dm[4])[i]);
+        }
     }
 }
 
@@ -449,6 +525,8 @@ static void what_cannot_be_is_refused(void **state)
     put_case(8, 5);
     put_mask(8);
     refused("attention.qds", "no padding");
+    put_case(32, 5);
+    refused("attention.qds ancilla=6", "at most 10 qubits, not 11");
     for (int kind = 0; kind < 3; kind++) {
         bk_test_op_renew(&op);
         put_filled("q", 4, 5, 1);
@@ -464,10 +542,13 @@ int main(void)
         cmocka_unit_test(golden_matrices),
         cmocka_unit_test(golden_mask),
         cmocka_unit_test(rows_and_columns_sum_to_one),
+        cmocka_unit_test(sharp_scores_keep_the_last_side),
+        cmocka_unit_test(nan_is_the_largest_error),
         cmocka_unit_test(one_half_step_is_softmax),
         cmocka_unit_test(implicit_is_unrolled_at_convergence),
         cmocka_unit_test(only_sinkformer_commutes_with_permutations),
         cmocka_unit_test(qr_sees_neither_signs_nor_scale),
+        cmocka_unit_test(qr_takes_scores_of_any_size),
         cmocka_unit_test(qr_of_a_permutation_is_that_permutation),
         cmocka_unit_test(qr_of_singular_scores_is_finite),
         cmocka_unit_test(a_gradient_of_the_matrix_adds),

@@ -120,13 +120,31 @@ static void what_is_not_finite(void **state)
     assert_true(isnan(bk_birkhoff_project(2, b, x, arena)));
 }
 
+/* Sums of 0.9 and 1.3 across, 1.0 and 1.2 down; NaN, wherever it stands, is the largest. */
+static void errors_of_sums(void **state)
+{
+    double a[] = {0.5, 0.4, 0.5, 0.8}, row = 0.0, column = 0.0;
+    (void)state;
+    bk_birkhoff_errors(2, a, &row, &column);
+    assert_true(fabs(row - 0.3) < 1e-15 && fabs(column - 0.2) < 1e-15);
+    bk_birkhoff_errors(1, (double[]){1.1}, &row, &column);
+    assert_true(fabs(row - 0.3) < 1e-15 && fabs(column - 0.2) < 1e-15);
+    for (int i = 0; i < 4; i++) {
+        double bad[4];
+        memcpy(bad, a, sizeof bad);
+        bad[i] = NAN;
+        row = column = 0.0;
+        bk_birkhoff_errors(2, bad, &row, &column);
+        assert_true(row == INFINITY && column == INFINITY);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(no_permutation_is_nearer),
-        cmocka_unit_test(two_by_two),
-        cmocka_unit_test(known_distances),
-        cmocka_unit_test(what_is_not_finite),
+        cmocka_unit_test(no_permutation_is_nearer), cmocka_unit_test(two_by_two),
+        cmocka_unit_test(known_distances),          cmocka_unit_test(what_is_not_finite),
+        cmocka_unit_test(errors_of_sums),
     };
     arena = bk_arena_new("test");
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
