@@ -6,6 +6,7 @@
 #define BK_IO_HDF5_H
 
 #include "core/arena.h"
+#include "core/attributes.h"
 #include "core/tensor.h"
 
 typedef struct bk_h5 bk_h5;
@@ -69,6 +70,8 @@ BK_CHECKED bk_status bk_h5_set_attribute(bk_h5 *file, const char *object, const 
                                          bk_dtype dtype, int64_t count, const void *data);
 BK_CHECKED bk_status bk_h5_set_attribute_text(bk_h5 *file, const char *object, const char *name,
                                               const char *text);
+/* Each of `figures` as a scalar attribute of the root, int64 or double. */
+BK_CHECKED bk_status bk_h5_set_figures(bk_h5 *file, const bk_attributes *figures);
 bool bk_h5_has_attribute(bk_h5 *file, const char *object, const char *name);
 BK_CHECKED bk_status bk_h5_attribute(bk_h5 *file, const char *object, const char *name,
                                      bk_dtype dtype, int64_t count, void *data);

@@ -64,6 +64,18 @@ bk_status bk_h5_set_attribute_text(bk_h5 *file, const char *object, const char *
 
 /* ---- read ---- */
 
+bk_status bk_h5_set_figures(bk_h5 *file, const bk_attributes *figures)
+{
+    for (int i = 0; i < figures->entries; i++) {
+        double value = figures->entry[i].value;
+        int64_t integer = (int64_t)value;
+        bool whole = figures->entry[i].integer;
+        BK_TRY(bk_h5_set_attribute(file, "/", figures->entry[i].name, whole ? BK_I64 : BK_F64, 0,
+                                   whole ? (const void *)&integer : (const void *)&value));
+    }
+    return BK_OK;
+}
+
 bool bk_h5_has_attribute(bk_h5 *file, const char *object, const char *name)
 {
     if (!bk_h5_exists(file, object))

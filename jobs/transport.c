@@ -304,13 +304,7 @@ static bk_status write_attributes(const job *j, bk_h5 *file)
     BK_TRY(bk_h5_set_attribute(file, "/", "seconds", BK_F64, 0, &j->seconds));
     BK_TRY(bk_h5_set_attribute_text(file, "/", "status_name",
                                     bk_transport_status_name(j->result.status)));
-    for (int i = 0; i < a.entries; i++) {
-        int64_t integer = (int64_t)a.entry[i].value;
-        bool whole = a.entry[i].integer;
-        BK_TRY(bk_h5_set_attribute(file, "/", a.entry[i].name, whole ? BK_I64 : BK_F64, 0,
-                                   whole ? (const void *)&integer : &a.entry[i].value));
-    }
-    return BK_OK;
+    return bk_h5_set_figures(file, &a);
 }
 
 static bk_status write_potentials(const job *j, bk_h5 *file, const double *f, const double *g)

@@ -273,14 +273,7 @@ static bk_status write_attributes(const bk_operator_call *c, bk_h5 *file)
 {
     BK_TRY(bk_h5_set_attribute_text(file, "/", "operator", c->op.name));
     BK_TRY(bk_h5_set_attribute_text(file, "/", "kind", c->op.kind));
-    for (int i = 0; i < c->attributes.entries; i++) {
-        double value = c->attributes.entry[i].value;
-        int64_t integer = (int64_t)value;
-        bool whole = c->attributes.entry[i].integer;
-        BK_TRY(bk_h5_set_attribute(file, "/", c->attributes.entry[i].name, whole ? BK_I64 : BK_F64,
-                                   0, whole ? (const void *)&integer : (const void *)&value));
-    }
-    return BK_OK;
+    return bk_h5_set_figures(file, &c->attributes);
 }
 
 static bk_status write_content(const bk_operator_call *c, bk_h5 *file, const results *r)
