@@ -4,7 +4,7 @@
 birkhoff=${BIRKHOFF:-$here/../../build/release/birkhoff}
 python=/usr/bin/python3
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-unset OMP_NUM_THREADS OPENBLAS_NUM_THREADS OMPI_MCA_btl_vader_single_copy_mechanism
+unset OMP_NUM_THREADS OPENBLAS_NUM_THREADS OPENBLAS_CORETYPE OMPI_MCA_btl_vader_single_copy_mechanism
 
 [ -x "$birkhoff" ] || { echo "no program at $birkhoff: build it, or set BIRKHOFF" >&2; exit 2; }
 
@@ -35,7 +35,7 @@ for name in names:
     break
 END
 }
-if [ -z "${OPENBLAS_CORETYPE:-}" ] && [ "$(coretype)" = Prescott ]; then
+if [ "$(coretype)" = Prescott ]; then
     if grep -qw avx512bw /proc/cpuinfo; then
         export OPENBLAS_CORETYPE=SkylakeX
     elif grep -qw avx2 /proc/cpuinfo; then
