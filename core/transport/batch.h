@@ -29,7 +29,7 @@ void bk_transport_batch(const bk_batch *batch, void *plan, bk_arena *scratch);
 void bk_transport_batch_backward(const bk_batch *batch, bool last_only, const void *g, void *ds,
                                  bk_arena *scratch);
 
-/* ---- one block, for callers with threads of their own ---- */
+/* ---- one block, for callers with threads of their own: not collective, any thread ---- */
 
 /* Bytes of work for a block. */
 size_t bk_batch_work_size(bk_dtype dtype, const bk_batch_block *k);
@@ -39,8 +39,9 @@ void bk_batch_block_forward(bk_dtype dtype, bk_batch_block *k, void *work);
  * afterwards. */
 void bk_batch_block_backward(bk_dtype dtype, bk_batch_block *k, void *work);
 
-/* ---- one problem of any size, rows and columns with mass ---- */
+/* ---- one problem of any size, rows and columns with mass: not collective, any thread ---- */
 
+/* Bytes of work for a problem. */
 size_t bk_batch_single_size(bk_dtype dtype, int64_t rows, int64_t columns, int64_t half_steps);
 /* k->plan from k->s; k->shift, k->part, k->v and k->work are set to parts of `work`. */
 void bk_batch_single_forward(bk_dtype dtype, bk_batch_single *k, void *work);

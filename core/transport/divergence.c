@@ -76,12 +76,9 @@ static void halve_rows(const bk_transport_working *w, void *context, int64_t fir
 {
     const halving *h = context;
     double kappa = bk_transport_kappa(w, 0);
-    void *x = buffer + 2 * w->columns;
     (void)sum;
     for (int64_t i = first; i < last; i++) {
-        const void *c = bk_transport_row(w, i, buffer);
-        double most = w->kernel->shift(w->columns, w->factor, c, w->v, x);
-        double lse = most + bk_log_one(w->vector->exp_sum(w->columns, x, most, x));
+        double total, lse = bk_transport_row_lse(w, i, buffer, &total);
         w->next_u[i] = 0.5 * (w->u[i] + w->log_a[i] - kappa * lse);
         h->change[i] = fabs(w->next_u[i] - w->u[i]);
     }

@@ -39,7 +39,7 @@ struct bk_transport_working {
     double rho[2];             /* in units of the divided cost; INFINITY = hard */
     double *u, *v;             /* [rows], [columns] */
     double *next_u, *next_v;   /* where a sweep writes */
-    double *kernel_matrix;     /* absorbed: [rows,columns] in the problem's dtype */
+    void *kernel_matrix;       /* absorbed: [rows,columns] in the problem's dtype */
     double *scale_u, *scale_v; /* absorbed: x, y */
     bool kernel_stale;
     double omega;
@@ -98,6 +98,11 @@ BK_CHECKED bk_status bk_transport_prepare(bk_transport_working *w);
 void bk_transport_set_eta(bk_transport_working *w, double eta);
 
 /* ---- sweep.c ---- */
+
+/* Not collective.  Row i at v, buffer[3 columns]: LSE_j(S_ij + v_j); behind the first two columns
+ * of the buffer stand the exponentials, max-shifted, in the problem's dtype, and *sum is their sum.
+ */
+double bk_transport_row_lse(const bk_transport_working *w, int64_t i, double *buffer, double *sum);
 
 /* Collective.  One sweep from u, v to next_u, next_v in a mode; *error as in bk_transport_step.
  * False: something was not finite. */

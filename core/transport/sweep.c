@@ -91,18 +91,27 @@ static void column_lse(bk_transport_working *w, const double *u, double *lse)
     bk_arena_release(scratch, mark);
 }
 
+/* ---- a row ---- */
+
+double bk_transport_row_lse(const bk_transport_working *w, int64_t i, double *buffer, double *sum)
+{
+    void *x = buffer + 2 * w->columns;
+    const void *c = bk_transport_row(w, i, buffer);
+    double most = w->kernel->shift(w->columns, w->factor, c, w->v, x);
+    *sum = w->vector->exp_sum(w->columns, x, most, x);
+    return most + bk_log_one(*sum);
+}
+
 /* ---- P-form ---- */
 
 static void pform_rows(const bk_transport_working *w, void *context, int64_t first, int64_t last,
                        double *sum, double *buffer)
 {
     double *next_u = w->next_u, *extra = sum + w->columns;
-    void *x = buffer + 2 * w->columns;
+    const void *x = buffer + 2 * w->columns;
     (void)context;
     for (int64_t i = first; i < last; i++) {
-        const void *c = bk_transport_row(w, i, buffer);
-        double most = w->kernel->shift(w->columns, w->factor, c, w->v, x);
-        double total = w->vector->exp_sum(w->columns, x, most, x), lse = most + bk_log_one(total);
+        double total, lse = bk_transport_row_lse(w, i, buffer, &total);
         next_u[i] = w->log_a[i] - lse;
         extra[NOT_FINITE] += !isfinite(lse);
         w->kernel->accumulate(w->columns, w->a[i] / total, x, sum);
@@ -238,12 +247,9 @@ static void log_rows(const bk_transport_working *w, void *context, int64_t first
                      double *sum, double *buffer)
 {
     double kappa = bk_transport_kappa(w, 0);
-    void *x = buffer + 2 * w->columns;
     (void)context;
     for (int64_t i = first; i < last; i++) {
-        const void *c = bk_transport_row(w, i, buffer);
-        double most = w->kernel->shift(w->columns, w->factor, c, w->v, x);
-        double lse = most + bk_log_one(w->vector->exp_sum(w->columns, x, most, x));
+        double total, lse = bk_transport_row_lse(w, i, buffer, &total);
         double fresh = w->log_a[i] - kappa * lse;
         w->next_u[i] = (1.0 - w->omega) * w->u[i] + w->omega * fresh;
         sum[ROW_ERROR] += fabs(exp(w->u[i] + lse) - w->a[i]);

@@ -88,8 +88,8 @@ typedef struct bk_transport {
     void *progress_context;
 } bk_transport;
 
-/* Number of row blocks for `total` rows: a power of two up to 64, each of 128 rows at least.  More
- * ranks than blocks is fine: some own no rows. */
+/* Not collective.  Number of row blocks for `total` rows: a power of two up to 64, each of 128 rows
+ * at least.  More ranks than blocks is fine: some own no rows. */
 int64_t bk_transport_blocks(int64_t total);
 
 typedef enum bk_transport_status {
@@ -102,7 +102,7 @@ typedef enum bk_transport_status {
     BK_TRANSPORT_BAD_INPUT
 } bk_transport_status;
 
-/* "converged", and a sentence that says what it means and what to do. */
+/* Not collective.  "converged", and a sentence that says what it means and what to do. */
 const char *bk_transport_status_name(bk_transport_status status);
 const char *bk_transport_status_sentence(bk_transport_status status);
 
@@ -137,13 +137,13 @@ BK_CHECKED bk_status bk_transport_solve(const bk_transport *problem,
                                         const bk_transport_config *config,
                                         bk_transport_result *result);
 
-/* <C,P>, kl or entropy, as the option `value` says. */
+/* Not collective.  <C,P>, kl or entropy, as the option `value` says. */
 double bk_transport_value(const bk_transport_result *result);
 
 /* Not collective.  p[columns] in the problem's dtype = own row i of the plan. */
 void bk_transport_plan_row(const bk_transport_result *result, int64_t i, void *p);
 
-/* Puts the fields of the result into attributes for `birkhoff op` and reports. */
+/* Not collective.  Puts the fields of the result into attributes for `birkhoff op` and reports. */
 void bk_transport_describe(const bk_transport_result *result, bk_attributes *attributes);
 
 /* What backward is given, and what it makes; NULL: none. */

@@ -25,7 +25,7 @@ static const bk_option options[] = {
     BK_OPTION_F64(batch_config, spread, 4.0, 0.0, 1e6, "scores are uniform in [0, spread)"),
     BK_OPTION_BOOL(batch_config, backward, false, "the gradient (forward included), else plans"),
     BK_OPTION_I64(batch_config, threads, 0, 0, 4096,
-                  "threads a rank; 0 = cores bound / ranks on the node"),
+                  "threads a rank; 0 = OMP_NUM_THREADS, or cores bound / ranks on the node"),
     BK_OPTION_I64(batch_config, warmup, 2, 0, BK_BENCH_REPEATS, "runs that do not count"),
     BK_OPTION_I64(batch_config, repeats, 9, 1, BK_BENCH_REPEATS, "runs; the median counts"),
     BK_OPTION_END,

@@ -53,3 +53,17 @@ run() {
     line=$("$@") || { echo "failed: $*" >&2; exit 1; }
     echo "$name $line" >>"$results"
 }
+
+# take_keys KEY=VALUE...: overlays the map `key`; sets ours (key=value ...) and theirs (--key value ...).
+take_keys() {
+    local word name
+    for word; do
+        [[ $word == *=* && -n ${key[${word%%=*}]:-} ]] || { echo "unknown key $word: ${!key[*]}" >&2; exit 2; }
+        key[${word%%=*}]=${word#*=}
+    done
+    ours=() theirs=()
+    for name in "${!key[@]}"; do
+        ours+=("$name=${key[$name]}")
+        theirs+=("--$name" "${key[$name]}")
+    done
+}

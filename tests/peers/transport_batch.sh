@@ -13,15 +13,7 @@ case ${1:-} in [0-9]*) rounds=$1; shift ;; esac
 . "$here/common.sh"
 
 declare -A key=([problems]=100000 [n]=16 [half_steps]=5 [spread]=4 [threads]=2)
-for word in "$@"; do
-    [[ $word == *=* && -n ${key[${word%%=*}]:-} ]] || { echo "unknown key $word: ${!key[*]}" >&2; exit 2; }
-    key[${word%%=*}]=${word#*=}
-done
-ours=() theirs=()
-for name in "${!key[@]}"; do
-    ours+=("$name=${key[$name]}")
-    theirs+=("--$name" "${key[$name]}")
-done
+take_keys "$@"
 
 for ((round = 1; round <= rounds; round++)); do
     echo "round $round of $rounds" >&2
