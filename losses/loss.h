@@ -12,11 +12,24 @@
 #include "core/option.h"
 #include "dist/comm.h"
 
+/* The k largest logits of each teacher row, and what all V of them sum to at the temperatures that
+ * the losses use. */
+typedef struct bk_teacher_top {
+    int64_t k;
+    const int32_t *index; /* [R,k] classes, largest logit first, equal ones in rising order */
+    const void *value;    /* [R,k] raw logits, not divided by a temperature */
+    int64_t temperatures;
+    const double *temperature; /* [temperatures] */
+    const void *lse;           /* [R,temperatures] log sum exp(t/T) over all V classes */
+    bk_dtype dtype;            /* of value and lse: BK_F32 or BK_F64 */
+} bk_teacher_top;
+
 typedef struct bk_loss_args {
-    bk_tensor *logits;     /* [R,V] student, local rows in lane order; BK_F32 or BK_F64 */
-    bk_tensor *teacher;    /* [R,V] same dtype, constant; NULL for losses on labels */
-    const int32_t *labels; /* [R], -1 = ignored; NULL for losses on a teacher */
-    const int32_t *valid;  /* [R], 0 = row dropped before anything is computed; NULL = all */
+    bk_tensor *logits;  /* [R,V] student, local rows in lane order; BK_F32 or BK_F64 */
+    bk_tensor *teacher; /* [R,V] same dtype, constant; NULL for losses on labels, and with: */
+    const bk_teacher_top *teacher_top; /* the teacher's largest logits alone; NULL: all of them */
+    const int32_t *labels;             /* [R], -1 = ignored; NULL for losses on a teacher */
+    const int32_t *valid; /* [R], 0 = row dropped before anything is computed; NULL = all */
     const int32_t
         *sequence;       /* [R] global sample of each row, non-decreasing; NULL: one row a sample */
     int64_t rows;        /* global number of valid rows (labels >= 0 and valid != 0) */

@@ -30,7 +30,8 @@ double bk_row_weight(const bk_loss_args *args, int reduction);
 /* True when row i takes part. */
 static inline bool bk_row_valid(const bk_loss_args *a, int64_t i)
 {
-    return (!a->valid || a->valid[i] != 0) && (!a->labels || a->teacher || a->labels[i] >= 0);
+    bool taught = a->teacher || a->teacher_top;
+    return (!a->valid || a->valid[i] != 0) && (!a->labels || taught || a->labels[i] >= 0);
 }
 
 /* out[m] = per own lane the sum of value[R] in row order. */
