@@ -4,6 +4,7 @@
 #include "io/files.h"
 #include "io/yaml.h"
 #include "jobs/memory.h"
+#include "jobs/teacher.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -85,7 +86,7 @@ typedef struct step_costs {
 static double arena_bytes(const bk_job *job)
 {
     bk_arena *const arenas[] = {job->tape.arena, job->tape.scratch, job->tape.inner, job->walk,
-                                job->teacher_arena};
+                                job->teacher ? job->teacher->arena : NULL};
     double bytes = 0.0;
     for (size_t i = 0; i < sizeof arenas / sizeof *arenas; i++)
         bytes += arenas[i] ? (double)bk_arena_peak(arenas[i]) : 0.0;
@@ -137,7 +138,8 @@ static void print_memory(const bk_job *job, const step_costs *step)
 {
     double slab = 4.0 * (double)(job->slab->values + job->slab->grads);
     double moments = 4.0 * job->config->optim.kind->moments * (double)job->shard->moment_floats;
-    double teacher = job->teacher ? 4.0 * (double)bk_model_slab(job->teacher)->values : 0.0;
+    bool here = job->teacher && job->teacher->model;
+    double teacher = here ? 4.0 * (double)bk_model_slab(job->teacher->model)->values : 0.0;
     double staging = staging_bytes(job);
     double rest = fmax(0.0, step->resident - slab - moments - teacher - step->activations);
     printf("memory of rank 0      %.3f MB: parameters and gradients %.3f, moments %.3f, teacher "

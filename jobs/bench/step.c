@@ -9,6 +9,7 @@
 #include "jobs/bench.h"
 #include "jobs/load.h"
 #include "jobs/memory.h"
+#include "jobs/teacher.h"
 
 #include <math.h>
 
@@ -195,7 +196,7 @@ static double flops_of(const bk_job *job)
 {
     double flops = 3.0 * bk_model_measure(job->model).flops_per_sample;
     if (job->teacher)
-        flops += bk_model_measure(job->teacher).flops_per_sample;
+        flops += job->teacher->flops_per_sample;
     return flops * (double)job->lanes.batch;
 }
 
