@@ -21,6 +21,12 @@ size_t bk_teacher_row_bytes(const bk_teacher_form *form, size_t bytes[BK_TEACHER
     return bytes[0] + bytes[1] + bytes[2];
 }
 
+bool bk_teacher_rows_fit(const bk_teacher_form *form, int64_t rows, size_t keep)
+{
+    size_t bytes[BK_TEACHER_PARTS];
+    return rows <= (int64_t)(keep / bk_teacher_row_bytes(form, bytes));
+}
+
 bk_teacher_rows bk_teacher_rows_new(bk_arena *arena, const bk_teacher_form *form, int64_t rows)
 {
     size_t bytes[BK_TEACHER_PARTS];
@@ -131,7 +137,7 @@ static bk_status create_datasets(const bk_teacher_file *f)
                : BK_OK;
 }
 
-bk_status bk_teacher_file_create(bk_arena *arena, bk_teacher_file *f)
+bk_status bk_teacher_file_create(bk_arena *arena, size_t keep, bk_teacher_file *f)
 {
     const char *part = part_path(arena, f->path);
     BK_TRY(bk_check_output(f->path));
@@ -146,13 +152,14 @@ bk_status bk_teacher_file_create(bk_arena *arena, bk_teacher_file *f)
         status = create_datasets(f);
     if (status != BK_OK)
         bk_teacher_file_drop(f);
+    else if (bk_teacher_rows_fit(&f->form, f->rows, keep))
+        f->kept = bk_teacher_rows_new(arena, &f->form, f->rows);
     return status;
 }
 
-bk_status bk_teacher_file_write(bk_teacher_file *f, int64_t first, int64_t count,
-                                bk_teacher_rows rows)
+static bk_status write_rows(const bk_teacher_file *f, int64_t first, int64_t count,
+                            bk_teacher_rows rows)
 {
-    bk_fault(BK_FAULT_CACHE_WRITE);
     for (int i = 0; i < arrays_of(&f->form); i++) {
         array p = array_of(&f->form, i);
         BK_TRY(bk_h5_write_rows(f->file, p.path, p.memory, first, count, rows.part[i]));
@@ -160,10 +167,22 @@ bk_status bk_teacher_file_write(bk_teacher_file *f, int64_t first, int64_t count
     return BK_OK;
 }
 
+bk_status bk_teacher_file_write(bk_teacher_file *f, int64_t first, int64_t count,
+                                bk_teacher_rows rows)
+{
+    bk_fault(BK_FAULT_CACHE_WRITE);
+    if (!f->kept.part[0])
+        return write_rows(f, first, count, rows);
+    bk_teacher_rows_copy(&f->form, bk_teacher_rows_at(&f->form, f->kept, first), rows, count);
+    return BK_OK;
+}
+
 /* The texts that reading believes: written last, so that a file without them is not whole. */
 static bk_status finish(const bk_teacher_file *f)
 {
     char digest[65];
+    if (f->kept.part[0])
+        BK_TRY(write_rows(f, 0, f->rows, f->kept));
     BK_TRY(bk_dataset_digest(f->file, digest));
     BK_TRY(bk_h5_set_attribute_text(f->file, "/", "digest", digest));
     const bk_text list[] = {{"format", "birkhoff-teacher"},
@@ -270,6 +289,7 @@ static bk_status read_about(bk_arena *arena, bk_teacher_file *f)
     BK_TRY(bk_texts_find(f->file, texts, "teacher", "", arena, &f->teacher));
     BK_TRY(bk_texts_find(f->file, texts, "data", "", arena, &f->data));
     BK_TRY(bk_texts_find(f->file, texts, "split", "", arena, &f->split));
+    BK_TRY(bk_texts_find(f->file, texts, "digest", "", arena, &f->digest));
     BK_TRY(bk_texts_find(f->file, texts, "encoding", "", arena, &encoding));
     BK_TRY(read_integer(f, "vocabulary", 1, INT32_MAX, &form->vocabulary));
     BK_TRY(read_integer(f, "top_k", 0, form->vocabulary, &form->top_k));
@@ -316,8 +336,7 @@ static bk_status check_array(const bk_teacher_file *f, const array *p)
 
 static bk_status keep_rows(bk_arena *arena, size_t keep, bk_teacher_file *f)
 {
-    size_t bytes[BK_TEACHER_PARTS], row = bk_teacher_row_bytes(&f->form, bytes);
-    if (f->rows > (int64_t)(keep / row))
+    if (!bk_teacher_rows_fit(&f->form, f->rows, keep))
         return BK_OK;
     bk_teacher_rows all = bk_teacher_rows_new(arena, &f->form, f->rows);
     BK_TRY(bk_teacher_file_read(f, 0, f->rows, all));

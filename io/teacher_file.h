@@ -30,6 +30,8 @@ typedef struct bk_teacher_rows {
     void *part[BK_TEACHER_PARTS];
 } bk_teacher_rows;
 
+/* Whether rows that take at most `keep` bytes are those. */
+bool bk_teacher_rows_fit(const bk_teacher_form *form, int64_t rows, size_t keep);
 /* Bytes of a row of each part, 0 for those that the form lacks; returns their sum. */
 size_t bk_teacher_row_bytes(const bk_teacher_form *form, size_t bytes[BK_TEACHER_PARTS]);
 /* Uninitialised, on the arena. */
@@ -49,6 +51,7 @@ typedef struct bk_teacher_file {
     const char *path;
     bk_teacher_form form;
     const char *teacher, *data, *split; /* digests of checkpoint and data set; name */
+    const char *digest;                 /* of the content, of a file that is there; "": not said */
     int64_t length;                     /* of windows; 0: a row is a sample; -1: not said */
     int64_t max_length;                 /* samples were cut to it; 0: they were not; -1: not said */
     int64_t samples, rows;
@@ -58,12 +61,14 @@ typedef struct bk_teacher_file {
 } bk_teacher_file;
 
 /* Not collective, here and below: one process writes.  Creates PATH.part, in place of one that is
- * there, from all members of `f` but the last two.  BK_USAGE when it cannot be made. */
-BK_CHECKED bk_status bk_teacher_file_create(bk_arena *arena, bk_teacher_file *f);
-/* Rows first .. first+count-1.  BK_FAULT. */
+ * there, from all members of `f` but the last two.  Rows that take at most `keep` bytes are
+ * gathered in memory, so that they may come in any order at no cost.  BK_USAGE when it cannot be
+ * made. */
+BK_CHECKED bk_status bk_teacher_file_create(bk_arena *arena, size_t keep, bk_teacher_file *f);
+/* Rows first .. first+count-1, each of which comes once.  BK_FAULT. */
 BK_CHECKED bk_status bk_teacher_file_write(bk_teacher_file *f, int64_t first, int64_t count,
                                            bk_teacher_rows rows);
-/* The digest, close, sync, rename to PATH.  On failure PATH.part is removed. */
+/* What was gathered, the digest, close, sync, rename to PATH.  On failure PATH.part is removed. */
 BK_CHECKED bk_status bk_teacher_file_commit(bk_teacher_file *f);
 /* Closes and removes PATH.part. */
 void bk_teacher_file_drop(bk_teacher_file *f);

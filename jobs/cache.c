@@ -1,6 +1,6 @@
 /* birkhoff cache: a teacher's logits for a split of a data set, into a file. */
 #include "core/log.h"
-#include "dist/collective.h"
+#include "dist/agree.h"
 #include "io/files.h"
 #include "jobs/load.h"
 #include "jobs/teacher.h"
@@ -37,6 +37,7 @@ static bk_status write_file(const bk_context *context, bk_job *job)
     bk_teacher_file plan;
     const char *path = absolute(context->arena, context->argv[1]);
     double begun = bk_seconds();
+    BK_TRY(bk_agree(job->world->ctl, job->world->rank == 0 ? bk_check_output(path) : BK_OK));
     BK_TRY(bk_teacher_cache_plan(job, path, &plan));
     print_plan(job, &plan);
     if (context->dry_run)

@@ -97,6 +97,8 @@ void bk_teacher_cache_teach(bk_job *job, int64_t batch, bk_bundle *bundle);
 
 /* Not collective, on the ranks of both sides, when all is open.  The same status on all. */
 BK_CHECKED bk_status bk_teacher_split_open(bk_job *job);
+/* Not collective.  Bytes of the rows of the first batch, for all students. */
+int64_t bk_teacher_split_bytes(const bk_job *job);
 /* Collective over the students.  Asks for the rows of the lesson and of two batches behind it, and
  * waits for the first. */
 void bk_teacher_split_teach(bk_job *job, bk_lesson lesson, bk_bundle *bundle);

@@ -186,44 +186,65 @@ void bk_teacher_cache_teach(bk_job *job, int64_t batch, bk_bundle *bundle)
 
 /* ---- writing ---- */
 
+/* Files that are gathered in memory are made in the order of the first epoch, batch by batch, so
+ * that each row has the bits that a colocated teacher gives it then, whatever else stands in its
+ * batch.  The others are made from front to back. */
 typedef struct writer {
     bk_job *job;
     bk_teacher_file file;
-    bk_sampler *sampler; /* over the split in order */
-    bk_arena *arena;     /* of one batch */
+    const bk_sampler *sampler;
+    bk_arena *arena; /* of one batch */
 } writer;
 
-static bk_sampler *sampler_in_order(const bk_job *job)
+static const bk_sampler *sampler_for(const bk_job *job, const bk_teacher_file *f)
 {
     const bk_config *c = job->config;
     bk_sampler_options o = {.batch = job->lanes.batch,
                             .length = window_length(job),
                             .max_length = c->data.max_length,
                             .seed = (uint64_t)c->run.seed};
+    if (bk_teacher_rows_fit(&f->form, f->rows, KEEP))
+        return job->train_sampler;
     return bk_sampler_new(job->arena, job->train, in_order(job->arena, job->train_split), &o);
 }
 
-/* The real rows of the lanes, packed; their number and the place of the first in the file. */
-typedef struct packed {
+/* Rows in the file, and as many packed rows. */
+typedef struct run {
     int64_t first, count;
+} run;
+
+typedef struct packed {
+    int64_t runs, count; /* runs, and rows of all of them */
+    run *run;
     bk_teacher_rows rows;
 } packed;
 
-static packed pack(writer *w, const bk_lanes *lanes, int64_t batch, const bk_tensor *logits)
+static void add_run(packed *p, int64_t first, int64_t count)
+{
+    run *last = p->runs > 0 ? &p->run[p->runs - 1] : NULL;
+    if (last && last->first + last->count == first)
+        last->count += count;
+    else
+        p->run[p->runs++] = (run){first, count};
+    p->count += count;
+}
+
+/* The real rows of the own samples; a training's order runs on behind the epoch. */
+static packed pack(writer *w, int64_t batch, const bk_tensor *logits)
 {
     const bk_teacher_form *form = &w->file.form;
+    const bk_lanes *lanes = &w->job->lanes;
     int64_t samples = bk_lanes_samples(lanes), each = bk_sampler_rows(w->sampler, batch);
+    int64_t left =
+        bk_sampler_samples(w->sampler) - batch * lanes->batch - bk_lanes_first_sample(lanes);
     bk_row_place *place = BK_NEW(w->arena, bk_row_place, samples);
-    packed out = {.rows = bk_teacher_rows_new(w->arena, form, samples * each)};
+    packed out = {.run = BK_NEW(w->arena, run, samples),
+                  .rows = bk_teacher_rows_new(w->arena, form, samples * each)};
     bk_sampler_places(w->sampler, batch, lanes, place);
-    for (int64_t i = 0; i < samples; i++) {
-        if (place[i].count == 0)
-            continue;
-        if (out.count == 0)
-            out.first = w->file.offsets[place[i].sample] + place[i].first;
+    for (int64_t i = 0; i < samples && i < left; i++) {
         bk_teacher_encode(form, place[i].count, bk_f32(logits) + i * each * form->vocabulary,
                           bk_teacher_rows_at(form, out.rows, out.count), w->job->tape.scratch);
-        out.count += place[i].count;
+        add_run(&out, w->file.offsets[place[i].sample] + place[i].first, place[i].count);
     }
     return out;
 }
@@ -234,15 +255,16 @@ static packed run_batch(writer *w, int64_t batch)
     bk_bundle bundle = {0};
     bk_arena_reset(w->arena);
     bk_sampler_batch(w->sampler, batch, &job->lanes, w->arena, &bundle);
-    return pack(w, &job->lanes, batch, bk_teacher_forward(job, &job->lanes, &bundle));
+    return pack(w, batch, bk_teacher_forward(job, &job->lanes, &bundle));
 }
 
 static void send_rows(const bk_comm *comm, const bk_teacher_form *form, const packed *p)
 {
     size_t bytes[BK_TEACHER_PARTS];
-    const int64_t head[2] = {p->first, p->count};
+    const int64_t head[2] = {p->runs, p->count};
     bk_teacher_row_bytes(form, bytes);
     bk_send_bytes(comm, 0, 0, head, sizeof head);
+    bk_send_bytes(comm, 0, 0, p->run, p->runs * (int64_t)sizeof *p->run);
     for (int i = 0; i < BK_TEACHER_PARTS; i++)
         bk_send_bytes(comm, 0, 0, p->rows.part[i], p->count * (int64_t)bytes[i]);
 }
@@ -252,8 +274,10 @@ static packed receive_rows(writer *w, const bk_comm *comm, int from)
     size_t bytes[BK_TEACHER_PARTS];
     int64_t head[2];
     bk_receive_bytes(comm, from, 0, head, sizeof head);
-    packed p = {head[0], head[1], bk_teacher_rows_new(w->arena, &w->file.form, head[1])};
+    packed p = {head[0], head[1], BK_NEW(w->arena, run, head[0]),
+                bk_teacher_rows_new(w->arena, &w->file.form, head[1])};
     bk_teacher_row_bytes(&w->file.form, bytes);
+    bk_receive_bytes(comm, from, 0, p.run, p.runs * (int64_t)sizeof *p.run);
     for (int i = 0; i < BK_TEACHER_PARTS; i++)
         bk_receive_bytes(comm, from, 0, p.rows.part[i], p.count * (int64_t)bytes[i]);
     return p;
@@ -261,7 +285,12 @@ static packed receive_rows(writer *w, const bk_comm *comm, int from)
 
 static bk_status write_rows(writer *w, const packed *p)
 {
-    return p->count > 0 ? bk_teacher_file_write(&w->file, p->first, p->count, p->rows) : BK_OK;
+    bk_teacher_rows rows = p->rows;
+    for (int64_t i = 0; i < p->runs; i++) {
+        BK_TRY(bk_teacher_file_write(&w->file, p->run[i].first, p->run[i].count, rows));
+        rows = bk_teacher_rows_at(&w->file.form, rows, p->run[i].count);
+    }
+    return BK_OK;
 }
 
 /* Rank 0 takes the rows of all, whether or not it could write those before. */
@@ -313,7 +342,7 @@ static bk_status create(writer *w)
 {
     const bk_job *job = w->job;
     BK_TRY(bk_teacher_cache_plan(job, w->file.path, &w->file));
-    return job->world->rank == 0 ? bk_teacher_file_create(job->arena, &w->file) : BK_OK;
+    return job->world->rank == 0 ? bk_teacher_file_create(job->arena, KEEP, &w->file) : BK_OK;
 }
 
 static void note(const writer *w)
@@ -339,7 +368,7 @@ bk_status bk_teacher_cache_write(bk_job *job, const char *path)
     writer w = {.job = job, .file = {.path = path}};
     BK_TRY(bk_agree(job->world->ctl, create(&w)));
     note(&w);
-    w.sampler = sampler_in_order(job);
+    w.sampler = sampler_for(job, &w.file);
     w.arena = bk_arena_new("teacher's rows");
     bk_status status = write_batches(&w);
     bk_arena_free(w.arena);

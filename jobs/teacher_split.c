@@ -140,6 +140,13 @@ bk_status bk_teacher_split_open(bk_job *job)
                                   job->config->run.precision == BK_PRECISION_BF16, &t->form);
 }
 
+int64_t bk_teacher_split_bytes(const bk_job *job)
+{
+    size_t bytes[BK_TEACHER_PARTS];
+    return job->lanes.batch * bk_sampler_rows(job->train_sampler, 0) *
+           (int64_t)bk_teacher_row_bytes(&job->teacher->form, bytes);
+}
+
 static delivery *find(bk_stream *s, request what)
 {
     for (int i = 0; i < DELIVERIES; i++) {
