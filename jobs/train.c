@@ -103,6 +103,8 @@ static void write_terms(const loop *l, const bk_step_result *r)
         bk_metrics_number(l->metrics, job->config->loss[i].name, r->term[i]);
         write_figures(l, &job->config->loss[i], &job->figures[i]);
     }
+    if (r->tails)
+        bk_metrics_number(l->metrics, "teacher_tail", r->tail);
     if (r->clamps)
         bk_metrics_integer(l->metrics, "clamped", (int64_t)r->clamped);
     if (bk_model_moe_layers(job->model) > 0) {
@@ -274,6 +276,16 @@ static bk_status spike(loop *l, const bk_step_result *r)
     return BK_OK;
 }
 
+static void warn_of_tail(const bk_step_result *r)
+{
+    static bool warned;
+    if (r->tail > 0.01)
+        bk_warn_once(&warned,
+                     "the teacher's classes outside top_k hold %.2g %% of its probability "
+                     "(teacher_tail): above 1 %% the losses are off by as much; raise top_k",
+                     100.0 * r->tail);
+}
+
 static bk_status one_step(loop *l, bk_step_result *r)
 {
     double start = bk_seconds();
@@ -283,6 +295,7 @@ static bk_status one_step(loop *l, bk_step_result *r)
     if (r->status == BK_NONFINITE)
         return not_finite(l, r);
     BK_TRY(r->status);
+    warn_of_tail(r);
     l->skipped = 0;
     if (r->spike)
         return spike(l, r);
