@@ -96,6 +96,21 @@ static void write_figures(const loop *l, const bk_config_loss *loss, const bk_at
     }
 }
 
+/* "kl_share": what each term makes of the weighted sum of absolute values.  Of values, not of
+ * gradients: those of the terms are never apart. */
+static void write_shares(const loop *l, const bk_step_result *r)
+{
+    const bk_config *c = l->job->config;
+    double sum = 0.0;
+    for (int i = 0; i < c->losses; i++)
+        sum += c->loss[i].weight * fabs(r->term[i]);
+    for (int i = 0; i < c->losses && c->losses > 1 && sum > 0.0; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "%s_share", c->loss[i].name);
+        bk_metrics_number(l->metrics, name, c->loss[i].weight * fabs(r->term[i]) / sum);
+    }
+}
+
 static void write_terms(const loop *l, const bk_step_result *r)
 {
     const bk_job *job = l->job;
@@ -103,6 +118,7 @@ static void write_terms(const loop *l, const bk_step_result *r)
         bk_metrics_number(l->metrics, job->config->loss[i].name, r->term[i]);
         write_figures(l, &job->config->loss[i], &job->figures[i]);
     }
+    write_shares(l, r);
     if (r->tails)
         bk_metrics_number(l->metrics, "teacher_tail", r->tail);
     if (r->clamps)
@@ -352,7 +368,7 @@ static bk_status run_steps(loop *l)
 static bool only_sinkd(const bk_config *c)
 {
     for (int i = 0; i < c->losses; i++)
-        if (strcmp(c->loss[i].kind->name, "sinkd") != 0)
+        if (strcmp(c->loss[i].kind->name, "sinkd") != 0 && c->loss[i].weight > 0.0)
             return false;
     return true;
 }
