@@ -1,5 +1,7 @@
 #include "jobs/config.h"
 
+#include "jobs/preset.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -57,7 +59,8 @@ static const bk_option distill_options[] = {
 };
 
 static const bk_option loss_options[] = {
-    BK_OPTION_TEXT_AS(bk_config_loss, kind_name, "kind", NULL, "loss (birkhoff kinds loss)"),
+    BK_OPTION_TEXT_AS(bk_config_loss, kind_name, "kind", NULL,
+                      "loss (birkhoff kinds loss), or preset (kinds preset)"),
     BK_OPTION_F64(bk_config_loss, weight, 1.0, 0.0, 1e9, "factor of the term"),
     BK_OPTION_END,
 };
@@ -292,6 +295,7 @@ static bk_status read_losses(bk_config *c)
             BK_USAGE,
             "section loss is not a list (%s): write loss: followed by - {kind: cross_entropy}",
             bk_value_place(list, where));
+    BK_TRY(bk_presets_expand(c->arena, list, &list));
     for (bk_value *entry = list->child; entry; entry = entry->next, c->losses++) {
         if (c->losses == BK_LOSSES_MAX)
             return bk_fail(BK_USAGE, "more than %d losses (%s): remove some", BK_LOSSES_MAX,

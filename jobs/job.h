@@ -115,6 +115,9 @@ typedef struct bk_step_result {
     double aux, z;              /* means over the MoE layers, unweighted */
     bool clamps;                /* some attention clamps, and so often it did (attention.qr) */
     double clamped;
+    bool tails;  /* some loss sees the likeliest classes of the teacher alone */
+    double tail; /* the teacher's probability outside them, mean over rows; the largest of the
+                    losses */
     double grad_norm, lr;
     int64_t positions; /* real positions of the global batch */
     int64_t nonfinite;

@@ -72,6 +72,9 @@ static void read_terms(const bk_job *job, const double *sum, bk_step_result *out
         } else if (strcmp(t->term[i].name, "clamped") == 0) {
             out->clamps = true;
             out->clamped += sum[i];
+        } else if (strcmp(t->term[i].name, "teacher_tail") == 0) {
+            out->tail = fmax(out->tail, sum[i]);
+            out->tails = true;
         } else if (strcmp(t->term[i].name, "moe_aux") == 0) {
             out->aux += sum[i];
             auxes++;

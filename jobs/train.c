@@ -97,6 +97,21 @@ static void write_figures(const loop *l, const bk_config_loss *loss, const bk_at
     }
 }
 
+/* "kl_share": what each term makes of the weighted sum of absolute values.  Of values, not of
+ * gradients: those of the terms are never apart. */
+static void write_shares(const loop *l, const bk_step_result *r)
+{
+    const bk_config *c = l->job->config;
+    double sum = 0.0;
+    for (int i = 0; i < c->losses; i++)
+        sum += c->loss[i].weight * fabs(r->term[i]);
+    for (int i = 0; i < c->losses && c->losses > 1 && sum > 0.0; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "%s_share", c->loss[i].name);
+        bk_metrics_number(l->metrics, name, c->loss[i].weight * fabs(r->term[i]) / sum);
+    }
+}
+
 static void write_terms(const loop *l, const bk_step_result *r)
 {
     const bk_job *job = l->job;
@@ -104,6 +119,9 @@ static void write_terms(const loop *l, const bk_step_result *r)
         bk_metrics_number(l->metrics, job->config->loss[i].name, r->term[i]);
         write_figures(l, &job->config->loss[i], &job->figures[i]);
     }
+    write_shares(l, r);
+    if (r->tails)
+        bk_metrics_number(l->metrics, "teacher_tail", r->tail);
     if (r->clamps)
         bk_metrics_integer(l->metrics, "clamped", (int64_t)r->clamped);
     if (bk_model_moe_layers(job->model) > 0) {
@@ -280,6 +298,16 @@ static bk_status spike(loop *l, const bk_step_result *r)
     return BK_OK;
 }
 
+static void warn_of_tail(const bk_step_result *r)
+{
+    static bool warned;
+    if (r->tail > 0.01)
+        bk_warn_once(&warned,
+                     "the teacher's classes outside top_k hold %.2g %% of its probability "
+                     "(teacher_tail): above 1 %% the losses are off by as much; raise top_k",
+                     100.0 * r->tail);
+}
+
 static bk_status one_step(loop *l, bk_step_result *r)
 {
     double start = bk_seconds();
@@ -289,6 +317,7 @@ static bk_status one_step(loop *l, bk_step_result *r)
     if (r->status == BK_NONFINITE)
         return not_finite(l, r);
     BK_TRY(r->status);
+    warn_of_tail(r);
     l->skipped = 0;
     if (r->spike)
         return spike(l, r);
@@ -345,7 +374,7 @@ static bk_status run_steps(loop *l)
 static bool only_sinkd(const bk_config *c)
 {
     for (int i = 0; i < c->losses; i++)
-        if (strcmp(c->loss[i].kind->name, "sinkd") != 0)
+        if (strcmp(c->loss[i].kind->name, "sinkd") != 0 && c->loss[i].weight > 0.0)
             return false;
     return true;
 }

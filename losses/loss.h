@@ -58,6 +58,9 @@ typedef struct bk_loss_kind {
     bk_status (*check)(const void *config, bk_dtype dtype);
     /* The same against the model (sequences: a sample has many rows); BK_USAGE.  May be NULL. */
     bk_status (*fits)(const void *config, bool sequences);
+    /* The option that needs all logits of the teacher, not the largest alone (bk_teacher_top);
+     * NULL: none does.  May be NULL. */
+    const char *(*whole)(const void *config);
     /* Collective when BK_LOSS_COLLECTIVE.  Returns value[m] (BK_F64) on the step arena. */
     bk_tensor *(*apply)(bk_tape *t, const bk_loss_args *args);
 } bk_loss_kind;

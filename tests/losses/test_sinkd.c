@@ -55,7 +55,8 @@ static void golden(void **state)
 {
     static const struct {
         const char *gradient, *row0;
-    } modes[] = {{"unrolled", "grad_row0"}, {"envelope", "envelope_row0"}};
+    } modes[] = {
+        {"unrolled", "grad_row0"}, {"envelope", "envelope_row0"}, {"implicit", "implicit_row0"}};
     json_t *file, *entry;
     size_t i;
     (void)state;
@@ -66,7 +67,7 @@ static void golden(void **state)
     {
         char options[256];
         bk_test_batch b = batch_of(entry);
-        for (int k = 0; k < 2; k++) {
+        for (int k = 0; k < 3; k++) {
             snprintf(options, sizeof options,
                      "temperature=%g epsilon=%g iterations=%d reduction=sum gradient=%s",
                      number(entry, "T"), number(entry, "epsilon"), (int)number(entry, "iterations"),
@@ -80,7 +81,6 @@ static void golden(void **state)
     json_decref(file);
 }
 
-/* Entries of options that exist: 4 of group and mask, and those of debias and top_k once built. */
 static void golden_options(void **state)
 {
     json_t *file, *entry;
@@ -95,8 +95,6 @@ static void golden_options(void **state)
         const char *option = json_string_value(json_object_get(entry, "option"));
         const json_t *group = json_object_get(entry, "group");
         char options[128] = "reduction=sum";
-        if (strcmp(option, "mask") != 0 && !bk_test_loss_has("sinkd", option))
-            continue;
         if (json_is_string(group))
             strcat(options, " group=sequence");
         else if (group)
@@ -112,7 +110,7 @@ static void golden_options(void **state)
         bk_test_batch_free(&b);
         checked++;
     }
-    assert_true(checked >= 4);
+    assert_int_equal(checked, 8);
     json_decref(file);
 }
 
@@ -160,6 +158,9 @@ static void ranks_agree_in_every_mode(void **state)
         b.sequence[i] = 3 * (i / 4);
     static const char *const options[] = {"",
                                           "gradient=envelope",
+                                          "debias=true",
+                                          "top_k=4 group=5",
+                                          "gradient=implicit",
                                           "group=3",
                                           "group=4 gradient=envelope",
                                           "group=sequence",
@@ -168,13 +169,21 @@ static void ranks_agree_in_every_mode(void **state)
                                           "epsilon=0.005 iterations=50",
                                           "group=3 tolerance=0.01 iterations=500",
                                           "tolerance=1e-6 iterations=500",
-                                          "group=1 tolerance=0.5"};
+                                          "group=1 tolerance=0.5",
+                                          "group=3 gradient=implicit",
+                                          "group=4 debias=true gradient=envelope",
+                                          "group=sequence debias=true gradient=implicit",
+                                          "group=3 debias=true domain=log",
+                                          "top_k=1 gradient=implicit",
+                                          "top_k=18 group=sequence gradient=envelope",
+                                          "debias=true solver=newton gradient=implicit "
+                                          "tolerance=1e-10 iterations=100"};
     for (size_t i = 0; i < sizeof options / sizeof *options; i++)
         same_on_all_ranks(&b, options[i]);
     b.valid = calloc(11, sizeof *b.valid);
     for (int i = 0; i < 11; i++)
         b.valid[i] = i % 4 != 1;
-    for (size_t i = 0; i < 5; i++)
+    for (size_t i = 0; i < 8; i++)
         same_on_all_ranks(&b, options[i]);
     bk_test_batch_free(&b);
 }
