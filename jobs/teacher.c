@@ -18,6 +18,13 @@ bk_placement bk_teacher_placement(const bk_config *config, bk_purpose purpose)
 
 /* ---- opening ---- */
 
+static void measure(bk_teacher *t)
+{
+    bk_model_figures f = bk_model_measure(t->model);
+    t->parameters = f.parameters;
+    t->flops_per_sample = f.flops_per_sample;
+}
+
 /* The model as its checkpoint describes it. */
 static bk_status make_model(bk_job *job, const bk_checkpoint *c)
 {
@@ -31,9 +38,7 @@ static bk_status make_model(bk_job *job, const bk_checkpoint *c)
         return bk_fail(status, "the teacher cannot be used here (%s): %s", bk_checkpoint_path(c),
                        bk_arena_strdup(job->arena, bk_status_text()));
     bk_slab_layout(bk_model_slab(t->model), 1 << 20, 16);
-    bk_model_figures f = bk_model_measure(t->model);
-    t->parameters = f.parameters;
-    t->flops_per_sample = f.flops_per_sample;
+    measure(t);
     return BK_OK;
 }
 
@@ -113,6 +118,14 @@ bk_status bk_job_open_teacher(bk_job *job)
     bk_teacher_close(job->teacher);
     job->teacher = NULL;
     return BK_OK;
+}
+
+void bk_job_take_teacher(bk_job *job, bk_model *model)
+{
+    make_teacher(job);
+    job->teacher->placement = BK_COLOCATED;
+    job->teacher->model = model;
+    measure(job->teacher);
 }
 
 void bk_teacher_close(bk_teacher *t)

@@ -44,6 +44,8 @@ bk_placement bk_teacher_placement(const bk_config *config, bk_purpose purpose);
  * needs it; nothing without.  With a file that is missing, writes it.  An evaluation goes on
  * without a teacher that is gone, with a warning. */
 BK_CHECKED bk_status bk_job_open_teacher(bk_job *job);
+/* Not collective.  The job gets a teacher that is at hand, on every rank; `model` is borrowed. */
+void bk_job_take_teacher(bk_job *job, bk_model *model);
 void bk_teacher_close(bk_teacher *t); /* Not collective.  NULL is fine. */
 
 /* Collective with MoE.  Logits [R,V] of the bundle's rows for `lanes`, on t->arena until the next
@@ -65,7 +67,8 @@ bool bk_teacher_evaluates(const bk_teacher *t);
 /* ---- teacher_form.c ---- */
 
 /* Not collective.  The form that distill.cache_form asks for, or that suits the losses (`suits`):
- * top-k where they all have one top_k and no temperature_end, else dense.  BK_USAGE. */
+ * top-k where they all have one top_k and no option that needs all logits, else dense.  BK_USAGE.
+ */
 BK_CHECKED bk_status bk_teacher_form_choose(const bk_config *config, int64_t vocabulary, bool suits,
                                             bool bf16, bk_teacher_form *out);
 /* BK_INPUT when a loss needs what rows of this form, of the file at `path`, do not hold. */
@@ -73,7 +76,7 @@ BK_CHECKED bk_status bk_teacher_form_serves(const bk_config *config, const bk_te
                                             const char *path);
 /* rows[0..count) of a form from logits[count,V]. */
 void bk_teacher_encode(const bk_teacher_form *form, int64_t count, const float *logits,
-                       bk_teacher_rows rows, bk_arena *scratch);
+                       bk_teacher_rows rows);
 /* The rows as tensors of the bundle; `rows` is borrowed until the end of the step. */
 void bk_teacher_hand(bk_arena *arena, const bk_teacher_form *form, int64_t count,
                      bk_teacher_rows rows, bk_bundle *bundle);

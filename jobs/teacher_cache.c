@@ -243,7 +243,7 @@ static packed pack(writer *w, int64_t batch, const bk_tensor *logits)
     bk_sampler_places(w->sampler, batch, lanes, place);
     for (int64_t i = 0; i < samples && i < left; i++) {
         bk_teacher_encode(form, place[i].count, bk_f32(logits) + i * each * form->vocabulary,
-                          bk_teacher_rows_at(form, out.rows, out.count), w->job->tape.scratch);
+                          bk_teacher_rows_at(form, out.rows, out.count));
         add_run(&out, w->file.offsets[place[i].sample] + place[i].first, place[i].count);
     }
     return out;

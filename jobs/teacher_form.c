@@ -1,8 +1,11 @@
 /* Rows of a teacher's logits as they are stored and sent: which form serves the losses, and between
  * that form and the tensors that losses read. */
+#include "core/parallel.h"
 #include "core/vector.h"
 #include "jobs/teacher.h"
+#include "losses/row_kernel.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,18 +25,17 @@ typedef struct wish {
     const char *name;
     int64_t top_k; /* 0: all classes */
     double temperature;
-    bool anneals; /* the temperature changes from step to step */
+    const char *whole; /* the option that needs whole rows all the same; NULL: none */
 } wish;
 
 static wish wish_of(const bk_config_loss *loss)
 {
     const int64_t *top_k = option_of(loss, "top_k");
-    const double *temperature = option_of(loss, "temperature"),
-                 *end = option_of(loss, "temperature_end");
+    const double *temperature = option_of(loss, "temperature");
     return (wish){.name = loss->name,
                   .top_k = top_k ? *top_k : 0,
                   .temperature = temperature ? *temperature : 1.0,
-                  .anneals = end && *end > 0.0 && temperature && *end != *temperature};
+                  .whole = loss->kind->whole ? loss->kind->whole(loss->config) : NULL};
 }
 
 /* Of all losses on a teacher; their number. */
@@ -51,7 +53,7 @@ static int wishes_of(const bk_config *c, wish list[BK_LOSSES_MAX])
 static bool suits_top(const wish *list, int count, int64_t vocabulary)
 {
     for (int i = 0; i < count; i++)
-        if (list[i].anneals || list[i].top_k != list[0].top_k)
+        if (list[i].whole || list[i].top_k != list[0].top_k)
             return false;
     return count > 0 && list[0].top_k > 0 && list[0].top_k < vocabulary;
 }
@@ -64,11 +66,11 @@ static bk_status check_top(const wish *list, int count)
                            "distill.cache_form=top_k, but the loss %s reads all classes: give it a "
                            "top_k, or choose dense",
                            list[i].name);
-        if (list[i].anneals)
+        if (list[i].whole)
             return bk_fail(BK_USAGE,
-                           "distill.cache_form=top_k fixes the temperatures, but the loss %s has a "
-                           "temperature_end: choose dense",
-                           list[i].name);
+                           "distill.cache_form=top_k, but the %s of the loss %s needs all logits: "
+                           "choose dense",
+                           list[i].whole, list[i].name);
     }
     return BK_OK;
 }
@@ -111,91 +113,81 @@ bk_status bk_teacher_form_choose(const bk_config *c, int64_t vocabulary, bool su
 
 /* ---- does a form that is there serve? ---- */
 
-static bk_status refuse_temperature(const wish *w, const bk_teacher_form *form, const char *path)
+static bk_status check_temperature(const wish *w, const bk_teacher_form *form, const char *path)
 {
     char stored[256] = "";
-    bool there = false;
     for (int64_t i = 0; i < form->temperatures; i++) {
         size_t used = strlen(stored);
+        if (form->temperature[i] == w->temperature)
+            return BK_OK;
         snprintf(stored + used, sizeof stored - used, "%s%g", i > 0 ? ", " : "",
                  form->temperature[i]);
-        there = there || form->temperature[i] == w->temperature;
     }
-    if (there && !w->anneals)
-        return BK_OK;
     return bk_fail(BK_INPUT,
-                   "the loss %s needs the teacher at temperature %g%s, the file of its logits has "
-                   "%s (%s): choose one of them, or write the dense form",
-                   w->name, w->temperature, w->anneals ? " and on to temperature_end" : "", stored,
-                   path);
+                   "the loss %s has temperature %g, the file of the teacher's logits is for %s "
+                   "(%s): choose one of them, or write the dense form",
+                   w->name, w->temperature, stored, path);
+}
+
+static bk_status check_wish(const wish *w, const bk_teacher_form *form, const char *path)
+{
+    if (w->whole)
+        return bk_fail(BK_INPUT,
+                       "the %s of the loss %s needs all of the teacher's logits, the file has the "
+                       "largest %lld of a row (%s): write the dense form",
+                       w->whole, w->name, (long long)form->top_k, path);
+    if (w->top_k == 0 || w->top_k > form->top_k)
+        return bk_fail(BK_INPUT,
+                       "the loss %s has top_k=%lld%s, the file of the teacher's logits only the "
+                       "largest %lld (%s): lower top_k, or write the dense form",
+                       w->name, (long long)w->top_k, w->top_k == 0 ? " (all)" : "",
+                       (long long)form->top_k, path);
+    return check_temperature(w, form, path);
 }
 
 bk_status bk_teacher_form_serves(const bk_config *c, const bk_teacher_form *form, const char *path)
 {
     wish list[BK_LOSSES_MAX];
     int count = wishes_of(c, list);
-    for (int i = 0; i < count && form->top_k > 0; i++) {
-        if (list[i].top_k == 0 || list[i].top_k > form->top_k)
-            return bk_fail(BK_INPUT,
-                           "the loss %s has top_k=%lld%s, the file of the teacher's logits only "
-                           "the largest %lld (%s): lower top_k, or write the dense form",
-                           list[i].name, (long long)list[i].top_k,
-                           list[i].top_k == 0 ? " (all)" : "", (long long)form->top_k, path);
-        BK_TRY(refuse_temperature(&list[i], form, path));
-    }
+    for (int i = 0; i < count && form->top_k > 0; i++)
+        BK_TRY(check_wish(&list[i], form, path));
     return BK_OK;
 }
 
 /* ---- between a form and logits ---- */
 
-/* index[k]: largest first, equal ones in rising order.  A heap whose top is the least of those kept
- * would be less work for a large k; this insertion is short, and k is small beside V. */
-static void select_largest(int64_t n, const float *x, int64_t k, int32_t *index, float *value)
+typedef struct encoding {
+    const bk_teacher_form *form;
+    const float *logits;
+    bk_teacher_rows rows;
+} encoding;
+
+static void encode_top(void *context, int64_t first, int64_t last)
 {
-    int64_t kept = 0;
-    for (int64_t v = 0; v < n; v++) {
-        if (kept == k && !(x[v] > value[k - 1]))
-            continue;
-        int64_t at = kept < k ? kept++ : k - 1;
-        for (; at > 0 && x[v] > value[at - 1]; at--) {
-            value[at] = value[at - 1];
-            index[at] = index[at - 1];
+    const encoding *e = context;
+    const bk_row_kernels *kernel = bk_rows_of(BK_F32);
+    int64_t n = e->form->vocabulary, k = e->form->top_k, temperatures = e->form->temperatures;
+    for (int64_t i = first; i < last; i++) {
+        const float *x = e->logits + i * n;
+        int32_t *index = (int32_t *)e->rows.part[0] + i * k;
+        float *value = (float *)e->rows.part[1] + i * k,
+              *lse = (float *)e->rows.part[2] + i * temperatures;
+        kernel->select(n, x, k, index);
+        for (int64_t j = 0; j < k; j++)
+            value[j] = x[index[j]];
+        for (int64_t t = 0; t < temperatures; t++) {
+            bk_row_norm norm = kernel->normalise(n, x, e->form->temperature[t]);
+            lse[t] = (float)(norm.most / e->form->temperature[t] - log(norm.inverse));
         }
-        value[at] = x[v];
-        index[at] = (int32_t)v;
     }
-}
-
-/* log sum exp(x/T), in double. */
-static float log_sum(int64_t n, const float *x, double temperature, double *scratch)
-{
-    for (int64_t v = 0; v < n; v++)
-        scratch[v] = (double)x[v] / temperature;
-    return (float)bk_lse_f64(n, scratch, scratch + n);
-}
-
-static void encode_top(const bk_teacher_form *form, int64_t count, const float *logits,
-                       bk_teacher_rows rows, bk_arena *scratch)
-{
-    int64_t n = form->vocabulary, k = form->top_k;
-    bk_arena_mark mark = bk_arena_get_mark(scratch);
-    double *room = BK_NEW(scratch, double, 2 * n);
-    for (int64_t i = 0; i < count; i++) {
-        const float *x = logits + i * n;
-        float *lse = (float *)rows.part[2] + i * form->temperatures;
-        select_largest(n, x, k, (int32_t *)rows.part[0] + i * k, (float *)rows.part[1] + i * k);
-        for (int64_t t = 0; t < form->temperatures; t++)
-            lse[t] = log_sum(n, x, form->temperature[t], room);
-    }
-    bk_arena_release(scratch, mark);
 }
 
 void bk_teacher_encode(const bk_teacher_form *form, int64_t count, const float *logits,
-                       bk_teacher_rows rows, bk_arena *scratch)
+                       bk_teacher_rows rows)
 {
     int64_t n = form->vocabulary;
     if (form->top_k > 0)
-        encode_top(form, count, logits, rows, scratch);
+        bk_parallel(count, 1, n, encode_top, &(encoding){form, logits, rows});
     else if (form->bf16)
         bk_vector(BK_F32)->pack_bf16(count * n, logits, rows.part[0]);
     else

@@ -286,7 +286,7 @@ static void answer(bk_job *job, request what, shipment *s)
                 range_of(job, job->world->rank, job->world->size),
                 bk_sampler_rows(sampler, what.batch),
                 s->transfer = bk_transfer_new(s->arena, job->world->between, BK_TEACHER_PARTS + 1)};
-    bk_teacher_encode(&form, bk_rows(logits), bk_f32(logits), p.rows, job->tape.scratch);
+    bk_teacher_encode(&form, bk_rows(logits), bk_f32(logits), p.rows);
     ship(job, s, &p);
 }
 
