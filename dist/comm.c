@@ -4,6 +4,7 @@
 #include "dist/bucket.h"
 #include "dist/exchange.h"
 #include "dist/internal.h"
+#include "dist/trace.h"
 #include "dist/transfer.h"
 
 #include <stdlib.h>
@@ -197,6 +198,7 @@ bk_status bk_world_open_two(bk_arena *arena, int last, int expert, bk_world **wo
     BK_TRY(check_degree(expert, world_size - last, "student "));
     int second = world_rank >= world_size - last;
     MPI_Comm base;
+    bk_trace_restart();
     BK_MPI(MPI_Comm_split(MPI_COMM_WORLD, second, world_rank, &base));
     bk_world *w = open_on(arena, base, second ? common_divisor(expert, last) : expert);
     w->between = duplicate(arena, MPI_COMM_WORLD, "between", BK_TRAFFIC_TEACHER);

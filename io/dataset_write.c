@@ -1,7 +1,6 @@
 #include "io/dataset.h"
 
 #include "io/files.h"
-#include "io/texts.h"
 
 #include <errno.h>
 #include <math.h>
@@ -74,12 +73,26 @@ static bk_status write_split(bk_h5 *file, const bk_dataset *d, bk_split *s, bk_a
 
 /* ---- the file ---- */
 
+/* The texts that reading believes (io/dataset.h). */
 static bk_status write_texts(bk_h5 *file, const bk_dataset *d)
 {
-    const bk_text list[] = {{"format", "birkhoff-dataset"}, {"task", d->task},
-                            {"source", d->source},          {"label_name", d->label_name},
-                            {"digest", d->digest},          {NULL, NULL}};
-    return bk_texts_write(file, list);
+    const char *const pair[][2] = {{"format", "birkhoff-dataset"},
+                                   {"task", d->task},
+                                   {"source", d->source},
+                                   {"label_name", d->label_name},
+                                   {"digest", d->digest}};
+    char *texts = NULL;
+    size_t bytes = 0;
+    FILE *stream = open_memstream(&texts, &bytes);
+    if (!stream)
+        bk_fatal("out of memory: texts of a data set");
+    for (size_t i = 0; i < sizeof pair / sizeof *pair; i++)
+        if (pair[i][1])
+            fprintf(stream, "%s%c%s%c", pair[i][0], 0, pair[i][1], 0);
+    fclose(stream);
+    bk_status status = bk_h5_set_attribute(file, "/", "texts", BK_U8, (int64_t)bytes, texts);
+    free(texts);
+    return status;
 }
 
 static bk_status write_root(bk_h5 *file, const bk_dataset *d, int64_t seed, const char *options)

@@ -3,7 +3,6 @@
 #include "core/fault.h"
 #include "io/dataset.h"
 #include "io/files.h"
-#include "io/texts.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -177,22 +176,13 @@ bk_status bk_teacher_file_write(bk_teacher_file *f, int64_t first, int64_t count
     return BK_OK;
 }
 
-/* The texts that reading believes: written last, so that a file without them is not whole. */
 static bk_status finish(const bk_teacher_file *f)
 {
     char digest[65];
     if (f->kept.part[0])
         BK_TRY(write_rows(f, 0, f->rows, f->kept));
     BK_TRY(bk_dataset_digest(f->file, digest));
-    BK_TRY(bk_h5_set_attribute_text(f->file, "/", "digest", digest));
-    const bk_text list[] = {{"format", "birkhoff-teacher"},
-                            {"teacher", f->teacher},
-                            {"data", f->data},
-                            {"split", f->split},
-                            {"encoding", f->form.bf16 ? "bf16" : "fp32"},
-                            {"digest", digest},
-                            {NULL, NULL}};
-    return bk_texts_write(f->file, list);
+    return bk_h5_set_attribute_text(f->file, "/", "digest", digest);
 }
 
 static bk_status put_in_place(const char *part, const char *path)
@@ -281,25 +271,30 @@ static bk_status read_temperatures(bk_arena *arena, bk_teacher_file *f)
     return BK_OK;
 }
 
+static bk_status read_text(bk_arena *arena, const bk_teacher_file *f, const char *object,
+                           const char *name, const char **text)
+{
+    char *stored = "";
+    if (bk_h5_has_attribute(f->file, object, name))
+        BK_TRY(bk_h5_attribute_text(f->file, object, name, arena, &stored));
+    *text = stored;
+    return BK_OK;
+}
+
 static bk_status read_about(bk_arena *arena, bk_teacher_file *f)
 {
-    const char *texts, *encoding;
+    const char *encoding;
     bk_teacher_form *form = &f->form;
-    BK_TRY(bk_texts_read(f->file, "birkhoff-teacher", arena, &texts));
-    BK_TRY(bk_texts_find(f->file, texts, "teacher", "", arena, &f->teacher));
-    BK_TRY(bk_texts_find(f->file, texts, "data", "", arena, &f->data));
-    BK_TRY(bk_texts_find(f->file, texts, "split", "", arena, &f->split));
-    BK_TRY(bk_texts_find(f->file, texts, "digest", "", arena, &f->digest));
-    BK_TRY(bk_texts_find(f->file, texts, "encoding", "", arena, &encoding));
+    BK_TRY(bk_h5_expect(f->file, "birkhoff-teacher"));
+    BK_TRY(read_text(arena, f, "/", "teacher", &f->teacher));
+    BK_TRY(read_text(arena, f, "/", "data", &f->data));
+    BK_TRY(read_text(arena, f, "/", "split", &f->split));
+    BK_TRY(read_text(arena, f, "/", "digest", &f->digest));
+    BK_TRY(read_text(arena, f, "/logits", "encoding", &encoding));
+    form->bf16 = strcmp(encoding, "bf16") == 0;
     BK_TRY(read_integer(f, "vocabulary", 1, INT32_MAX, &form->vocabulary));
     BK_TRY(read_integer(f, "top_k", 0, form->vocabulary, &form->top_k));
     BK_TRY(read_cuts(f));
-    char *stored;
-    form->bf16 = strcmp(encoding, "bf16") == 0;
-    if (!texts && bk_h5_has_attribute(f->file, "/logits", "encoding")) {
-        BK_TRY(bk_h5_attribute_text(f->file, "/logits", "encoding", arena, &stored));
-        form->bf16 = strcmp(stored, "bf16") == 0;
-    }
     return read_temperatures(arena, f);
 }
 
