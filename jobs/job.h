@@ -27,6 +27,8 @@ typedef struct bk_given {
 /* Why a job is asked to stop. */
 typedef enum bk_stop { BK_GO_ON, BK_STOP_TIME, BK_STOP_SIGNAL } bk_stop;
 
+typedef struct bk_transfer bk_transfer; /* jobs/transfer.h */
+
 typedef struct bk_job {
     bk_arena *arena; /* run arena */
     bk_purpose purpose;
@@ -46,6 +48,7 @@ typedef struct bk_job {
     bk_arena *walk;  /* gradients of lanes that wait for others (parallel.walk) */
     bk_attributes figures[BK_LOSSES_MAX]; /* of the losses, in a step whose line is due */
     bk_arena *teacher_arena;
+    bk_transfer *transfer;       /* losses between layers; NULL: none */
     const char *teacher_payload; /* digest of the teacher's parameters; NULL without */
     bk_checkpoint *checkpoint;   /* resumed from; NULL: fresh */
     bk_run_state state;

@@ -9,6 +9,7 @@
 #include "io/files.h"
 #include "io/hdf5.h"
 #include "io/yaml.h"
+#include "jobs/transfer.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -102,6 +103,14 @@ static bk_status make_model(bk_job *job)
     BK_TRY(bk_model_new(job->arena, bk_value_get(c->root, "model"), &job->data, job->world,
                         &job->model));
     job->slab = bk_model_slab(job->model);
+    return BK_OK;
+}
+
+/* When everything is declared, the maps to the teacher's layers among it. */
+static bk_status lay_out(bk_job *job)
+{
+    const bk_config *c = job->config;
+    BK_TRY(bk_transfer_plan(job));
     bk_slab_layout(job->slab, (int64_t)(c->parallel.bucket_mb * 262144.0), slab_alignment(job));
     if (job->purpose != BK_EVALUATE)
         bk_slab_want_gradients(job->slab);
@@ -324,7 +333,8 @@ static bk_status open_inputs(bk_job *job)
     BK_TRY(bk_agree(ctl, bk_job_open_samplers(job)));
     BK_TRY(bk_agree(ctl, make_model(job)));
     BK_TRY(bk_agree(ctl, check_model(job)));
-    return bk_job_open_teacher(job);
+    BK_TRY(bk_job_open_teacher(job));
+    return bk_agree(ctl, lay_out(job));
 }
 
 static bk_status open_all(bk_job *job)

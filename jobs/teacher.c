@@ -3,6 +3,7 @@
 #include "dist/agree.h"
 #include "io/yaml.h"
 #include "jobs/job.h"
+#include "jobs/transfer.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -55,13 +56,14 @@ void bk_job_teach(bk_job *job, bk_bundle *bundle)
     bk_arena_reset(job->teacher_arena);
     bk_tape tape = {.arena = job->teacher_arena,
                     .scratch = job->tape.scratch,
-                    .inner = job->tape.inner,
+                    .inner = job->transfer ? NULL : job->tape.inner, /* matrices stay */
                     .dtype = BK_F32,
                     .bf16 = job->tape.bf16,
                     .lanes = job->tape.lanes,
                     .seed = job->tape.seed,
                     .step = job->tape.step};
     bk_bundle seen = *bundle;
+    seen.inside = bk_transfer_teacher(job);
     bk_model_forward(job->teacher, &tape, &seen);
     const bk_tensor *logits = bk_bundle_need(&seen, "logits");
     bk_tensor *kept = bk_tensor_new(job->tape.arena, logits->dtype, logits->dims, logits->shape);
