@@ -138,7 +138,8 @@ typedef struct bk_step_result {
 /* Collective.  One training step: batch, teacher, forward, losses, backward, reduction, agreement,
  * update. */
 bk_step_result bk_job_step(bk_job *job);
-/* Whether metrics.jsonl gets a line after this step, with the figures of the losses. */
+/* Whether metrics.jsonl gets a line after this step, or a dry run prints one, with the figures of
+ * the losses. */
 bool bk_job_line_due(const bk_job *job, int64_t step);
 /* Not collective.  Steps whose update was applied. */
 int64_t bk_job_updates(const bk_run_state *s);

@@ -13,7 +13,8 @@
 
 bool bk_job_line_due(const bk_job *job, int64_t step)
 {
-    return step % job->config->log.interval == 0 || step == job->config->run.steps;
+    return step % job->config->log.interval == 0 || step == job->config->run.steps ||
+           job->purpose == BK_DRY_RUN;
 }
 
 static void add_losses(bk_job *job, const bk_bundle *bundle)
