@@ -49,6 +49,16 @@ for i in 0 1 2 3; do
         fail "no map $i in the checkpoint"
 done
 grep -q "distill/hidden4/w" one/checkpoints/step-00000008/*.h5 && fail "more maps than pairs of hidden states"
+grep -q "optim/m/distill/hidden0/w" one/checkpoints/step-00000008/manifest.json || fail "no moments of a map"
+expect 0 1 inspect one/checkpoints/step-00000008
+says out 'distill/hidden0/w'
+# Such a student can teach; a loss that comes later has no map in the checkpoint yet.
+sed '/^  - {kind/d; s/^loss:/loss: [{kind: kl}]/; s/teacher: teacher/teacher: one/' student.yaml >pupil.yaml
+sed 's/{kind: kl}/{kind: kl}, {kind: hidden, projection: linear}/' pupil.yaml >later.yaml
+expect 0 2 train pupil.yaml run.dir=pupil run.steps=4
+refuses 3 2 'distill/hidden0/w is missing' train later.yaml run.dir=pupil
+expect 0 2 train later.yaml run.dir=pupil checkpoint.partial=true
+says err 'initialised as for a new run'
 shares=$(number one 8 'kl_share'),$(number one 8 'hidden_share'),$(number one 8 'hidden.2_share'),$(number one 8 'attention_share')
 echo "$shares" | awk -F, '{ exit !($1 > 0 && $2 > 0 && $3 > 0 && $4 > 0 && $1 + $2 + $3 + $4 > 0.999999 && $1 + $2 + $3 + $4 < 1.000001) }' ||
     fail "shares of the loss: $shares"
