@@ -11,7 +11,7 @@
 struct bk_comm {
     MPI_Comm handle;
     int rank, size;
-    bool all_ranks; /* a communicator of all ranks of the job */
+    bool all_ranks; /* of all ranks of its world, which make the same calls on it */
     const char *name;
     bk_traffic_part part; /* that its messages are counted for */
     bk_reducer reducer;

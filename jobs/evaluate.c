@@ -1,4 +1,4 @@
-#include "jobs/job.h"
+#include "jobs/teacher.h"
 
 #include "core/log.h"
 #include "dist/collective.h"
@@ -80,9 +80,8 @@ static void add_sums(bk_job *job, const bk_bundle *bundle, double sums[SUMS])
 
 bk_stop bk_job_stop_asked(const bk_job *job)
 {
-    int64_t stop = bk_signals_any()               ? BK_STOP_SIGNAL
-                   : bk_seconds() >= job->stop_at ? BK_STOP_TIME
-                                                  : BK_GO_ON;
+    bool asked = bk_signals_any() || (job->teacher && job->teacher->seen);
+    int64_t stop = asked ? BK_STOP_SIGNAL : bk_seconds() >= job->stop_at ? BK_STOP_TIME : BK_GO_ON;
     bk_max_i64(job->world->ctl, 1, &stop);
     return (bk_stop)stop;
 }
@@ -101,7 +100,7 @@ bk_evaluation bk_job_evaluate(bk_job *job, int64_t batches)
         bk_tape_begin(t);
         t->training = t->recording = false;
         bk_sampler_batch(sampler, i, &job->lanes, t->arena, &bundle);
-        bk_job_teach(job, &bundle);
+        bk_job_teach(job, (bk_lesson){.evaluation = true, .batch = i, .batches = last}, &bundle);
         bk_model_forward(job->model, t, &bundle);
         count_rows(&bundle, counts);
         add_sums(job, &bundle, sums);
@@ -109,12 +108,13 @@ bk_evaluation bk_job_evaluate(bk_job *job, int64_t batches)
     }
     bk_sum_i64(job->world->loss, 3, counts);
     double rows = counts[0] > 0 ? (double)counts[0] : 1.0;
-    return (bk_evaluation){.rows = counts[0],
-                           .correct = counts[1],
-                           .cross_entropy = sums[SUM_LOSS] / rows,
-                           .accuracy = (double)counts[1] / rows,
-                           .teacher_agreement = job->teacher ? (double)counts[2] / rows : NAN,
-                           .teacher_kl = job->teacher ? sums[SUM_KL] / rows : NAN,
-                           .seconds = bk_seconds() - start,
-                           .stop = stop};
+    return (bk_evaluation){
+        .rows = counts[0],
+        .correct = counts[1],
+        .cross_entropy = sums[SUM_LOSS] / rows,
+        .accuracy = (double)counts[1] / rows,
+        .teacher_agreement = bk_teacher_evaluates(job->teacher) ? (double)counts[2] / rows : NAN,
+        .teacher_kl = bk_teacher_evaluates(job->teacher) ? sums[SUM_KL] / rows : NAN,
+        .seconds = bk_seconds() - start,
+        .stop = stop};
 }

@@ -25,6 +25,8 @@ static const struct {
     {"model.recompute", FREE},
     {"model.moe.chunks", FREE},
     {"model", TENSORS},
+    {"distill.teacher_ranks", FREE},
+    {"distill.cache", FREE},
     {"distill", WARNED},
     {"loss", WARNED},
     {"optim.kind", MOMENTS},

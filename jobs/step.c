@@ -1,4 +1,4 @@
-#include "jobs/job.h"
+#include "jobs/teacher.h"
 
 #include "core/fault.h"
 #include "core/log.h"
@@ -21,8 +21,10 @@ static void add_losses(bk_job *job, const bk_bundle *bundle)
 {
     const bk_config *c = job->config;
     const bk_tensor *sequence = bk_bundle_get(bundle, "sequence");
+    bk_teacher_top top;
     bk_loss_args a = {.logits = bk_bundle_need(bundle, "logits"),
                       .teacher = bk_bundle_get(bundle, "teacher.logits"),
+                      .teacher_top = bk_job_teacher_top(job, bundle, &top),
                       .labels = bk_i32(bk_bundle_need(bundle, "labels")),
                       .sequence = sequence && job->data.classes == 0 ? bk_i32(sequence) : NULL,
                       .rows = bundle->rows,
@@ -99,8 +101,10 @@ static double agree(bk_job *job, bk_step_result *out)
     bk_saver_part part = bk_saver_part_of(job->saver);
     bool clock = job->world->rank == 0;
     double now = bk_seconds();
-    bk_step_message m = {.flag = {[BK_STEP_NONFINITE] = nonfinite + nonfinite_records(job),
-                                  [BK_STEP_TERM] = bk_signals_term(),
+    const bk_teacher *teacher = job->teacher;
+    bk_step_message m = {.status = teacher ? teacher->status : BK_OK,
+                         .flag = {[BK_STEP_NONFINITE] = nonfinite + nonfinite_records(job),
+                                  [BK_STEP_TERM] = bk_signals_term() || (teacher && teacher->seen),
                                   [BK_STEP_USR1] = bk_signals_usr1(),
                                   [BK_STEP_TIME] = now >= job->stop_at,
                                   [BK_STEP_SAVE_DONE] = part == BK_PART_DONE,
@@ -154,7 +158,8 @@ static void pass(bk_job *job, bk_bundle *bundle)
     bk_tape_begin(t);
     bk_sampler_batch(job->train_sampler, job->state.step, &t->lanes, t->arena, bundle);
     bk_watchdog_phase(BK_PHASE_FORWARD);
-    bk_job_teach(job, bundle);
+    bk_job_teach(job, (bk_lesson){.batch = job->state.step, .batches = job->config->run.steps},
+                 bundle);
     bundle->inside = bk_transfer_student(job);
     bk_model_forward(job->model, t, bundle);
     add_losses(job, bundle);
@@ -240,8 +245,13 @@ static bk_step_result one_step(bk_job *job)
 {
     bk_bundle bundle = {0};
     bk_step_result out = {0};
+    if (job->teacher) {
+        job->teacher->waited = 0.0;
+        job->teacher->status = BK_OK;
+    }
     forward_backward(job, &bundle);
     out.positions = bundle.positions;
+    out.teacher_wait = job->teacher ? job->teacher->waited : 0.0;
     bk_watchdog_phase(BK_PHASE_AGREE);
     out.grad_norm = agree(job, &out);
     if (out.status != BK_OK)

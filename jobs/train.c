@@ -16,6 +16,7 @@
 #include "jobs/repro.h"
 #include "jobs/saving.h"
 #include "jobs/slurm.h"
+#include "jobs/teacher.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -147,13 +148,14 @@ typedef struct machine_figures {
 static void rates(const loop *l, machine_figures *out)
 {
     const bk_job *job = l->job;
+    const bk_teacher *teacher = job->teacher;
     double seconds = bk_seconds() - l->logged_at;
     double samples = (double)(job->state.step - l->logged_step) * (double)job->lanes.batch;
     double flops = 3.0 * bk_model_measure(job->model).flops_per_sample;
-    if (job->teacher)
-        flops += bk_model_measure(job->teacher).flops_per_sample;
+    if (teacher && teacher->placement != BK_CACHED)
+        flops += teacher->flops_per_sample;
     out->tokens_per_second = (double)(job->state.tokens_seen - l->logged_positions) / seconds;
-    out->utilization = flops * samples / seconds / (l->peak * job->world->size);
+    out->utilization = flops * samples / seconds / (l->peak * bk_mpi_size());
 }
 
 static void write_line(loop *l, const bk_step_result *r, const machine_figures *f)
@@ -171,6 +173,8 @@ static void write_line(loop *l, const bk_step_result *r, const machine_figures *
     bk_metrics_integer(l->metrics, "bytes_sent", sent.bytes);
     bk_metrics_integer(l->metrics, "messages_sent", sent.messages);
     bk_metrics_number(l->metrics, "seconds_blocked", sent.blocked);
+    if (l->job->teacher && l->job->teacher->placement != BK_COLOCATED)
+        bk_metrics_number(l->metrics, "teacher_wait", r->teacher_wait);
     write_moe(l);
     bk_metrics_end(l->metrics);
 }
@@ -182,9 +186,11 @@ static void report(loop *l, const bk_step_result *r)
     machine_figures f = {0};
     rates(l, &f);
     f.peak_bytes = due ? bk_peak_bytes_of_ranks(job->world->ctl) : bk_peak_bytes();
-    char text[160];
-    snprintf(text, sizeof text, "loss %.4f  lr %.3g  %.0f tokens/s  %.2f GB", r->loss, r->lr,
-             f.tokens_per_second, 1e-9 * (double)f.peak_bytes);
+    char text[160], wait[32] = "";
+    if (job->teacher && job->teacher->placement == BK_SPLIT)
+        snprintf(wait, sizeof wait, "  waits %.3f s", r->teacher_wait);
+    snprintf(text, sizeof text, "loss %.4f  lr %.3g  %.0f tokens/s  %.2f GB%s", r->loss, r->lr,
+             f.tokens_per_second, 1e-9 * (double)f.peak_bytes, wait);
     bk_progress_show(&l->progress, job->state.step, due, text);
     if (!due)
         return;
@@ -209,7 +215,7 @@ static bk_stop write_evaluation(loop *l, const bk_evaluation *e)
     bk_metrics_number(l->metrics, "cross_entropy", e->cross_entropy);
     bk_metrics_number(l->metrics, "accuracy", e->accuracy);
     bk_metrics_integer(l->metrics, "rows", e->rows);
-    if (job->teacher) {
+    if (bk_teacher_evaluates(job->teacher)) {
         bk_metrics_number(l->metrics, "teacher_agreement", e->teacher_agreement);
         bk_metrics_number(l->metrics, "teacher_kl", e->teacher_kl);
     }
@@ -373,6 +379,24 @@ static bool only_sinkd(const bk_config *c)
     return true;
 }
 
+static void note_teacher(const bk_job *job)
+{
+    const bk_teacher *t = job->teacher;
+    char form[64];
+    if (!t)
+        return;
+    const char *path = job->config->distill.teacher;
+    if (t->placement == BK_CACHED)
+        bk_note("teacher's logits of %lld rows, %s (%s)", (long long)t->file->rows,
+                bk_teacher_form_text(&t->form, form), t->file->path);
+    else if (t->placement == BK_SPLIT)
+        bk_note("teacher of %lld parameters on %lld other ranks, which send %s (%s)",
+                (long long)t->parameters, (long long)job->config->distill.teacher_ranks,
+                bk_teacher_form_text(&t->form, form), path);
+    else
+        bk_note("teacher of %lld parameters (%s)", (long long)t->parameters, path);
+}
+
 static void begin_notes(const bk_job *job)
 {
     bk_model_figures f = bk_model_measure(job->model);
@@ -385,9 +409,7 @@ static void begin_notes(const bk_job *job)
     if (job->checkpoint)
         bk_note("resuming from step %lld (%s)", (long long)job->state.step,
                 bk_checkpoint_path(job->checkpoint));
-    if (job->teacher)
-        bk_note("teacher of %lld parameters (%s)",
-                (long long)bk_model_measure(job->teacher).parameters, job->config->distill.teacher);
+    note_teacher(job);
     bk_model_advise(job->model, job->config->run.steps);
     if (only_sinkd(job->config))
         bk_warn("sinkd is the only loss: it cannot know which sample is which (permutation "
@@ -447,7 +469,6 @@ static bk_status train_watched(bk_job *job, const bk_best *best)
     BK_TRY(open_metrics(&l));
     begin_notes(job);
     l.end = find_end(job);
-    bk_machine_warn(job->world, bk_blas_threads());
     l.progress = bk_progress_start(job->state.step, job->config->run.steps);
     restart_clock(&l);
     bk_status status = run_steps(&l);
@@ -474,6 +495,19 @@ static bk_status train(bk_job *job, const bk_best *best)
 
 /* ---- the command ---- */
 
+static bk_status work(const bk_context *context, bk_job *job, const bk_best *best)
+{
+    bk_status status = BK_OK;
+    if (!context->dry_run)
+        bk_machine_warn(job->world, bk_blas_threads()); /* all ranks of the job meet in it */
+    if (job->teaches)
+        bk_teacher_serve(job);
+    else
+        status = context->dry_run ? bk_dry_run(job) : train(job, best);
+    bk_teacher_split_release(job);
+    return bk_job_meet(job, status);
+}
+
 static bk_status run(bk_context *context)
 {
     bk_config *config;
@@ -483,7 +517,7 @@ static bk_status run(bk_context *context)
     BK_TRY(bk_best_read(config, &best));
     BK_TRY(bk_job_open(context->arena, config, context->dry_run ? BK_DRY_RUN : BK_TRAIN,
                        (bk_given){0}, &job));
-    bk_status status = context->dry_run ? bk_dry_run(job) : train(job, &best);
+    bk_status status = work(context, job, &best);
     bk_job_close(job);
     return status;
 }

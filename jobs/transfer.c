@@ -1,5 +1,6 @@
 #include "jobs/transfer.h"
 
+#include "jobs/teacher.h"
 #include "losses/layers.h"
 
 #include <math.h>
@@ -52,7 +53,7 @@ static bk_parameter *declare_map(bk_job *job, int64_t out, int64_t in)
 
 static bk_status plan_term(bk_job *job, const bk_config_loss *loss, term *k)
 {
-    bk_layer_shape ours = shape_of(job->model), theirs = shape_of(job->teacher);
+    bk_layer_shape ours = shape_of(job->model), theirs = shape_of(job->teacher->model);
     bk_transfer *all = job->transfer;
     BK_TRY(loss->kind->plan(loss->config, &ours, &theirs, &k->plan));
     k->matrices = (loss->kind->flags & BK_LOSS_MATRICES) != 0;
@@ -66,7 +67,7 @@ static bk_status plan_term(bk_job *job, const bk_config_loss *loss, term *k)
                            loss->kind->name, BK_BUNDLE_LAYERS - 1, s > t ? s : t);
         if (k->matrices) {
             BK_TRY(check_matrix(job->model, "student", s));
-            BK_TRY(check_matrix(job->teacher, "teacher", t));
+            BK_TRY(check_matrix(job->teacher->model, "teacher", t));
         }
         (k->matrices ? all->student.want_matrix : all->student.want_hidden)[s] = true;
         (k->matrices ? all->teacher.want_matrix : all->teacher.want_hidden)[t] = true;

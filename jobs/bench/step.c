@@ -9,6 +9,7 @@
 #include "jobs/bench.h"
 #include "jobs/load.h"
 #include "jobs/memory.h"
+#include "jobs/teacher.h"
 
 #include <math.h>
 
@@ -112,12 +113,13 @@ static bk_dataset *generate(bk_arena *arena, const bk_config *config, int64_t sy
 
 static bk_status make_teacher(bk_job *job)
 {
+    bk_model *model;
     BK_TRY(bk_model_new(job->arena, bk_value_get(job->config->root, "model"), &job->data,
-                        job->world, &job->teacher));
-    bk_slab *slab = bk_model_slab(job->teacher);
+                        job->world, &model));
+    bk_slab *slab = bk_model_slab(model);
     bk_slab_layout(slab, 1 << 20, 16);
     bk_slab_initialise(slab, (uint64_t)job->config->run.seed + 1);
-    job->teacher_arena = bk_arena_new("teacher");
+    bk_job_take_teacher(job, model);
     return BK_OK;
 }
 
@@ -222,7 +224,7 @@ static double flops_of(const bk_job *job)
 {
     double flops = 3.0 * bk_model_measure(job->model).flops_per_sample;
     if (job->teacher)
-        flops += bk_model_measure(job->teacher).flops_per_sample;
+        flops += job->teacher->flops_per_sample;
     return flops * (double)job->lanes.batch;
 }
 

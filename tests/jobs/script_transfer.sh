@@ -91,6 +91,7 @@ refuses_all 'the student has layers 0 to 2, the teacher 0 to 3' loss.1.layers=3:
 refuses_all 'the student has layers 1 to 2' loss.3.layers=0:1
 refuses_all 'layers=first of hidden is not known' loss.1.layers=first
 refuses_all 'the student is 8 wide and the teacher 16: use projection=linear' loss.1.projection=none
+refuses_all 'use distill.placement=colocated' distill.placement=cached distill.cache=none.h5
 expect 0 1 train student.yaml run.dir=heads model.heads=4 loss.3.heads=mean run.steps=2
 sed '/^distill/d' student.yaml >alone.yaml
 refuses 2 1 'loss kl needs a teacher' train alone.yaml run.dir=none
