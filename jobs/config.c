@@ -336,6 +336,12 @@ static bk_status check_distill(const bk_config *c)
                            "loss %s needs a teacher (loss.%d): add distill: {teacher: RUN_DIR}",
                            c->loss[i].kind->name, i);
     }
+    for (int i = 0; i < c->losses && c->distill.placement != BK_COLOCATED; i++)
+        if (c->loss[i].kind->flags & BK_LOSS_LAYERS)
+            return bk_fail(BK_USAGE,
+                           "loss %s looks inside the teacher (loss.%d), which must run on the same "
+                           "ranks: use distill.placement=colocated",
+                           c->loss[i].kind->name, i);
     if (c->has_distill && kd == 0)
         return bk_fail(BK_USAGE, "section distill without a distillation loss: add one under "
                                  "loss:, such as - {kind: kl}");

@@ -285,9 +285,10 @@ static array tensor_at(const bk_checkpoint *c, int64_t i)
     return a;
 }
 
+/* What is no moment: the model, and what a training keeps beside it. */
 static bool in_model(const char *name)
 {
-    return strncmp(name, "model/", 6) == 0;
+    return strncmp(name, "optim/", 6) != 0;
 }
 
 /* The state of a router is in the model, too, but nobody trains it. */

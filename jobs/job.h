@@ -27,7 +27,8 @@ typedef struct bk_given {
 /* Why a job is asked to stop. */
 typedef enum bk_stop { BK_GO_ON, BK_STOP_TIME, BK_STOP_SIGNAL } bk_stop;
 
-typedef struct bk_teacher bk_teacher; /* jobs/teacher.h */
+typedef struct bk_transfer bk_transfer; /* jobs/transfer.h */
+typedef struct bk_teacher bk_teacher;   /* jobs/teacher.h */
 
 typedef struct bk_job {
     bk_arena *arena; /* run arena */
@@ -49,6 +50,7 @@ typedef struct bk_job {
     double *records; /* [m,terms] of the last step, one row for each own lane */
     bk_arena *walk;  /* gradients of lanes that wait for others (parallel.walk) */
     bk_attributes figures[BK_LOSSES_MAX]; /* of the losses, in a step whose line is due */
+    bk_transfer *transfer;                /* losses between layers; NULL: none */
     bk_checkpoint *checkpoint;            /* resumed from; NULL: fresh */
     bk_run_state state;
     char run_id[17];
@@ -134,7 +136,8 @@ typedef struct bk_step_result {
 /* Collective.  One training step: batch, teacher, forward, losses, backward, reduction, agreement,
  * update. */
 bk_step_result bk_job_step(bk_job *job);
-/* Whether metrics.jsonl gets a line after this step, with the figures of the losses. */
+/* Whether metrics.jsonl gets a line after this step, or a dry run prints one, with the figures of
+ * the losses. */
 bool bk_job_line_due(const bk_job *job, int64_t step);
 /* Not collective.  Steps whose update was applied. */
 int64_t bk_job_updates(const bk_run_state *s);

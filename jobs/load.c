@@ -149,6 +149,22 @@ static void print_memory(const bk_job *job, const step_costs *step)
            step->activations / 1e6, staging / 1e6, rest / 1e6);
 }
 
+/* Losses that match rows in groups: B b V absolute differences for groups of b rows, the price of
+ * such a loss; matrices in double, logits of the teacher in fp32. */
+static void print_losses(const bk_job *job)
+{
+    double classes = (double)(job->data.classes ? job->data.classes : job->data.vocabulary);
+    for (int i = 0; i < job->config->losses; i++) {
+        double groups = bk_attribute_get(&job->figures[i], "groups", 0.0),
+               rows = bk_attribute_get(&job->figures[i], "rows", 0.0), size = rows / groups;
+        if (groups > 0.0)
+            printf("loss %-16s %.0f rows in %.0f groups of %.0f: %.3g differences each way, %.3f "
+                   "MB a matrix, %.3f MB of teacher logits, over all ranks\n",
+                   job->config->loss[i].name, rows, groups, size, rows * size * classes,
+                   8e-6 * rows * size, 4e-6 * rows * classes);
+    }
+}
+
 /* Teacher's ranks that make N/(P-N) ~ F_teacher/(3 F_student), forward flops. */
 static int64_t balanced_ranks(double share, int64_t size)
 {
@@ -205,6 +221,7 @@ bk_status bk_dry_run(bk_job *job)
     printf("parameters            %lld\n", (long long)f.parameters);
     printf("active parameters     %lld\n", (long long)f.active_parameters);
     printf("flops a step          %.4g\n", 3.0 * f.flops_per_sample * (double)job->lanes.batch);
+    print_losses(job);
     print_memory(job, &step);
     print_messages(job, step.sent);
     printf("checkpoint            %.3f MB\n", 4.0 * tensors * (double)job->slab->total_count / 1e6);

@@ -153,7 +153,7 @@ static int64_t stored_tensors(const bk_checkpoint *c)
         bk_dtype dtype;
         int dims;
         bk_checkpoint_tensor(c, i, &name, &dtype, &dims, shape);
-        count += strncmp(name, "model/", strlen("model/")) == 0;
+        count += strncmp(name, "optim/", strlen("optim/")) != 0;
     }
     return count;
 }

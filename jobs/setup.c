@@ -9,6 +9,7 @@
 #include "io/files.h"
 #include "io/hdf5.h"
 #include "io/yaml.h"
+#include "jobs/transfer.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -105,6 +106,14 @@ static bk_status make_model(bk_job *job)
     BK_TRY(bk_model_new(job->arena, bk_value_get(c->root, "model"), &job->data, job->world,
                         &job->model));
     job->slab = bk_model_slab(job->model);
+    return BK_OK;
+}
+
+/* When everything is declared, the maps to the teacher's layers among it. */
+static bk_status lay_out(bk_job *job)
+{
+    const bk_config *c = job->config;
+    BK_TRY(bk_transfer_plan(job));
     bk_slab_layout(job->slab, (int64_t)(c->parallel.bucket_mb * 262144.0), slab_alignment(job));
     if (job->purpose != BK_EVALUATE)
         bk_slab_want_gradients(job->slab);
@@ -381,7 +390,8 @@ static bk_status open_second(bk_job *job)
         BK_TRY(bk_agree(ctl, make_model(job)));
         BK_TRY(bk_agree(ctl, check_model(job)));
     }
-    return bk_job_open_teacher(job);
+    BK_TRY(bk_job_open_teacher(job));
+    return has_student(job) ? bk_agree(ctl, lay_out(job)) : BK_OK;
 }
 
 bk_status bk_job_meet(bk_job *job, bk_status status)

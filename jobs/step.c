@@ -6,13 +6,15 @@
 #include "dist/step.h"
 #include "dist/watchdog.h"
 #include "jobs/spike.h"
+#include "jobs/transfer.h"
 
 #include <math.h>
 #include <string.h>
 
 bool bk_job_line_due(const bk_job *job, int64_t step)
 {
-    return step % job->config->log.interval == 0 || step == job->config->run.steps;
+    return step % job->config->log.interval == 0 || step == job->config->run.steps ||
+           job->purpose == BK_DRY_RUN;
 }
 
 static void add_losses(bk_job *job, const bk_bundle *bundle)
@@ -39,6 +41,7 @@ static void add_losses(bk_job *job, const bk_bundle *bundle)
         job->figures[i].entries = 0;
         a.attributes = bk_job_line_due(job, job->state.step + 1) ? &job->figures[i] : NULL;
         a.config = c->loss[i].config;
+        a.layers = bk_transfer_layers(job, i);
         bk_tape_add_term(&job->tape, c->loss[i].name, -1, c->loss[i].kind->apply(&job->tape, &a),
                          c->loss[i].weight);
     }
@@ -157,6 +160,7 @@ static void pass(bk_job *job, bk_bundle *bundle)
     bk_watchdog_phase(BK_PHASE_FORWARD);
     bk_job_teach(job, (bk_lesson){.batch = job->state.step, .batches = job->config->run.steps},
                  bundle);
+    bundle->inside = bk_transfer_student(job);
     bk_model_forward(job->model, t, bundle);
     add_losses(job, bundle);
     bk_watchdog_phase(BK_PHASE_BACKWARD);

@@ -6,6 +6,7 @@
 #include "dist/collective.h"
 #include "io/files.h"
 #include "io/yaml.h"
+#include "jobs/transfer.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -145,13 +146,14 @@ const bk_tensor *bk_teacher_forward(bk_job *job, const bk_lanes *lanes, const bk
     bk_arena_reset(t->arena);
     bk_tape tape = {.arena = t->arena,
                     .scratch = job->tape.scratch,
-                    .inner = job->tape.inner,
+                    .inner = job->transfer ? NULL : job->tape.inner, /* matrices stay */
                     .dtype = BK_F32,
                     .bf16 = job->tape.bf16,
                     .lanes = *lanes,
                     .seed = job->tape.seed,
                     .step = job->tape.step};
     bk_bundle seen = *bundle;
+    seen.inside = bk_transfer_teacher(job);
     bk_model_forward(t->model, &tape, &seen);
     return bk_bundle_need(&seen, "logits");
 }

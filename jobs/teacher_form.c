@@ -38,12 +38,12 @@ static wish wish_of(const bk_config_loss *loss)
                   .whole = loss->kind->whole ? loss->kind->whole(loss->config) : NULL};
 }
 
-/* Of all losses on a teacher; their number. */
+/* Of all losses on a teacher's logits; their number. */
 static int wishes_of(const bk_config *c, wish list[BK_LOSSES_MAX])
 {
     int count = 0;
     for (int i = 0; i < c->losses; i++)
-        if (c->loss[i].kind->flags & BK_LOSS_TEACHER)
+        if ((c->loss[i].kind->flags & (BK_LOSS_TEACHER | BK_LOSS_LAYERS)) == BK_LOSS_TEACHER)
             list[count++] = wish_of(&c->loss[i]);
     return count;
 }

@@ -24,6 +24,18 @@ typedef struct bk_teacher_top {
     bk_dtype dtype;            /* of value and lse: BK_F32 or BK_F64 */
 } bk_teacher_top;
 
+enum { BK_LOSS_PAIRS = 64 };
+
+/* Layers of student and teacher, pair by pair, for losses that look inside the models. */
+typedef struct bk_loss_layers {
+    int pairs;
+    bk_tensor *student[BK_LOSS_PAIRS]; /* hidden states [B,N,C], matrices [B,H,N,N] */
+    bk_tensor *teacher[BK_LOSS_PAIRS]; /* [B,N,D], [B,H,N,N], constant */
+    bk_tensor *weight[BK_LOSS_PAIRS];  /* [D,C] of a learned map; NULL: none */
+    const bk_tensor *mask;             /* i32 [B,N]; NULL = all real */
+    int64_t positions;                 /* global number of real positions */
+} bk_loss_layers;
+
 typedef struct bk_loss_args {
     bk_tensor *logits;  /* [R,V] student, local rows in lane order; BK_F32 or BK_F64 */
     bk_tensor *teacher; /* [R,V] same dtype, constant; NULL for losses on labels, and with: */
@@ -36,6 +48,8 @@ typedef struct bk_loss_args {
     int64_t step, steps; /* for annealing; steps = 0 outside training */
     const bk_comm *comm; /* all ranks that hold rows; NULL = one rank */
     const void *config;  /* of the kind's option table */
+    const bk_loss_layers *layers; /* of kinds that have BK_LOSS_LAYERS, which read nothing above but
+                                     the step */
     bk_tensor **plan,
         **cost; /* sinkd with one global group: not NULL: local rows of P and C, [B_r,B] */
     struct bk_attributes *attributes; /* figures for `birkhoff op` and the log; NULL = not wanted */
@@ -47,7 +61,12 @@ enum {
     BK_LOSS_COLLECTIVE = 4,
     BK_LOSS_GROUPS =
         8, /* matches rows in groups (option `group`): reads sequence, fills plan, cost */
+    BK_LOSS_LAYERS = 16,   /* looks at layers, not at logits: reads `layers` */
+    BK_LOSS_MATRICES = 32, /* of those: at attention matrices, not at hidden states */
 };
+
+struct bk_layer_shape;
+struct bk_layer_plan;
 
 typedef struct bk_loss_kind {
     const char *name, *summary, *source;
@@ -61,6 +80,9 @@ typedef struct bk_loss_kind {
     /* The option that needs all logits of the teacher, not the largest alone (bk_teacher_top);
      * NULL: none does.  May be NULL. */
     const char *(*whole)(const void *config);
+    /* BK_LOSS_LAYERS: which layers go with which (losses/layers.h); BK_USAGE. */
+    bk_status (*plan)(const void *config, const struct bk_layer_shape *student,
+                      const struct bk_layer_shape *teacher, struct bk_layer_plan *out);
     /* Collective when BK_LOSS_COLLECTIVE.  Returns value[m] (BK_F64) on the step arena. */
     bk_tensor *(*apply)(bk_tape *t, const bk_loss_args *args);
 } bk_loss_kind;

@@ -43,7 +43,9 @@ typedef struct bk_sinkd_message {
     int64_t *place; /* [columns] of the own ones among them; -1: the group is this rank's alone */
     const bk_comm *comm;
     bk_arena *scratch;
-    bool sunk; /* the last sum had an entry that underflowed: the same on all ranks */
+    bool sunk;    /* the last sum had an entry that underflowed: the same on all ranks */
+    double vote;  /* travels with each sum, */
+    double votes; /* and is summed over the ranks by the last one */
 } bk_sinkd_message;
 
 /* One matching, kept from forward to backward; everything lives on the step arena. */

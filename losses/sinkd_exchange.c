@@ -47,13 +47,17 @@ static void sum_columns(void *context, const bk_lanes *lanes, int64_t n, const d
 {
     bk_sinkd_message *m = context;
     bk_arena_mark mark = bk_arena_get_mark(m->scratch);
-    double *packed = BK_NEW(m->scratch, double, lanes->count * m->count),
-           *sum = BK_NEW(m->scratch, double, m->count);
-    for (int64_t l = 0; l < lanes->count; l++)
-        pack(m, n, 0.0, local + l * n, packed + l * m->count);
-    bk_sum_lanes(m->comm, lanes, m->count, packed, sum);
+    int64_t length = m->count + 1;
+    double *packed = BK_NEW(m->scratch, double, lanes->count *length),
+           *sum = BK_NEW(m->scratch, double, length);
+    for (int64_t l = 0; l < lanes->count; l++) {
+        pack(m, n, 0.0, local + l * n, packed + l * length);
+        packed[l * length + m->count] = l == 0 ? m->vote : 0.0;
+    }
+    bk_sum_lanes(m->comm, lanes, length, packed, sum);
     bk_lane_tree_values(lanes->count, n, local, out, m->scratch);
     unpack(m, n, sum, out);
+    m->votes = sum[m->count];
     m->sunk = false;
     for (int64_t j = 0; j < m->count; j++)
         m->sunk = m->sunk || sum[j] < BK_SINKD_LEAST;

@@ -343,8 +343,12 @@ static void add_arrays(const bk_loss_kind *kind, bk_operator *op)
 
 bool bk_operator_losses(int index, bk_arena *arena, bk_operator *op)
 {
-    const bk_loss_kind *kind = bk_losses[index];
+    int i = -1;
     (void)arena;
+    do /* kinds that look at layers have other arrays: transfers.c */
+        i++;
+    while (bk_losses[i] && (bk_losses[i]->flags & BK_LOSS_LAYERS || index-- > 0));
+    const bk_loss_kind *kind = bk_losses[i];
     if (!kind)
         return false;
     *op =

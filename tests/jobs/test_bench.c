@@ -106,6 +106,23 @@ static void profile_names_the_ops(void **state)
     json_decref(r);
 }
 
+/* A teacher of the same layout, and its losses. */
+static void step_with_a_teacher(void **state)
+{
+    (void)state;
+    for (int ranks = 1; ranks <= 2; ranks++) {
+        json_t *r = run_json(ranks, "bench step --json profile=true distill=sinkd " TINY);
+        check_step(r, ranks, 64);
+        assert_true(number(json_object_get(r, "forward"), "row_loss") > 0);
+        assert_true(number(json_object_get(r, "backward"), "sinkd") > 0);
+        json_decref(r);
+    }
+    json_t *r = run_json(1, "bench step --json profile=true distill=kl " TINY);
+    assert_true(number(json_object_get(r, "backward"), "row_loss") > 0);
+    assert_null(json_object_get(json_object_get(r, "forward"), "sinkd"));
+    json_decref(r);
+}
+
 static void write_file(const char *name, const char *text)
 {
     char path[256];
@@ -345,6 +362,8 @@ static void wrong_usage(void **state)
         "bench step layout=gpt2 config=none.yaml",
         "bench step vocabulary=5 config=none.yaml",
         "bench step parallel.lanes=3",
+        "bench step distill=tv",
+        "bench step distill=kl config=none.yaml",
         "bench gemm model.layers=2",
         "bench gemm m=0",
         "bench moe k=9",
@@ -395,6 +414,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(step_of_the_layout),
         cmocka_unit_test(profile_names_the_ops),
+        cmocka_unit_test(step_with_a_teacher),
         cmocka_unit_test(step_of_a_configuration),
         cmocka_unit_test(libraries_are_chosen),
         cmocka_unit_test(kernels_and_machine),

@@ -3,6 +3,8 @@
 #include "tests/support/losses.h"
 #include "tests/support/ranks.h"
 
+#include "core/rng.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -298,6 +300,43 @@ static void perfect_student(void **state)
     bk_test_batch_free(&b);
 }
 
+static double norm(const bk_test_batch *b, const char *options)
+{
+    bk_test_result r =
+        bk_test_loss("sinkd", b, &(bk_test_way){.options = options, .dtype = BK_F64});
+    double sum = 0.0;
+    for (int64_t i = 0; i < b->rows * b->classes; i++)
+        sum += r.grad[i] * r.grad[i];
+    bk_test_result_free(&r);
+    return sqrt(sum);
+}
+
+/* Debiased, a perfect student has nothing to learn: its gradient is below 1 % of that of a noisy
+ * one, where the plain loss still pulls. */
+static void debiased_perfect_student_stays(void **state)
+{
+    static const int64_t classes[] = {2, 3, 26};
+    static const char *const modes[] = {"debias=true", "debias=true gradient=implicit",
+                                        "debias=true gradient=envelope"};
+    (void)state;
+    for (int k = 0; k < 3; k++) {
+        bk_test_batch b = bk_test_batch_new(32, classes[k]);
+        int64_t n = 32 * classes[k];
+        for (int64_t i = 0; i < n; i++) {
+            b.teacher[i] = 2.0 * bk_fill((uint64_t)i, 1, -1.7, 1.7);
+            b.student[i] = b.teacher[i] + bk_fill((uint64_t)i, 2, -1.7, 1.7);
+        }
+        double plain = norm(&b, ""), noisy[3];
+        for (int m = 0; m < 3; m++)
+            noisy[m] = norm(&b, modes[m]);
+        memcpy(b.student, b.teacher, (size_t)n * sizeof *b.student);
+        for (int m = 0; m < 3; m++)
+            assert_true(noisy[m] > 1e-3 && norm(&b, modes[m]) < 0.01 * noisy[m]);
+        assert_true(k == 2 || norm(&b, "") > 0.05 * plain);
+        bk_test_batch_free(&b);
+    }
+}
+
 static void bad_groups_are_refused(void **state)
 {
     static const char *const groups[] = {"0", "-3", "globl", "2.5"};
@@ -327,6 +366,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(single_rows_are_total_variation),
         cmocka_unit_test(large_groups_are_global),
         cmocka_unit_test(perfect_student),
+        cmocka_unit_test(debiased_perfect_student_stays),
         cmocka_unit_test(bad_groups_are_refused),
     };
     bk_test_ranks_start(&argc, &argv);

@@ -177,6 +177,25 @@ static const bk_teacher_top *top_of(bk_tape *t, const bk_test_batch *b, const pa
     return top;
 }
 
+/* Rows as layers of samples of one position: [rows,1,classes], with matrices [rows,1,1,classes]. */
+static const bk_loss_layers *layers_of(bk_tape *t, const bk_loss_kind *kind, const bk_loss_args *a,
+                                       int64_t positions)
+{
+    int64_t rows = bk_rows(a->logits), classes = bk_cols(a->logits);
+    bool matrices = (kind->flags & BK_LOSS_MATRICES) != 0;
+    bk_tensor *x[2] = {a->logits, a->teacher};
+    for (int i = 0; i < 2; i++) {
+        x[i]->dims = matrices ? 4 : 3;
+        x[i]->shape[1] = x[i]->shape[2] = 1;
+        x[i]->shape[x[i]->dims - 1] = classes;
+    }
+    bk_loss_layers *l = BK_ZNEW(t->arena, bk_loss_layers, 1);
+    *l = (bk_loss_layers){.pairs = 1, .student = {x[0]}, .teacher = {x[1]}, .positions = positions};
+    if (a->valid)
+        l->mask = bk_tensor_wrap(t->arena, BK_I32, BK_SHAPE(rows, 1), (void *)(uintptr_t)a->valid);
+    return l;
+}
+
 static int64_t valid_rows(const bk_loss_kind *kind, const bk_test_batch *b)
 {
     int64_t count = 0;
@@ -252,6 +271,8 @@ bk_test_result bk_test_loss(const char *name, const bk_test_batch *b, const bk_t
         a.teacher = NULL;
         a.teacher_top = top_of(t, b, &p, w->top, w->options);
     }
+    if (kind->flags & BK_LOSS_LAYERS)
+        a.layers = layers_of(t, kind, &a, a.rows);
     bk_tape_add_term(t, name, -1, kind->apply(t, &a), 1.0);
     r.loss = sum_of_lanes(t, w->comm, t->term[t->terms - 1].value);
     for (int i = 0; i < t->terms - 1; i++)

@@ -1,0 +1,310 @@
+#include "losses/layers.h"
+
+#include "core/blas.h"
+#include "losses/row.h"
+
+#include <ctype.h>
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- which layer goes with which ---- */
+
+/* "2:4" at *text, moved behind it and a comma; false when it is none. */
+static bool take_pair(const char **text, int64_t *student, int64_t *teacher)
+{
+    char *end;
+    if (!isdigit((unsigned char)**text))
+        return false;
+    *student = strtol(*text, &end, 10);
+    if (*end != ':' || !isdigit((unsigned char)end[1]))
+        return false;
+    *teacher = strtol(end + 1, &end, 10);
+    *text = *end == ',' && end[1] ? end + 1 : end;
+    return *end == '\0' || *text > end;
+}
+
+static bk_status add_pair(const char *kind, int least, int64_t s, int64_t t,
+                          const bk_layer_shape *student, const bk_layer_shape *teacher,
+                          bk_layer_plan *out)
+{
+    if (out->pairs == BK_LOSS_PAIRS)
+        return bk_fail(BK_USAGE, "layers of %s has more than %d pairs: name fewer", kind,
+                       BK_LOSS_PAIRS);
+    if (s < least || s > student->layers || t < least || t > teacher->layers)
+        return bk_fail(BK_USAGE,
+                       "layers of %s pairs %lld with %lld: the student has layers %d to %lld, the "
+                       "teacher %d to %lld",
+                       kind, (long long)s, (long long)t, least, (long long)student->layers, least,
+                       (long long)teacher->layers);
+    out->student[out->pairs] = (int)s;
+    out->teacher[out->pairs++] = (int)t;
+    return BK_OK;
+}
+
+static bk_status read_pairs(const char *kind, const char *map, int least,
+                            const bk_layer_shape *student, const bk_layer_shape *teacher,
+                            bk_layer_plan *out)
+{
+    int64_t s, t;
+    for (const char *text = map; *text;) {
+        if (!take_pair(&text, &s, &t))
+            return bk_fail(BK_USAGE,
+                           "layers=%s of %s is not known: use uniform, last or pairs "
+                           "student:teacher such as \"2:4,4:8\"",
+                           map, kind);
+        BK_TRY(add_pair(kind, least, s, t, student, teacher, out));
+    }
+    return BK_OK;
+}
+
+bk_status bk_layers_map(const char *kind, const char *map, int least, const bk_layer_shape *student,
+                        const bk_layer_shape *teacher, bk_layer_plan *out)
+{
+    int64_t ours = student->layers, theirs = teacher->layers;
+    *out = (bk_layer_plan){.pairs = 0};
+    if (student->front != teacher->front)
+        return bk_fail(BK_USAGE,
+                       "loss %s compares positions, and one of student and teacher has a class "
+                       "position in front: give both the same model.pool",
+                       kind);
+    if (strcmp(map, "last") == 0)
+        return add_pair(kind, least, ours, theirs, student, teacher, out);
+    if (strcmp(map, "uniform") != 0)
+        return read_pairs(kind, map, least, student, teacher, out);
+    for (int64_t l = 1; l <= ours; l++) {
+        int64_t depth = (2 * l * theirs + ours) / (2 * ours); /* to nearest */
+        BK_TRY(add_pair(kind, least, l, depth < 1 ? 1 : depth, student, teacher, out));
+    }
+    return BK_OK;
+}
+
+/* ---- one row ---- */
+
+static const double least_probability = 1e-30;
+
+static double log_of(double x)
+{
+    return log(x < least_probability ? least_probability : x); /* NaN stays */
+}
+
+static double dot(int64_t n, const double *x, const double *y)
+{
+    double sum = 0.0;
+    for (int64_t i = 0; i < n; i++)
+        sum += x[i] * y[i];
+    return sum;
+}
+
+/* D(x,y), and g = dD/dx unless it is NULL. */
+static double square(int64_t n, double scale, const double *x, const double *y, double *g)
+{
+    double sum = 0.0;
+    for (int64_t i = 0; i < n; i++)
+        sum += (x[i] - y[i]) * (x[i] - y[i]);
+    for (int64_t i = 0; g && i < n; i++)
+        g[i] = 2.0 * scale * (x[i] - y[i]);
+    return scale * sum;
+}
+
+static double cosine(int64_t n, const double *x, const double *y, double *g)
+{
+    double xx = dot(n, x, x), yy = dot(n, y, y), xy = dot(n, x, y), norm = sqrt(xx * yy);
+    for (int64_t i = 0; g && i < n; i++)
+        g[i] = norm > 0.0 ? (x[i] * xy / xx - y[i]) / norm : 0.0;
+    return norm == 0.0 ? 1.0 : 1.0 - xy / norm;
+}
+
+static double divergence(int64_t n, const double *x, const double *y, double *g)
+{
+    double sum = 0.0;
+    for (int64_t i = 0; i < n; i++)
+        sum += y[i] * (log_of(y[i]) - log_of(x[i]));
+    for (int64_t i = 0; g && i < n; i++)
+        g[i] = x[i] < least_probability ? 0.0 : -y[i] / x[i];
+    return sum;
+}
+
+static double compare(bk_layer_measure measure, int64_t n, const double *x, const double *y,
+                      double *g)
+{
+    switch (measure) {
+    case BK_LAYER_COSINE:
+        return cosine(n, x, y, g);
+    case BK_LAYER_DIVERGENCE:
+        return divergence(n, x, y, g);
+    case BK_LAYER_SQUARE:
+        return square(n, 1.0, x, y, g);
+    default:
+        return square(n, 1.0 / (double)n, x, y, g);
+    }
+}
+
+/* ---- the node ---- */
+
+typedef struct attributes {
+    bk_loss_layers layers;
+    bk_layer_measure measure;
+    bool mean;
+    int reduction;
+} attributes;
+
+static int64_t heads_of(const bk_tensor *x)
+{
+    return x->dims == 4 ? x->shape[1] : 1;
+}
+
+static int64_t positions_of(const bk_tensor *x)
+{
+    return x->shape[x->dims - 2];
+}
+
+static void shape(bk_tape *t, bk_node *n)
+{
+    const attributes *a = n->attributes;
+    for (int k = 0; k < n->inputs; k++) {
+        const bk_tensor *x = n->in[k], *y = a->layers.teacher[k];
+        BK_ASSERT(x->dims >= 3 && x->dims == y->dims && x->dtype == y->dtype &&
+                      x->shape[0] == y->shape[0] && positions_of(x) == positions_of(y) &&
+                      bk_cols(x) == bk_cols(y) && (a->mean || heads_of(x) == heads_of(y)),
+                  "layers of student and teacher differ in shape");
+    }
+    n->out[0]->dtype = BK_F64;
+    n->out[0]->dims = 1;
+    n->out[0]->shape[0] = t->lanes.count;
+}
+
+/* One unit of one position: the heads first .. first+count-1 of x[B,H,N,W]. */
+typedef struct unit {
+    int64_t sample, position, first, count;
+} unit;
+
+static int64_t place_of(const bk_tensor *x, const unit *u, int64_t head)
+{
+    return ((u->sample * heads_of(x) + head) * positions_of(x) + u->position) * bk_cols(x);
+}
+
+static void read_unit(const bk_tensor *x, const unit *u, double *row)
+{
+    int64_t n = bk_cols(x);
+    memset(row, 0, (size_t)n * sizeof *row);
+    for (int64_t h = u->first; h < u->first + u->count; h++)
+        for (int64_t i = 0, at = place_of(x, u, h); i < n; i++)
+            row[i] += bk_real_get(x->dtype, x->data, at + i) / (double)u->count;
+}
+
+static void add_unit(const bk_tensor *x, const unit *u, double factor, const double *row,
+                     void *grad)
+{
+    int64_t n = bk_cols(x);
+    for (int64_t h = u->first; h < u->first + u->count; h++)
+        for (int64_t i = 0, at = place_of(x, u, h); i < n; i++)
+            bk_real_put(x->dtype, grad, at + i,
+                        bk_real_get(x->dtype, grad, at + i) + factor * row[i] / (double)u->count);
+}
+
+static int64_t units_of(const attributes *a, const bk_tensor *x)
+{
+    return a->mean ? 1 : heads_of(x);
+}
+
+/* 1/(pairs U M), or 1/(pairs U) for a sum. */
+static double weight_of(const attributes *a, const bk_tensor *x)
+{
+    double count = (double)a->layers.pairs * (double)units_of(a, x);
+    if (a->reduction == BK_SUM)
+        return 1.0 / count;
+    return a->layers.positions > 0 ? 1.0 / (count * (double)a->layers.positions) : 0.0;
+}
+
+/* All units of position i of one pair: the sum of D; with `grad`, adds factor dD/dx to it.
+ * work[3 W]. */
+static double compare_position(const attributes *a, const bk_tensor *x, const bk_tensor *y,
+                               int64_t i, double factor, double *work, void *grad)
+{
+    int64_t n = bk_cols(x), units = units_of(a, x);
+    double sum = 0.0, *g = work + 2 * n;
+    unit u = {.sample = i / positions_of(x), .position = i % positions_of(x)}, v = u;
+    for (int64_t k = 0; k < units; k++) {
+        u.first = v.first = a->mean ? 0 : k;
+        u.count = a->mean ? heads_of(x) : 1;
+        v.count = a->mean ? heads_of(y) : 1;
+        read_unit(x, &u, work);
+        read_unit(y, &v, work + n);
+        sum += compare(a->measure, n, work, work + n, grad ? g : NULL);
+        if (grad)
+            add_unit(x, &u, factor, g, grad);
+    }
+    return sum;
+}
+
+static bool is_real(const attributes *a, int64_t i)
+{
+    return !a->layers.mask || bk_i32(a->layers.mask)[i] != 0;
+}
+
+static double *thread_work(bk_tape *t, const bk_tensor *x)
+{
+    return BK_NEW(t->scratch, double, 3 * bk_cols(x) * bk_blas_threads());
+}
+
+/* value[positions] += the pair's share of each. */
+static void forward_pair(bk_tape *t, const attributes *a, int k, const bk_tensor *x, double *value)
+{
+    int64_t rows = x->shape[0] * positions_of(x);
+    double weight = weight_of(a, x), *work = thread_work(t, x);
+#pragma omp parallel for schedule(static) num_threads(bk_blas_threads()) if (bk_count(x) > 65536)
+    for (int64_t i = 0; i < rows; i++)
+        if (is_real(a, i))
+            value[i] +=
+                weight * compare_position(a, x, a->layers.teacher[k], i, 0.0,
+                                          work + 3 * bk_cols(x) * omp_get_thread_num(), NULL);
+}
+
+static void forward(bk_tape *t, bk_node *n)
+{
+    const attributes *a = n->attributes;
+    bk_arena_mark mark = bk_arena_get_mark(t->scratch);
+    int64_t rows = n->inputs > 0 ? n->in[0]->shape[0] * positions_of(n->in[0]) : 0;
+    double *value = BK_ZNEW(t->scratch, double, rows);
+    for (int k = 0; k < n->inputs; k++)
+        forward_pair(t, a, k, n->in[k], value);
+    bk_row_sum_lanes(t, rows, value, n->out[0]->data);
+    bk_arena_release(t->scratch, mark);
+}
+
+static void backward_pair(bk_tape *t, const attributes *a, int k, bk_tensor *x, const double *seed)
+{
+    int64_t rows = x->shape[0] * positions_of(x);
+    double weight = weight_of(a, x), *work = thread_work(t, x);
+    void *grad = bk_grad(t, x);
+    for (int64_t l = 0; l < t->lanes.count; l++) {
+        int64_t last = bk_lane_row(&t->lanes, rows, l + 1);
+#pragma omp parallel for schedule(static) num_threads(bk_blas_threads()) if (bk_count(x) > 65536)
+        for (int64_t i = bk_lane_row(&t->lanes, rows, l); i < last; i++)
+            if (is_real(a, i))
+                compare_position(a, x, a->layers.teacher[k], i, weight * seed[l],
+                                 work + 3 * bk_cols(x) * omp_get_thread_num(), grad);
+    }
+}
+
+static void backward(bk_tape *t, bk_node *n)
+{
+    bk_arena_mark mark = bk_arena_get_mark(t->scratch);
+    for (int k = 0; k < n->inputs; k++)
+        if (n->in[k]->needs_grad)
+            backward_pair(t, n->attributes, k, n->in[k], n->out[0]->grad);
+    bk_arena_release(t->scratch, mark);
+}
+
+static const bk_op layers_loss = {
+    .name = "layers_loss", .shape = shape, .forward = forward, .backward = backward};
+
+bk_tensor *bk_layers_loss(bk_tape *t, const bk_loss_args *args, bk_tensor *const *x,
+                          bk_layer_measure measure, bool mean, int reduction)
+{
+    attributes a = {
+        .layers = *args->layers, .measure = measure, .mean = mean, .reduction = reduction};
+    return bk_apply(t, &layers_loss, a.layers.pairs, x, 1, &a, sizeof a)->out[0];
+}
