@@ -123,6 +123,12 @@ static bk_status count_pieces(const subwords *s, int64_t *count)
     return BK_OK;
 }
 
+static void add_note(const subwords *s, const char *text)
+{
+    const char *before = s->d->note;
+    s->d->note = before ? bk_arena_printf(s->arena, "%s, %s", before, text) : text;
+}
+
 static bk_status learn(const subwords *s, int64_t size, int64_t *vocabulary)
 {
     const bk_split *train;
@@ -157,7 +163,11 @@ static bk_status learn(const subwords *s, int64_t size, int64_t *vocabulary)
                        "%lld subwords cannot be learned from these texts: %s: choose another "
                        "vocabulary",
                        (long long)size, bk_arena_strdup(s->arena, bk_status_text()));
-    return count_pieces(s, vocabulary);
+    BK_TRY(count_pieces(s, vocabulary));
+    if (*vocabulary < size)
+        add_note(s, bk_arena_printf(s->arena, "the texts hold no more than %lld of %lld subwords",
+                                    (long long)*vocabulary, (long long)size));
+    return BK_OK;
 }
 
 static bk_status borrow(const subwords *s, const char *path, int64_t *vocabulary)

@@ -79,6 +79,33 @@ static int64_t shortest(const bk_job *job)
     return least < longest(job) ? least : longest(job);
 }
 
+/* What is shown beside accuracy: the configuration's choice, else the data set's. */
+static bk_status find_metric(bk_job *job)
+{
+    const bk_dataset *d = job->eval;
+    int choice = job->config->data.metric;
+    bool counted = d->classes > 0 && d->classes <= BK_METRIC_CLASSES;
+    job->metric = -1;
+    if (choice >= BK_SHOW_METRICS && !counted)
+        return bk_fail(
+            BK_USAGE, "data.metric=%s is for 1 to %d classes, the data set has %lld (%s): say auto",
+            bk_metric_names[choice - BK_SHOW_METRICS], BK_METRIC_CLASSES, (long long)d->classes,
+            d->path);
+    if (choice >= BK_SHOW_METRICS)
+        job->metric = choice - BK_SHOW_METRICS;
+    if (choice != BK_SHOW_AUTO || !d->metric || !counted || strcmp(d->metric, "accuracy") == 0)
+        return BK_OK;
+    for (int i = 0; i < BK_METRICS; i++)
+        if (strcmp(d->metric, bk_metric_names[i]) == 0)
+            job->metric = i;
+    return job->metric >= 0
+               ? BK_OK
+               : bk_fail(BK_INPUT,
+                         "the data set names a metric that is not known, '%.40s' (%s): choose one "
+                         "by data.metric=accuracy, f1, matthews or spearman",
+                         d->metric, d->path);
+}
+
 bk_status bk_job_read_data(bk_job *job)
 {
     BK_TRY(read_sets(job));
@@ -94,7 +121,7 @@ bk_status bk_job_read_data(bk_job *job)
                                 .classes = d->classes,
                                 .min_length = shortest(job),
                                 .max_length = longest(job)};
-    return BK_OK;
+    return find_metric(job);
 }
 
 /* ---- samplers ---- */
@@ -146,10 +173,10 @@ bk_status bk_job_check_fit(const bk_job *job, const bk_checkpoint *c, const char
         const char *what;
         int64_t theirs, ours;
     } row[] = {
+        {"texts a sample", axis_of(c, "model/embed/segments", 0), job->data.segments},
         {"classes", axis_of(c, "model/head/b", 0), job->data.classes},
         {"vocabulary", axis_of(c, "model/embed/tokens", 0), job->data.vocabulary},
         {"channels", axis_of(c, "model/embed/features", 1), job->data.channels},
-        {"texts a sample", axis_of(c, "model/embed/segments", 0), job->data.segments},
     };
     for (size_t i = 0; i < sizeof row / sizeof *row; i++)
         if (row[i].theirs != row[i].ours)
