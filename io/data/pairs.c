@@ -19,8 +19,10 @@ enum { TEXT1, TEXT2, LABEL, ROLES };
 static const char *const role_name[ROLES] = {"text1", "text2", "label"};
 
 static const bk_option options[] = {
-    BK_OPTION_CHOICE(pairs_config, layout, 0, BK_TEXTS_LAYOUTS,
-                     "columns between tabs or commas (auto: commas in .csv)"),
+    BK_OPTION_CHOICE(
+        pairs_config, layout, 0, BK_TEXTS_LAYOUTS,
+        "columns between tabs, without quotes, or commas, with those of RFC 4180 (auto: commas "
+        "in .csv)"),
     BK_OPTION_TEXT(pairs_config, columns, "label,-,-,text1,text2",
                    "what each column holds, - for what is not read"),
     BK_OPTION_BOOL(pairs_config, header, false, "tables begin with a row of names"),
