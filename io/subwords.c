@@ -26,10 +26,19 @@ typedef struct list {
     const int64_t *offsets;
 } list;
 
-bk_status bk_subwords_check(const bk_subword_config *c)
+const char *bk_subwords_missing(void)
 {
     static const char *const programs[] = {"spm_train", "spm_encode"};
+    for (int i = 0; i < 2; i++)
+        if (!bk_program_found(programs[i]))
+            return programs[i];
+    return NULL;
+}
+
+bk_status bk_subwords_check(const bk_subword_config *c)
+{
     int64_t size;
+    const char *missing = bk_subwords_missing();
     bool preset = strcmp(c->vocabulary, BK_SUBWORD_VOCABULARY) == 0;
     if (c->tokens == BK_TOKENS_BYTES)
         return preset ? BK_OK
@@ -37,12 +46,11 @@ bk_status bk_subwords_check(const bk_subword_config *c)
                                 "vocabulary=%s has no meaning for bytes: add "
                                 "tokens=subwords, or remove it",
                                 c->vocabulary);
-    for (int i = 0; i < 2; i++)
-        if (!bk_program_found(programs[i]))
-            return bk_fail(BK_USAGE,
-                           "tokens=subwords needs the program %s (PATH): apt-get install "
-                           "sentencepiece, or say tokens=bytes",
-                           programs[i]);
+    if (missing)
+        return bk_fail(BK_USAGE,
+                       "tokens=subwords needs the program %s (PATH): apt-get install "
+                       "sentencepiece, or say tokens=bytes",
+                       missing);
     if (bk_parse_i64(c->vocabulary, &size) && (size < LEAST || size > MOST))
         return bk_fail(BK_USAGE, "vocabulary=%s is not in [%d, %d]: choose a size in between",
                        c->vocabulary, LEAST, MOST);

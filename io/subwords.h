@@ -33,6 +33,9 @@ enum { BK_TOKENS_BYTES, BK_TOKENS_SUBWORDS };
         .help = "subwords to learn (300 to 1000000), or a data set whose subwords to use"         \
     }
 
+/* The first of the programs that PATH does not have; NULL: all are there. */
+const char *bk_subwords_missing(void);
+
 /* Before the work.  BK_USAGE when vocabulary is no size and no file, is given for bytes, or when
  * the programs are not in PATH. */
 BK_CHECKED bk_status bk_subwords_check(const bk_subword_config *c);
