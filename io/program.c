@@ -11,8 +11,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-extern char **environ;
-
 bool bk_program_found(const char *name)
 {
     const char *path = getenv("PATH");
