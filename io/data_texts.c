@@ -42,7 +42,7 @@ static int by_label(const void *a, const void *b)
 void bk_texts_sort_classes(bk_texts *x)
 {
     const char *sorted[BK_TEXTS_CLASSES];
-    int32_t number[BK_TEXTS_CLASSES];
+    int32_t number[BK_TEXTS_CLASSES] = {0};
     memcpy(sorted, x->class_name, sizeof sorted);
     qsort(sorted, (size_t)x->classes, sizeof *sorted, by_label);
     for (int i = 0; i < x->classes; i++)
