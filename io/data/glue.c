@@ -1,7 +1,7 @@
 /* io/data/glue.c - the files of GLUE's tasks as they are handed out (Wang et al. 2018): their
  * columns, headers, label words and second validation sets.  Tabs without quotes.  Bytes + 1, 0 =
  * padding. */
-#include "io/data_texts.h"
+#include "io/labelled.h"
 #include "io/subwords.h"
 
 #include <string.h>
@@ -98,7 +98,7 @@ enum { TEXT1, TEXT2, LABEL, ROLES };
 typedef struct reader {
     const glue_config *config;
     const task *task;
-    bk_texts texts;
+    bk_labelled texts;
     int place[ROLES], columns; /* of the file being read */
     int64_t empty, torn, unlabelled;
 } reader;
@@ -113,7 +113,7 @@ static bk_status find_column(reader *r, const bk_table *t, int role, const char 
     return bk_fail(BK_INPUT,
                    "the header has no column %s, which %s has (%s): is this file of another task, "
                    "or a test set without labels?  Leave it out",
-                   name, r->task->name, bk_texts_place(&r->texts, t));
+                   name, r->task->name, bk_labelled_place(&r->texts, t));
 }
 
 static bk_status find_columns(reader *r, bk_table *t)
@@ -162,7 +162,7 @@ static bk_status add_row(reader *r, const bk_table *t, int split)
     }
     if (t->fields != r->columns)
         return bk_fail(BK_INPUT, "a row has %d columns, not %d (%s): is this a file of %s?",
-                       t->fields, r->columns, bk_texts_place(&r->texts, t), k->name);
+                       t->fields, r->columns, bk_labelled_place(&r->texts, t), k->name);
     const bk_field *word = &t->field[r->place[LABEL]];
     const bk_field text[] = {t->field[r->place[TEXT1]], t->field[r->place[TEXT2]]};
     if (k->unlabelled && find_word(k->unlabelled, word) == 0) {
@@ -173,18 +173,18 @@ static bk_status add_row(reader *r, const bk_table *t, int split)
     if (label < 0)
         return bk_fail(BK_INPUT, "'%.*s' is no label of %s (%s): labels are %s",
                        (int)(word->length < 40 ? word->length : 40), word->text, k->name,
-                       bk_texts_place(&r->texts, t), k->words);
+                       bk_labelled_place(&r->texts, t), k->words);
     r->empty += (text[0].length == 0) + (k->text2 && text[1].length == 0);
-    bk_texts_add(&r->texts, text, r->config->max_length, label, split);
+    bk_labelled_add(&r->texts, text, r->config->max_length, label, split);
     return BK_OK;
 }
 
 static int split_of(const task *k, const char *path)
 {
     const char *slash = strrchr(path, '/');
-    int split = bk_texts_split_of_file(path);
+    int split = bk_labelled_split_of_file(path);
     bool other = k->other && strstr(slash ? slash + 1 : path, k->other_word);
-    return split == BK_TEXTS_VALIDATION && other ? BK_TEXTS_OTHER : split;
+    return split == BK_LABELLED_VALIDATION && other ? BK_LABELLED_OTHER : split;
 }
 
 static bk_status read_file(reader *r, const char *path)
@@ -193,7 +193,7 @@ static bk_status read_file(reader *r, const char *path)
     bk_table t;
     int64_t limit = r->config->limit, before = r->texts.first.count;
     bool more;
-    BK_TRY(bk_texts_open_table(r->texts.arena, path, TSV, &t));
+    BK_TRY(bk_labelled_open_table(r->texts.arena, path, TSV, &t));
     BK_TRY(find_columns(r, &t));
     while (limit == 0 || r->texts.first.count - before < limit) {
         BK_TRY(bk_table_next(&t, &more));
@@ -218,12 +218,12 @@ static bk_status check(const void *config)
 }
 
 /* Class numbers are those of the task, met or not. */
-static bk_status name_classes(bk_texts *x, const char *classes)
+static bk_status name_classes(bk_labelled *x, const char *classes)
 {
     for (;; classes++) {
         size_t length = strcspn(classes, ",");
         int32_t number;
-        BK_TRY(bk_texts_class(x, classes, length, "glue", &number));
+        BK_TRY(bk_labelled_class(x, classes, length, "glue", &number));
         classes += length;
         if (!*classes)
             return BK_OK;
@@ -264,7 +264,7 @@ static bk_status make(const bk_data_args *a, bk_dataset *out)
     BK_TRY(name_classes(&r.texts, k->classes));
     for (int i = 0; i < a->inputs; i++)
         BK_TRY(read_file(&r, a->input[i]));
-    BK_TRY(bk_texts_finish(&r.texts, &wish, a->input[0], out));
+    BK_TRY(bk_labelled_finish(&r.texts, &wish, a->input[0], out));
     out->metric = k->metric;
     out->note = note(&r);
     return bk_subwords_apply(a->arena, &c->subwords, out);

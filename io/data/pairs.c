@@ -1,6 +1,6 @@
 /* io/data/pairs.c - pairs of texts with a class, from tables: one row a pair.  Bytes + 1, 0 =
  * padding.  Tabs never have quotes, commas those of RFC 4180. */
-#include "io/data_texts.h"
+#include "io/labelled.h"
 #include "io/subwords.h"
 
 #include <string.h>
@@ -20,7 +20,7 @@ static const char *const role_name[ROLES] = {"text1", "text2", "label"};
 
 static const bk_option options[] = {
     BK_OPTION_CHOICE(
-        pairs_config, layout, 0, BK_TEXTS_LAYOUTS,
+        pairs_config, layout, 0, BK_LABELLED_LAYOUTS,
         "columns between tabs, without quotes, or commas, with those of RFC 4180 (auto: commas "
         "in .csv)"),
     BK_OPTION_TEXT(pairs_config, columns, "label,-,-,text1,text2",
@@ -49,7 +49,7 @@ typedef struct columns {
 
 typedef struct reader {
     const pairs_config *config;
-    bk_texts texts;
+    bk_labelled texts;
     int64_t empty;
 } reader;
 
@@ -125,7 +125,7 @@ static bk_status find_names(const reader *r, const bk_table *t, columns *out)
         if (out->place[k] < 0)
             return bk_fail(BK_INPUT,
                            "the header has no column %s (%s): name the columns by %s=", name[k],
-                           bk_texts_place(&r->texts, t), role_name[k]);
+                           bk_labelled_place(&r->texts, t), role_name[k]);
     }
     return BK_OK;
 }
@@ -144,16 +144,16 @@ static bk_status find_columns(const reader *r, bk_table *t, columns *out)
 
 static bk_status add_row(reader *r, const bk_table *t, const columns *c, int split)
 {
-    const char *place = bk_texts_place(&r->texts, t);
+    const char *place = bk_labelled_place(&r->texts, t);
     int32_t label;
     if (t->fields != c->count)
         return bk_fail(BK_INPUT, "a row has %d columns, not %d (%s): mend the row, or say columns=",
                        t->fields, c->count, place);
     const bk_field *name = &t->field[c->place[LABEL]];
     const bk_field text[] = {t->field[c->place[TEXT1]], t->field[c->place[TEXT2]]};
-    BK_TRY(bk_texts_class(&r->texts, name->text, name->length, place, &label));
+    BK_TRY(bk_labelled_class(&r->texts, name->text, name->length, place, &label));
     r->empty += (text[0].length == 0) + (text[1].length == 0);
-    bk_texts_add(&r->texts, text, r->config->max_length, label, split);
+    bk_labelled_add(&r->texts, text, r->config->max_length, label, split);
     return BK_OK;
 }
 
@@ -163,13 +163,13 @@ static bk_status read_file(reader *r, const char *path)
     columns c;
     int64_t limit = r->config->limit, before = r->texts.first.count;
     bool more;
-    BK_TRY(bk_texts_open_table(r->texts.arena, path, r->config->layout, &t));
+    BK_TRY(bk_labelled_open_table(r->texts.arena, path, r->config->layout, &t));
     BK_TRY(find_columns(r, &t, &c));
     while (limit == 0 || r->texts.first.count - before < limit) {
         BK_TRY(bk_table_next(&t, &more));
         if (!more)
             break;
-        BK_TRY(add_row(r, &t, &c, bk_texts_split_of_file(path)));
+        BK_TRY(add_row(r, &t, &c, bk_labelled_split_of_file(path)));
     }
     return r->texts.first.count > before
                ? BK_OK
@@ -188,8 +188,8 @@ static bk_status make(const bk_data_args *a, bk_dataset *out)
         return bk_fail(BK_USAGE, "pairs takes tables: birkhoff data pairs FILE... OUT.h5");
     for (int i = 0; i < a->inputs; i++)
         BK_TRY(read_file(&r, a->input[i]));
-    bk_texts_sort_classes(&r.texts);
-    BK_TRY(bk_texts_finish(&r.texts, &wish, a->input[0], out));
+    bk_labelled_sort_classes(&r.texts);
+    BK_TRY(bk_labelled_finish(&r.texts, &wish, a->input[0], out));
     if (r.empty > 0)
         out->note = bk_arena_printf(a->arena, "%lld texts are empty", (long long)r.empty);
     return bk_subwords_apply(a->arena, &c->subwords, out);

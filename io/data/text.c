@@ -1,6 +1,6 @@
 /* io/data/text.c - texts with classes: a directory a class, or tables with a label.  Bytes + 1, 0 =
  * padding. */
-#include "io/data_texts.h"
+#include "io/labelled.h"
 
 #include "core/rng.h"
 #include "io/files.h"
@@ -55,7 +55,7 @@ typedef struct slot {
 typedef struct gathered {
     const bk_data_args *args;
     const text_config *config;
-    bk_texts texts;
+    bk_labelled texts;
     int64_t duplicates, empty, passed_over;
     slot *slot;
     int64_t slots, used;
@@ -126,7 +126,7 @@ static void add(gathered *g, const char *text, size_t length, int32_t label, int
         g->duplicates++;
         return;
     }
-    bk_texts_add(&g->texts, &(bk_field){text, length}, c->max_length, label, split);
+    bk_labelled_add(&g->texts, &(bk_field){text, length}, c->max_length, label, split);
 }
 
 /* ---- directories ---- */
@@ -136,7 +136,7 @@ static bk_status read_class(gathered *g, const char *path, const char *name, int
     bk_arena *arena = g->args->arena;
     int32_t label;
     int64_t taken = 0;
-    BK_TRY(bk_texts_class(&g->texts, name, strlen(name), path, &label));
+    BK_TRY(bk_labelled_class(&g->texts, name, strlen(name), path, &label));
     for (char **names = bk_list_directory(arena, path);
          *names && (g->config->limit == 0 || taken < g->config->limit); names++) {
         const char *file = bk_arena_printf(arena, "%s/%s", path, *names);
@@ -165,7 +165,7 @@ static bk_status read_tree(gathered *g, const char *path, int split)
     bk_arena *arena = g->args->arena;
     for (char **names = bk_list_directory(arena, path); *names; names++) {
         const char *below = bk_arena_printf(arena, "%s/%s", path, *names);
-        int named = split < 0 ? bk_texts_split_named(*names, strlen(*names)) : -1;
+        int named = split < 0 ? bk_labelled_split_named(*names, strlen(*names)) : -1;
         if (**names == '.')
             continue;
         if (!bk_is_directory(below) || (split >= 0 && strcmp(*names, "unsup") == 0))
@@ -206,7 +206,7 @@ static bk_status find_columns(const gathered *g, const bk_table *t, int columns[
     return bk_fail(BK_INPUT,
                    "the header has no column %s (%s): name the columns by text= and label=, or say "
                    "header=false or layout=label_first",
-                   columns[0] < 0 ? c->text : c->label, bk_texts_place(&g->texts, t));
+                   columns[0] < 0 ? c->text : c->label, bk_labelled_place(&g->texts, t));
 }
 
 static bk_status read_columns(gathered *g, bk_table *t, int split)
@@ -227,10 +227,10 @@ static bk_status read_columns(gathered *g, bk_table *t, int split)
         if (columns[0] >= t->fields || columns[1] >= t->fields)
             return bk_fail(BK_INPUT,
                            "a row has %d columns, too few for text and label (%s): mend the row",
-                           t->fields, bk_texts_place(&g->texts, t));
+                           t->fields, bk_labelled_place(&g->texts, t));
         const bk_field *text = &t->field[columns[0]], *name = &t->field[columns[1]];
-        BK_TRY(bk_texts_class(&g->texts, name->text, name->length, bk_texts_place(&g->texts, t),
-                              &label));
+        BK_TRY(bk_labelled_class(&g->texts, name->text, name->length,
+                                 bk_labelled_place(&g->texts, t), &label));
         add(g, text->text, text->length, label, split);
         taken++;
     }
@@ -252,8 +252,9 @@ static bk_status read_labelled_lines(gathered *g, bk_table *t, int split)
         if (cut == line->length)
             return bk_fail(BK_INPUT,
                            "a line has no blank behind its label (%s): is the layout label_first?",
-                           bk_texts_place(&g->texts, t));
-        BK_TRY(bk_texts_class(&g->texts, line->text, cut, bk_texts_place(&g->texts, t), &label));
+                           bk_labelled_place(&g->texts, t));
+        BK_TRY(
+            bk_labelled_class(&g->texts, line->text, cut, bk_labelled_place(&g->texts, t), &label));
         add(g, line->text + cut + 1, line->length - cut - 1, label, split);
     }
     return BK_OK;
@@ -281,7 +282,7 @@ static bk_status read_table(gathered *g, const char *path)
 {
     char *text;
     size_t length;
-    int split = bk_texts_split_of_file(path);
+    int split = bk_labelled_split_of_file(path);
     BK_TRY(bk_read_file(g->args->arena, path, &text, &length));
     int layout = layout_of(g->config, path, text, length);
     char separator = layout == TSV ? '\t' : layout == CSV ? ',' : '\0';
@@ -317,8 +318,8 @@ static bk_status make(const bk_data_args *a, bk_dataset *out)
     for (int i = 0; i < a->inputs; i++)
         BK_TRY(bk_is_directory(a->input[i]) ? read_tree(&g, a->input[i], -1)
                                             : read_table(&g, a->input[i]));
-    bk_texts_sort_classes(&g.texts);
-    BK_TRY(bk_texts_finish(&g.texts, &wish, a->input[0], out));
+    bk_labelled_sort_classes(&g.texts);
+    BK_TRY(bk_labelled_finish(&g.texts, &wish, a->input[0], out));
     out->note = note(&g);
     return bk_subwords_apply(a->arena, &c->subwords, out);
 }

@@ -1,4 +1,4 @@
-#include "io/data_texts.h"
+#include "io/labelled.h"
 
 #include "core/option.h"
 #include "io/files.h"
@@ -11,8 +11,8 @@ enum { SPLITS = 4 };
 
 /* ---- classes ---- */
 
-bk_status bk_texts_class(bk_texts *x, const char *name, size_t length, const char *where,
-                         int32_t *label)
+bk_status bk_labelled_class(bk_labelled *x, const char *name, size_t length, const char *where,
+                            int32_t *label)
 {
     if (length == 0)
         return bk_fail(BK_INPUT, "a text has no label (%s): give it one or remove it", where);
@@ -23,9 +23,9 @@ bk_status bk_texts_class(bk_texts *x, const char *name, size_t length, const cha
     if (memchr(name, '\0', length) || memchr(name, '\n', length))
         return bk_fail(BK_INPUT, "a label holds a zero byte or a line end (%s): is this a text?",
                        where);
-    if (x->classes == BK_TEXTS_CLASSES)
+    if (x->classes == BK_LABELLED_CLASSES)
         return bk_fail(BK_INPUT, "more than %d classes (%s): is this column the label?",
-                       BK_TEXTS_CLASSES, where);
+                       BK_LABELLED_CLASSES, where);
     x->class_name[x->classes++] = bk_arena_printf(x->arena, "%.*s", (int)length, name);
     return BK_OK;
 }
@@ -39,10 +39,10 @@ static int by_label(const void *a, const void *b)
     return strcmp(x, y);
 }
 
-void bk_texts_sort_classes(bk_texts *x)
+void bk_labelled_sort_classes(bk_labelled *x)
 {
-    const char *sorted[BK_TEXTS_CLASSES];
-    int32_t number[BK_TEXTS_CLASSES] = {0};
+    const char *sorted[BK_LABELLED_CLASSES];
+    int32_t number[BK_LABELLED_CLASSES] = {0};
     memcpy(sorted, x->class_name, sizeof sorted);
     qsort(sorted, (size_t)x->classes, sizeof *sorted, by_label);
     for (int i = 0; i < x->classes; i++)
@@ -56,7 +56,7 @@ void bk_texts_sort_classes(bk_texts *x)
 
 /* ---- texts ---- */
 
-static void note_split(bk_texts *x, int split)
+static void note_split(bk_labelled *x, int split)
 {
     if (x->first.count >= x->split_room) {
         int64_t room = x->split_room ? 2 * x->split_room : 4096;
@@ -75,7 +75,8 @@ static int64_t cut(const bk_field *text, int64_t max_length)
     return max_length > 0 && length > max_length ? max_length : length;
 }
 
-void bk_texts_add(bk_texts *x, const bk_field *text, int64_t max_length, int32_t label, int split)
+void bk_labelled_add(bk_labelled *x, const bk_field *text, int64_t max_length, int32_t label,
+                     int split)
 {
     note_split(x, split);
     bk_samples_add_bytes(&x->first, text[0].text, cut(&text[0], max_length), label);
@@ -85,44 +86,44 @@ void bk_texts_add(bk_texts *x, const bk_field *text, int64_t max_length, int32_t
 
 /* ---- names of splits ---- */
 
-int bk_texts_split_named(const char *word, size_t length)
+int bk_labelled_split_named(const char *word, size_t length)
 {
     static const struct {
         const char *name;
         int split;
-    } known[] = {{"train", BK_TEXTS_TRAIN},    {"validation", BK_TEXTS_VALIDATION},
-                 {"val", BK_TEXTS_VALIDATION}, {"valid", BK_TEXTS_VALIDATION},
-                 {"dev", BK_TEXTS_VALIDATION}, {"eval", BK_TEXTS_VALIDATION},
-                 {"test", BK_TEXTS_TEST}};
+    } known[] = {{"train", BK_LABELLED_TRAIN},    {"validation", BK_LABELLED_VALIDATION},
+                 {"val", BK_LABELLED_VALIDATION}, {"valid", BK_LABELLED_VALIDATION},
+                 {"dev", BK_LABELLED_VALIDATION}, {"eval", BK_LABELLED_VALIDATION},
+                 {"test", BK_LABELLED_TEST}};
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (strlen(known[i].name) == length && memcmp(known[i].name, word, length) == 0)
             return known[i].split;
-    return BK_TEXTS_ANY;
+    return BK_LABELLED_ANY;
 }
 
-int bk_texts_split_of_file(const char *path)
+int bk_labelled_split_of_file(const char *path)
 {
     const char *at = strrchr(path, '/') ? strrchr(path, '/') + 1 : path;
     while (*at) {
         size_t length = 0;
         while (isalnum((unsigned char)at[length]))
             length++;
-        int split = bk_texts_split_named(at, length);
+        int split = bk_labelled_split_named(at, length);
         if (split >= 0)
             return split;
         at += length + (at[length] != '\0');
     }
-    return BK_TEXTS_ANY;
+    return BK_LABELLED_ANY;
 }
 
 /* ---- tables ---- */
 
-const char *bk_texts_place(const bk_texts *x, const bk_table *t)
+const char *bk_labelled_place(const bk_labelled *x, const bk_table *t)
 {
     return bk_arena_printf(x->arena, "%s:%lld", t->path, (long long)t->line);
 }
 
-bk_status bk_texts_open_table(bk_arena *arena, const char *path, int layout, bk_table *out)
+bk_status bk_labelled_open_table(bk_arena *arena, const char *path, int layout, bk_table *out)
 {
     enum { AUTO, TSV, CSV };
     char *text;
@@ -135,7 +136,7 @@ bk_status bk_texts_open_table(bk_arena *arena, const char *path, int layout, bk_
 
 /* ---- the whole ---- */
 
-static int64_t *members(const bk_texts *x, int split, int64_t *count)
+static int64_t *members(const bk_labelled *x, int split, int64_t *count)
 {
     int64_t *index = BK_NEW(x->arena, int64_t, x->first.count + 1);
     *count = 0;
@@ -145,30 +146,30 @@ static int64_t *members(const bk_texts *x, int split, int64_t *count)
     return index;
 }
 
-static bk_status add_splits(const bk_texts *x, const bk_split_wish *wish, const char *source,
+static bk_status add_splits(const bk_labelled *x, const bk_split_wish *wish, const char *source,
                             bk_dataset *out)
 {
     const char *const names[SPLITS] = {"train", "validation", "test", x->other};
-    int64_t any, count[SPLITS], *index[SPLITS], *all = members(x, BK_TEXTS_ANY, &any);
+    int64_t any, count[SPLITS], *index[SPLITS], *all = members(x, BK_LABELLED_ANY, &any);
     for (int k = 0; k < SPLITS; k++)
         index[k] = members(x, k, &count[k]);
     bk_split_wish left = *wish;
-    int64_t training = any + count[BK_TEXTS_TRAIN];
+    int64_t training = any + count[BK_LABELLED_TRAIN];
     if (training == 0)
         return bk_fail(BK_INPUT, "no text is for training (%s): give training texts too", source);
-    if (count[BK_TEXTS_VALIDATION] > 0)
+    if (count[BK_LABELLED_VALIDATION] > 0)
         left.validation = 0;
-    if (count[BK_TEXTS_TRAIN] > 0 || count[BK_TEXTS_TEST] > 0)
+    if (count[BK_LABELLED_TRAIN] > 0 || count[BK_LABELLED_TEST] > 0)
         left.test = 0; /* a source with a training split has its test elsewhere, or none */
-    memcpy(all + any, index[BK_TEXTS_TRAIN], (size_t)count[BK_TEXTS_TRAIN] * sizeof *all);
+    memcpy(all + any, index[BK_LABELLED_TRAIN], (size_t)count[BK_LABELLED_TRAIN] * sizeof *all);
     BK_TRY(bk_split_seeded(out, x->arena, all, training, &left));
-    for (int k = BK_TEXTS_VALIDATION; k < SPLITS; k++)
+    for (int k = BK_LABELLED_VALIDATION; k < SPLITS; k++)
         if (count[k] > 0)
             bk_split_add(out, names[k], index[k], count[k]);
     return BK_OK;
 }
 
-static const char *join_names(const bk_texts *x)
+static const char *join_names(const bk_labelled *x)
 {
     const char *all = "";
     for (int i = 0; i < x->classes; i++)
@@ -176,8 +177,8 @@ static const char *join_names(const bk_texts *x)
     return all;
 }
 
-bk_status bk_texts_finish(bk_texts *x, const bk_split_wish *wish, const char *source,
-                          bk_dataset *out)
+bk_status bk_labelled_finish(bk_labelled *x, const bk_split_wish *wish, const char *source,
+                             bk_dataset *out)
 {
     if (x->first.count == 0 || x->classes < 2)
         return bk_fail(
