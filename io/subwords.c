@@ -11,7 +11,12 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { LEAST = 300, MOST = 1000000, FIRST_BYTE = 2 /* the symbol of byte 0 */ };
+enum {
+    LEAST = 300,
+    MOST = 1000000,
+    FIRST_BYTE = 2,  /* the symbol of byte 0 */
+    LONG_LINE = 4192 /* bytes; spm_train leaves out longer lines unless it is told */
+};
 
 /* What is at work, in a directory of its own with the files `texts`, `model`, `symbols`, ... */
 typedef struct subwords {
@@ -131,6 +136,20 @@ static bk_status count_pieces(const subwords *s, int64_t *count)
     return BK_OK;
 }
 
+/* Why spm_train gave up: its last line but the farewell, without the place in its source; NULL: it
+ * does not say. */
+static const char *reason(const subwords *s)
+{
+    char *text, *found = NULL, *rest = NULL;
+    size_t length;
+    if (bk_read_file(s->arena, file_in(s, "log"), &text, &length) != BK_OK)
+        return NULL;
+    for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest))
+        found = strncmp(line, "Program terminated", 18) == 0 ? found : line;
+    char *place = found ? strrchr(found, ']') : NULL;
+    return place ? place + 1 + (place[1] == ' ') : found;
+}
+
 static void add_note(const subwords *s, const char *text)
 {
     const char *before = s->d->note;
@@ -145,32 +164,32 @@ static bk_status learn(const subwords *s, int64_t size, int64_t *vocabulary)
     BK_TRY(write_texts(s, train, &longest));
     if (longest == 0)
         return bk_fail(BK_INPUT, "the training split holds no text to learn subwords from (%s)",
-                       s->d->source ? s->d->source : s->d->path);
+                       s->d->path);
     /* One thread: its sums would have other bits on another machine.  Names without folders: they
      * become part of the model. */
-    const char *argv[] = {
-        "spm_train",
-        "--input=texts",
-        "--model_prefix=model",
-        "--model_type=unigram",
-        bk_arena_printf(s->arena, "--vocab_size=%lld", (long long)size),
-        bk_arena_printf(s->arena, "--max_sentence_length=%lld", (long long)longest + 1),
-        "--pad_id=0",
-        "--unk_id=1",
-        "--bos_id=-1",
-        "--eos_id=-1",
-        "--byte_fallback=true",
-        "--normalization_rule_name=identity",
-        "--remove_extra_whitespaces=false",
-        "--hard_vocab_limit=false",
-        "--num_threads=1",
-        "--minloglevel=1",
-        NULL};
-    if (bk_program_run(s->directory, argv, "log") != BK_OK)
-        return bk_fail(BK_INPUT,
-                       "%lld subwords cannot be learned from these texts: %s: choose another "
-                       "vocabulary",
-                       (long long)size, bk_arena_strdup(s->arena, bk_status_text()));
+    const char *argv[] = {"spm_train",
+                          "--input=texts",
+                          "--model_prefix=model",
+                          "--model_type=unigram",
+                          bk_arena_printf(s->arena, "--vocab_size=%lld", (long long)size),
+                          bk_arena_printf(s->arena, "--max_sentence_length=%lld",
+                                          (long long)(longest > LONG_LINE ? longest : LONG_LINE)),
+                          "--pad_id=0",
+                          "--unk_id=1",
+                          "--bos_id=-1",
+                          "--eos_id=-1",
+                          "--byte_fallback=true",
+                          "--normalization_rule_name=identity",
+                          "--remove_extra_whitespaces=false",
+                          "--hard_vocab_limit=false",
+                          "--num_threads=1",
+                          "--minloglevel=1",
+                          NULL};
+    if (bk_program_run(s->directory, argv, "log") != BK_OK) {
+        const char *ended = bk_arena_strdup(s->arena, bk_status_text()), *why = reason(s);
+        return bk_fail(BK_INPUT, "%lld subwords cannot be learned (%s): %.300s", (long long)size,
+                       s->d->path, why ? why : ended);
+    }
     BK_TRY(count_pieces(s, vocabulary));
     if (*vocabulary < size)
         add_note(s, bk_arena_printf(s->arena, "the texts hold no more than %lld of %lld subwords",

@@ -195,6 +195,17 @@ static void single_texts(void **state)
     assert_int_equal(d.classes, 2);
 }
 
+static void a_few_letters(void **state)
+{
+    (void)state;
+    bk_dataset d;
+    make("pairs", BK_TEXTS(file("train.tsv", "1\t-\t-\tab\tba\n0\t-\t-\tab\tab\n")),
+         BK_TEXTS("tokens=subwords", "validation=0", "test=0"), &d);
+    assert_in_range(d.vocabulary, 258, 300);
+    assert_string_equal(text_of(&d, d.tokens2, d.offsets2, 0), "ba");
+    assert_non_null(strstr(d.note, "of 8000 subwords"));
+}
+
 /* ---- refusals ---- */
 
 static void refusals(void **state)
@@ -209,6 +220,14 @@ static void refusals(void **state)
                     BK_INPUT, BK_TEXTS("none.h5"));
     bk_test_refused("pairs", BK_TEXTS(file("train.tsv", "1\t-\t-\t\t\n0\t-\t-\t\t\n")),
                     BK_TEXTS("tokens=subwords"), BK_INPUT, BK_TEXTS("no text to learn"));
+    const char *letters = "1\t-\t-\t";
+    for (int i = 0; i < 120; i++) /* of the alphabets from U+0100 on */
+        letters = bk_arena_printf(arena, "%s%c%c ", letters, 0xc4 + i / 64, 0x80 + i % 64);
+    bk_test_refused(
+        "pairs",
+        BK_TEXTS(file("train.tsv", bk_arena_printf(arena, "%s\tb\n0\t-\t-\ta\tb\n", letters))),
+        BK_TEXTS("tokens=subwords", "vocabulary=300", "validation=0", "test=0"), BK_INPUT,
+        BK_TEXTS("300 subwords cannot be learned"));
     char *saved = bk_arena_strdup(arena, kept);
     setenv("PATH", "/nowhere", 1);
     bk_test_refused("pairs", BK_TEXTS(path), BK_TEXTS("tokens=subwords"), BK_USAGE,
@@ -224,6 +243,7 @@ int main(void)
         cmocka_unit_test(only_training_is_learned_from),
         cmocka_unit_test(other_files_by_the_same_subwords),
         cmocka_unit_test(single_texts),
+        cmocka_unit_test(a_few_letters),
         cmocka_unit_test(refusals),
     };
     if (!bk_program_found("spm_train") || !bk_program_found("spm_encode")) {
