@@ -76,8 +76,9 @@ static void print_json(const bk_job *job, const bk_evaluation *e)
     bk_json_integer(&j, "rows", e->rows);
     bk_json_integer(&j, "correct", e->correct);
     bk_json_number(&j, "accuracy", e->accuracy);
-    if (job->metric >= 0)
-        bk_json_number(&j, bk_metric_names[job->metric], e->metric[job->metric]);
+    bk_json_text(&j, "metric", job->metric >= 0 ? bk_metric_names[job->metric] : "accuracy");
+    for (int i = 0; i < BK_METRICS && job->data.classes > 0; i++)
+        bk_json_number(&j, bk_metric_names[i], e->metric[i]);
     bk_json_number(&j, "cross_entropy", e->cross_entropy);
     bk_json_number(&j, "standard_error", standard_error(e));
     bk_json_number(&j, "majority", s->majority);

@@ -85,8 +85,12 @@ done
 figures 1 cola.1 data.eval_split=validation_out_of_domain >counted
 says counted 'rows              40'
 says counted 'matthews '
-expect 0 1 eval mrpc.1 data.metric=spearman --json
+expect 0 1 eval mrpc.1 --json
+says out '"metric": "f1", "f1": 0.'
+says out '"matthews": '
 says out '"spearman": '
+expect 0 1 eval mrpc.1 data.metric=spearman
+says out 'spearman  '
 expect 0 1 eval mrpc.1 data.metric=accuracy
 ! grep -q f1 out || fail "f1 is shown in spite of data.metric=accuracy"
 
