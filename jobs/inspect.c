@@ -306,6 +306,8 @@ static void print_directory(const directory *d)
            (long long)s->lanes, (unsigned long long)s->seed);
     printf("data         %s\nsha256       %s of the data\n             %s of the payload\n",
            s->data_path, s->data_digest, bk_checkpoint_payload(d->checkpoint));
+    if (*s->vocabulary_digest)
+        printf("subwords     sha256 %s\n", s->vocabulary_digest);
     print_lines("machine", s->machine);
     print_tensors(d->checkpoint);
     print_lines("config", s->config);
@@ -324,6 +326,7 @@ static void json_state(bk_json *j, const bk_run_state *s)
     bk_json_integer(j, "lanes", s->lanes);
     bk_json_text(j, "data_path", s->data_path);
     bk_json_text(j, "data_sha256", s->data_digest);
+    bk_json_text(j, "vocabulary_sha256", *s->vocabulary_digest ? s->vocabulary_digest : NULL);
     bk_json_text(j, "machine", s->machine);
     bk_json_text(j, "config", s->config);
 }

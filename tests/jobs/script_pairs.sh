@@ -113,8 +113,10 @@ if command -v spm_train >/dev/null && command -v spm_encode >/dev/null; then
     says out 'of 320 subwords'
     expect 0 1 verify pieces.h5
     expect 0 2 train mrpc.yaml run.dir=pieces data.train=pieces.h5 run.steps=2
-    expect 0 1 inspect pieces.h5
-    says out 'subwords     sha256'
+    for what in pieces.h5 pieces; do
+        expect 0 1 inspect $what
+        says out 'subwords     sha256'
+    done
     expect 0 1 data glue dev.tsv train.tsv other.h5 layout=mrpc tokens=subwords vocabulary=pieces.h5
     expect 0 1 eval pieces data.train=other.h5
     paraphrases 50 230 | sed 's/here/there/' >new-train.tsv
