@@ -224,6 +224,8 @@ static bk_stop write_evaluation(loop *l, const bk_evaluation *e)
     bk_metrics_number(l->metrics, "loss", e->cross_entropy);
     bk_metrics_number(l->metrics, "cross_entropy", e->cross_entropy);
     bk_metrics_number(l->metrics, "accuracy", e->accuracy);
+    if (job->metric >= 0)
+        bk_metrics_number(l->metrics, bk_metric_names[job->metric], e->metric[job->metric]);
     bk_metrics_integer(l->metrics, "rows", e->rows);
     if (bk_teacher_evaluates(job->teacher)) {
         bk_metrics_number(l->metrics, "teacher_agreement", e->teacher_agreement);
@@ -243,12 +245,15 @@ static bk_stop evaluate(loop *l)
     bk_evaluation e = bk_job_evaluate(job, last ? 0 : job->config->log.eval_batches);
     if (e.stop != BK_GO_ON)
         return e.stop;
-    char ladder[128];
+    char ladder[128], metric[64] = "";
     l->is_best = bk_best_improved(&l->best, &e, &job->state);
     bk_progress_break(&l->progress);
     bk_stop stop = write_evaluation(l, &e);
-    bk_note("%s at step %lld: cross-entropy %.4f, accuracy %.4f%s%s", job->eval_split->name,
-            (long long)job->state.step, e.cross_entropy, e.accuracy,
+    if (job->metric >= 0)
+        snprintf(metric, sizeof metric, ", %s %.4f", bk_metric_names[job->metric],
+                 e.metric[job->metric]);
+    bk_note("%s at step %lld: cross-entropy %.4f, accuracy %.4f%s%s%s", job->eval_split->name,
+            (long long)job->state.step, e.cross_entropy, e.accuracy, metric,
             bk_ladder_text(job->eval_split, e.accuracy, ladder), l->is_best ? ", the best" : "");
     restart_clock(l);
     return stop;
@@ -513,7 +518,7 @@ static bk_status work(const bk_context *context, bk_job *job, const bk_best *bes
         bk_machine_warn(job->world, bk_blas_threads()); /* all ranks of the job meet in it */
     if (job->teaches)
         bk_teacher_serve(job);
-    else
+    else if ((status = bk_best_fits(best, job)) == BK_OK)
         status = context->dry_run ? bk_dry_run(job) : train(job, best);
     bk_teacher_split_release(job);
     return bk_job_meet(job, status);
