@@ -362,7 +362,7 @@ static bk_status catch_up(loop *l)
 {
     const bk_job *job = l->job;
     int64_t step = job->state.step;
-    int made = job->world->rank == 0 && bk_metrics_has(l->metrics, step, "rows");
+    int made = job->world->rank == 0 && bk_metrics_has(l->metrics, step, "accuracy");
     bk_broadcast(job->world->ctl, 0, &made, sizeof made);
     if (step == 0 || made || step > job->config->run.steps || !evaluation_due(l))
         return BK_OK;
