@@ -4,8 +4,8 @@
 #include "dist/bucket.h"
 #include "dist/exchange.h"
 #include "dist/internal.h"
+#include "dist/messages.h"
 #include "dist/trace.h"
-#include "dist/transfer.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -35,7 +35,7 @@ static void poll(void)
 {
     bk_bucket_poll();
     bk_exchange_poll();
-    bk_transfer_poll();
+    bk_messages_poll();
 }
 
 /* The simulator (SMPI) has no threads and says so. */

@@ -138,12 +138,26 @@ static bk_status check_walk(const bk_job *job)
 }
 
 /* What only the model and its data can tell about the configuration. */
+/* Keys of another placement are no mistake where one of them is tried after the other. */
+static void warn_of_placement(const bk_config_distill *d)
+{
+    static const char *const names[] = {"colocated", "split", "cached"};
+    if (d->teacher_ranks > 0 && d->placement != BK_SPLIT)
+        bk_warn("distill.teacher_ranks=%lld has no effect: distill.placement is %s",
+                (long long)d->teacher_ranks, names[d->placement]);
+    if (d->cache && d->placement != BK_CACHED)
+        bk_warn("distill.cache has no effect: distill.placement is %s (%s)", names[d->placement],
+                d->cache);
+}
+
 static bk_status check_model(const bk_job *job)
 {
     const bk_config *c = job->config;
     if (c->parallel.expert > 1 && bk_model_moe_layers(job->model) == 0)
         bk_warn("parallel.expert=%lld has no effect: the model has no experts",
                 (long long)c->parallel.expert);
+    if (job->purpose == BK_TRAIN)
+        warn_of_placement(&c->distill);
     for (int i = 0; i < c->losses; i++)
         if (c->loss[i].kind->fits)
             BK_TRY(c->loss[i].kind->fits(c->loss[i].config, job->data.classes == 0));

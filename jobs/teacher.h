@@ -83,6 +83,10 @@ void bk_teacher_hand(bk_arena *arena, const bk_teacher_form *form, int64_t count
 
 /* ---- teacher_cache.c ---- */
 
+/* Bytes of a file that a rank holds in memory at most; rows of a larger one are read as they are
+ * needed.  Tests set it. */
+extern size_t bk_teacher_keep;
+
 /* The file that is to be written for data.split: all but `file` and `kept`, on the run arena. */
 BK_CHECKED bk_status bk_teacher_cache_plan(const bk_job *job, const char *path,
                                            bk_teacher_file *out);

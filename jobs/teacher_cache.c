@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { KEEP = 256 << 20 }; /* bytes of a file that a rank holds in memory */
+size_t bk_teacher_keep = (size_t)256 << 20;
 
 /* ---- which rows ---- */
 
@@ -153,7 +153,7 @@ bk_status bk_teacher_cache_open(bk_job *job)
 {
     bk_teacher *t = job->teacher;
     bk_teacher_file *f = BK_ZNEW(job->arena, bk_teacher_file, 1);
-    BK_TRY(bk_teacher_file_open(job->arena, job->config->distill.cache, KEEP, f));
+    BK_TRY(bk_teacher_file_open(job->arena, job->config->distill.cache, bk_teacher_keep, f));
     t->file = f;
     t->form = f->form;
     return check(job, f);
@@ -203,7 +203,7 @@ static const bk_sampler *sampler_for(const bk_job *job, const bk_teacher_file *f
                             .length = window_length(job),
                             .max_length = c->data.max_length,
                             .seed = (uint64_t)c->run.seed};
-    if (bk_teacher_rows_fit(&f->form, f->rows, KEEP))
+    if (bk_teacher_rows_fit(&f->form, f->rows, bk_teacher_keep))
         return job->train_sampler;
     return bk_sampler_new(job->arena, job->train, in_order(job->arena, job->train_split), &o);
 }
@@ -342,7 +342,8 @@ static bk_status create(writer *w)
 {
     const bk_job *job = w->job;
     BK_TRY(bk_teacher_cache_plan(job, w->file.path, &w->file));
-    return job->world->rank == 0 ? bk_teacher_file_create(job->arena, KEEP, &w->file) : BK_OK;
+    return job->world->rank == 0 ? bk_teacher_file_create(job->arena, bk_teacher_keep, &w->file)
+                                 : BK_OK;
 }
 
 static void note(const writer *w)

@@ -6,8 +6,8 @@
 
 #include "core/log.h"
 #include "dist/collective.h"
+#include "dist/messages.h"
 #include "dist/signal.h"
-#include "dist/transfer.h"
 #include "dist/watchdog.h"
 
 enum { AHEAD = 2 };
@@ -58,19 +58,19 @@ typedef struct parcel {
     bk_teacher_rows rows; /* of the own samples */
     range own;
     int64_t each; /* rows of a sample */
-    bk_transfer *transfer;
+    bk_messages *messages;
 } parcel;
 
-typedef void move_part(bk_transfer *x, int rank, void *data, int64_t bytes);
+typedef void move_part(bk_messages *x, int rank, void *data, int64_t bytes);
 
-static void send_part(bk_transfer *x, int rank, void *data, int64_t bytes)
+static void send_part(bk_messages *x, int rank, void *data, int64_t bytes)
 {
-    bk_transfer_send(x, rank, TAG_ROWS, data, bytes);
+    bk_messages_send(x, rank, TAG_ROWS, data, bytes);
 }
 
-static void receive_part(bk_transfer *x, int rank, void *data, int64_t bytes)
+static void receive_part(bk_messages *x, int rank, void *data, int64_t bytes)
 {
-    bk_transfer_receive(x, rank, TAG_ROWS, data, bytes);
+    bk_messages_receive(x, rank, TAG_ROWS, data, bytes);
 }
 
 static void move_rows(const parcel *p, range theirs, int rank, move_part *move)
@@ -81,7 +81,7 @@ static void move_rows(const parcel *p, range theirs, int rank, move_part *move)
     bk_teacher_rows at =
         bk_teacher_rows_at(p->form, p->rows, (both.first - p->own.first) * p->each);
     for (int i = 0; i < BK_TEACHER_PARTS && both.last > both.first; i++)
-        move(p->transfer, rank, at.part[i], (both.last - both.first) * p->each * (int64_t)bytes[i]);
+        move(p->messages, rank, at.part[i], (both.last - both.first) * p->each * (int64_t)bytes[i]);
 }
 
 static const bk_sampler *sampler_of(const bk_job *job, int64_t subject)
@@ -112,7 +112,7 @@ typedef struct delivery {
     bk_teacher_rows rows; /* of this rank's samples */
     int64_t each;         /* rows of a sample */
     int64_t *seen;        /* rank 0: what each of the teacher's ranks has seen */
-    bk_transfer *transfer;
+    bk_messages *messages;
 } delivery;
 
 /* Of a training and of an evaluation in its midst. */
@@ -176,14 +176,14 @@ static void expect(bk_job *job, delivery *d)
 {
     const bk_comm *between = job->world->between;
     int ranks = teachers(job), size = students(job);
-    d->transfer = bk_transfer_new(d->arena, between, BK_TEACHER_PARTS + 1);
+    d->messages = bk_messages_new(d->arena, between, BK_TEACHER_PARTS + 1);
     d->seen = BK_ZNEW(d->arena, int64_t, ranks);
     parcel p = {job,     &d->form,   d->rows, range_of(job, job->world->rank, size),
-                d->each, d->transfer};
+                d->each, d->messages};
     for (int t = 0; t < ranks; t++) {
         move_rows(&p, range_of(job, t, ranks), size + t, receive_part);
         if (job->world->rank == 0)
-            bk_transfer_receive(d->transfer, size + t, TAG_SEEN, &d->seen[t], sizeof *d->seen);
+            bk_messages_receive(d->messages, size + t, TAG_SEEN, &d->seen[t], sizeof *d->seen);
     }
 }
 
@@ -217,7 +217,7 @@ static void forget_others(bk_stream *s, request what)
 static void receive(bk_job *job, delivery *d)
 {
     double begun = bk_seconds();
-    bk_transfer_finish(d->transfer);
+    bk_messages_finish(d->messages);
     job->teacher->waited += bk_seconds() - begun;
     for (int t = 0; t < teachers(job); t++)
         job->teacher->seen |= d->seen[t];
@@ -247,7 +247,7 @@ void bk_teacher_split_release(bk_job *job)
     tell_teachers(job, (request){.subject = NOTHING_MORE});
     for (int i = 0; i < DELIVERIES; i++) {
         if (s->delivery[i].open)
-            bk_transfer_finish(s->delivery[i].transfer);
+            bk_messages_finish(s->delivery[i].messages);
         bk_arena_free(s->delivery[i].arena);
     }
 }
@@ -257,7 +257,7 @@ void bk_teacher_split_release(bk_job *job)
 /* Rows on their way. */
 typedef struct shipment {
     bk_arena *arena;
-    bk_transfer *transfer;
+    bk_messages *messages;
     int64_t seen;
 } shipment;
 
@@ -267,7 +267,7 @@ static void ship(bk_job *job, shipment *s, const parcel *p)
     s->seen = bk_signals_any();
     for (int r = 0; r < size; r++)
         move_rows(p, range_of(job, r, size), r, send_part);
-    bk_transfer_send(s->transfer, 0, TAG_SEEN, &s->seen, sizeof s->seen);
+    bk_messages_send(s->messages, 0, TAG_SEEN, &s->seen, sizeof s->seen);
 }
 
 static void answer(bk_job *job, request what, shipment *s)
@@ -275,7 +275,7 @@ static void answer(bk_job *job, request what, shipment *s)
     bk_bundle bundle = {0};
     bk_teacher_form form = form_of(job, what.subject);
     const bk_sampler *sampler = sampler_of(job, what.subject);
-    bk_transfer_finish(s->transfer);
+    bk_messages_finish(s->messages);
     bk_arena_reset(s->arena);
     bk_tape_begin(&job->tape);
     bk_sampler_batch(sampler, what.batch, &job->lanes, job->tape.arena, &bundle);
@@ -285,7 +285,7 @@ static void answer(bk_job *job, request what, shipment *s)
                 bk_teacher_rows_new(s->arena, &form, bk_rows(logits)),
                 range_of(job, job->world->rank, job->world->size),
                 bk_sampler_rows(sampler, what.batch),
-                s->transfer = bk_transfer_new(s->arena, job->world->between, BK_TEACHER_PARTS + 1)};
+                s->messages = bk_messages_new(s->arena, job->world->between, BK_TEACHER_PARTS + 1)};
     bk_teacher_encode(&form, bk_rows(logits), bk_f32(logits), p.rows);
     ship(job, s, &p);
 }
@@ -324,7 +324,7 @@ void bk_teacher_serve(bk_job *job)
         answer(job, what, &sent[n % (1 + AHEAD)]);
     }
     for (int i = 0; i <= AHEAD; i++) {
-        bk_transfer_finish(sent[i].transfer);
+        bk_messages_finish(sent[i].messages);
         bk_arena_free(sent[i].arena);
     }
     bk_watchdog_stop();

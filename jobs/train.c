@@ -34,6 +34,7 @@ typedef struct loop {
     double end; /* of the time limit, bk_seconds(); INFINITY without */
     int64_t logged_step, logged_positions;
     double logged_at;
+    double waited;   /* since then, for the teacher's rows */
     int64_t skipped; /* steps in a row */
     bk_saving saving;
     bool is_best; /* the evaluation of this step was the best so far */
@@ -135,6 +136,15 @@ static void restart_clock(loop *l)
     l->logged_step = l->job->state.step;
     l->logged_positions = l->job->state.tokens_seen;
     l->logged_at = bk_seconds();
+    l->waited = 0.0;
+}
+
+/* Seconds a step that this rank waited for the teacher's rows, or read them, since the last line.
+ */
+static double mean_wait(const loop *l)
+{
+    int64_t steps = l->job->state.step - l->logged_step;
+    return steps > 0 ? l->waited / (double)steps : 0.0;
 }
 
 /* What a line says about the machine. */
@@ -174,7 +184,7 @@ static void write_line(loop *l, const bk_step_result *r, const machine_figures *
     bk_metrics_integer(l->metrics, "messages_sent", sent.messages);
     bk_metrics_number(l->metrics, "seconds_blocked", sent.blocked);
     if (l->job->teacher && l->job->teacher->placement != BK_COLOCATED)
-        bk_metrics_number(l->metrics, "teacher_wait", r->teacher_wait);
+        bk_metrics_number(l->metrics, "teacher_wait", mean_wait(l));
     write_moe(l);
     bk_metrics_end(l->metrics);
 }
@@ -188,7 +198,7 @@ static void report(loop *l, const bk_step_result *r)
     f.peak_bytes = due ? bk_peak_bytes_of_ranks(job->world->ctl) : bk_peak_bytes();
     char text[160], wait[32] = "";
     if (job->teacher && job->teacher->placement == BK_SPLIT)
-        snprintf(wait, sizeof wait, "  waits %.3f s", r->teacher_wait);
+        snprintf(wait, sizeof wait, "  waits %.3f s", mean_wait(l));
     snprintf(text, sizeof text, "loss %.4f  lr %.3g  %.0f tokens/s  %.2f GB%s", r->loss, r->lr,
              f.tokens_per_second, 1e-9 * (double)f.peak_bytes, wait);
     bk_progress_show(&l->progress, job->state.step, due, text);
@@ -214,6 +224,8 @@ static bk_stop write_evaluation(loop *l, const bk_evaluation *e)
     bk_metrics_number(l->metrics, "loss", e->cross_entropy);
     bk_metrics_number(l->metrics, "cross_entropy", e->cross_entropy);
     bk_metrics_number(l->metrics, "accuracy", e->accuracy);
+    if (job->metric >= 0)
+        bk_metrics_number(l->metrics, bk_metric_names[job->metric], e->metric[job->metric]);
     bk_metrics_integer(l->metrics, "rows", e->rows);
     if (bk_teacher_evaluates(job->teacher)) {
         bk_metrics_number(l->metrics, "teacher_agreement", e->teacher_agreement);
@@ -233,12 +245,15 @@ static bk_stop evaluate(loop *l)
     bk_evaluation e = bk_job_evaluate(job, last ? 0 : job->config->log.eval_batches);
     if (e.stop != BK_GO_ON)
         return e.stop;
-    char ladder[128];
+    char ladder[128], metric[64] = "";
     l->is_best = bk_best_improved(&l->best, &e, &job->state);
     bk_progress_break(&l->progress);
     bk_stop stop = write_evaluation(l, &e);
-    bk_note("%s at step %lld: cross-entropy %.4f, accuracy %.4f%s%s", job->eval_split->name,
-            (long long)job->state.step, e.cross_entropy, e.accuracy,
+    if (job->metric >= 0)
+        snprintf(metric, sizeof metric, ", %s %.4f", bk_metric_names[job->metric],
+                 e.metric[job->metric]);
+    bk_note("%s at step %lld: cross-entropy %.4f, accuracy %.4f%s%s%s", job->eval_split->name,
+            (long long)job->state.step, e.cross_entropy, e.accuracy, metric,
             bk_ladder_text(job->eval_split, e.accuracy, ladder), l->is_best ? ", the best" : "");
     restart_clock(l);
     return stop;
@@ -313,6 +328,7 @@ static bk_status one_step(loop *l, bk_step_result *r)
     double start = bk_seconds();
     *r = bk_job_step(l->job);
     l->longest_step = fmax(l->longest_step, bk_seconds() - start);
+    l->waited += r->teacher_wait;
     BK_TRY(bk_saving_move(&l->saving, r));
     if (r->status == BK_NONFINITE)
         return not_finite(l, r);
@@ -502,7 +518,7 @@ static bk_status work(const bk_context *context, bk_job *job, const bk_best *bes
         bk_machine_warn(job->world, bk_blas_threads()); /* all ranks of the job meet in it */
     if (job->teaches)
         bk_teacher_serve(job);
-    else
+    else if ((status = bk_best_fits(best, job)) == BK_OK)
         status = context->dry_run ? bk_dry_run(job) : train(job, best);
     bk_teacher_split_release(job);
     return bk_job_meet(job, status);

@@ -197,8 +197,8 @@ static void add_largest(const bk_comm *comm, double value, const char *name, dou
 static void add_communication(work *w, double steps, bk_bench_result *out)
 {
     static const char *const bytes[BK_TRAFFIC_PARTS] = {
-        "reduce_bytes", "gather_bytes", "agree_bytes", "loss_bytes",
-        "route_bytes",  "expert_bytes", "rest_bytes"};
+        "reduce_bytes", "gather_bytes", "agree_bytes",   "loss_bytes",
+        "route_bytes",  "expert_bytes", "teacher_bytes", "rest_bytes"};
     const bk_comm *ctl = w->job->world->ctl;
     bk_traffic sum = bk_traffic_sum(w->sent);
     double exposed = w->sent[BK_TRAFFIC_REDUCE].blocked + w->sent[BK_TRAFFIC_GATHER].blocked;

@@ -4,6 +4,7 @@
 
 #include "io/yaml.h"
 #include "tests/support/check.h"
+#include "tests/support/losses.h"
 
 #include <math.h>
 #include <string.h>
@@ -193,6 +194,62 @@ static void the_largest_logits_of_a_row(void **state)
     }
 }
 
+/* ---- what a loss makes of the largest logits ---- */
+
+enum { MANY = 24, WORDS = 2000 };
+
+/* A teacher whose classes fall off with their rank as words do, p ~ rank^-2.5 at T = 2, each row
+ * in an order of its own; and a student that is off by up to 1.5. */
+static void fill_words(float *student, float *teacher)
+{
+    for (int64_t i = 0; i < MANY; i++)
+        for (int64_t v = 0; v < WORDS; v++) {
+            int64_t rank = (v * (2 * i + 7) + 131 * i) % WORDS; /* 2i+7 is no divisor of 2000 */
+            teacher[i * WORDS + v] = (float)(-5.0 * log(1.0 + (double)rank));
+            student[i * WORDS + v] =
+                teacher[i * WORDS + v] + 1.5f * (float)sin(0.7 * (double)(v * (i + 3)));
+        }
+}
+
+/* The loss over all rows; *tail: the term of that name, 0 without. */
+static double loss_of(const char *name, const char *options, bk_loss_args args, double *tail)
+{
+    const bk_loss_kind *kind = bk_loss_find(name);
+    bk_tape t = bk_test_tape(BK_F32, bk_lanes_single(MANY));
+    args.config = bk_test_loss_options(kind, options, BK_F32, t.arena);
+    double value = bk_f64(kind->apply(&t, &args))[0];
+    *tail = 0.0;
+    for (int i = 0; i < t.terms; i++)
+        if (strcmp(t.term[i].name, "teacher_tail") == 0)
+            *tail = bk_f64(t.term[i].value)[0];
+    bk_test_tape_free(&t);
+    return value;
+}
+
+static void sixty_four_classes_are_nearly_all(void **state)
+{
+    static const char *const kinds[] = {"kl", "sinkd"};
+    static const double temperature[] = {2.0};
+    (void)state;
+    bk_teacher_form form = {
+        .vocabulary = WORDS, .top_k = 64, .temperatures = 1, .temperature = temperature};
+    bk_tensor *student = bk_tensor_new(arena, BK_F32, BK_SHAPE(MANY, WORDS)),
+              *teacher = bk_tensor_new(arena, BK_F32, BK_SHAPE(MANY, WORDS));
+    bk_teacher_rows rows = bk_teacher_rows_new(arena, &form, MANY);
+    fill_words(student->data, teacher->data);
+    bk_teacher_encode(&form, MANY, teacher->data, rows);
+    bk_teacher_top top = {64, rows.part[0], rows.part[1], 1, temperature, rows.part[2], BK_F32};
+    for (int i = 0; i < 2; i++) {
+        bk_loss_args whole = {.logits = student, .teacher = teacher, .rows = MANY},
+                     part = {.logits = student, .teacher_top = &top, .rows = MANY};
+        double none, tail, dense = loss_of(kinds[i], "", whole, &none),
+                           loss = loss_of(kinds[i], "top_k=64", part, &tail);
+        bk_check_error(fabs(loss - dense) / dense, 5e-3, "%s: %g, dense %g", kinds[i], loss, dense);
+        assert_true(loss < dense); /* a coarser view sees less */
+        assert_true(none == 0.0 && tail > 2e-4 && tail < 1e-2);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -202,6 +259,7 @@ int main(void)
         cmocka_unit_test(a_file_serves_losses_that_ask_for_no_more),
         cmocka_unit_test(dense_rows_stay_as_they_are),
         cmocka_unit_test(the_largest_logits_of_a_row),
+        cmocka_unit_test(sixty_four_classes_are_nearly_all),
     };
     arena = bk_arena_new("test");
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,31 +1,31 @@
-#include "dist/transfer.h"
+#include "dist/messages.h"
 
 #include "core/log.h"
 #include "dist/internal.h"
 #include "dist/trace.h"
 
-struct bk_transfer {
+struct bk_messages {
     const bk_comm *comm;
     bk_arena *arena;
     int count, room;
     MPI_Request *request;
     int64_t bytes; /* of all, for the trace */
     bool listed;
-    bk_transfer *next;
+    bk_messages *next;
 };
 
-static bk_transfer *under_way;
+static bk_messages *under_way;
 
-bk_transfer *bk_transfer_new(bk_arena *arena, const bk_comm *comm, int messages)
+bk_messages *bk_messages_new(bk_arena *arena, const bk_comm *comm, int messages)
 {
-    bk_transfer *x = BK_ZNEW(arena, bk_transfer, 1);
-    *x = (bk_transfer){.comm = comm, .arena = arena, .room = messages};
+    bk_messages *x = BK_ZNEW(arena, bk_messages, 1);
+    *x = (bk_messages){.comm = comm, .arena = arena, .room = messages};
     x->request = BK_NEW(arena, MPI_Request, messages);
     return x;
 }
 
 /* A message above the limit is several. */
-static MPI_Request *next_request(bk_transfer *x)
+static MPI_Request *next_request(bk_messages *x)
 {
     if (x->count == x->room) {
         MPI_Request *wider = BK_NEW(x->arena, MPI_Request, 2 * x->room + 1);
@@ -47,7 +47,7 @@ static int piece(int64_t left)
     return left < BK_MESSAGE_MAX ? (int)left : BK_MESSAGE_MAX;
 }
 
-void bk_transfer_send(bk_transfer *x, int to, int tag, const void *data, int64_t bytes)
+void bk_messages_send(bk_messages *x, int to, int tag, const void *data, int64_t bytes)
 {
     for (int64_t done = 0; done < bytes; done += piece(bytes - done)) {
         int some = piece(bytes - done);
@@ -58,7 +58,7 @@ void bk_transfer_send(bk_transfer *x, int to, int tag, const void *data, int64_t
     x->bytes += bytes;
 }
 
-void bk_transfer_receive(bk_transfer *x, int from, int tag, void *data, int64_t bytes)
+void bk_messages_receive(bk_messages *x, int from, int tag, void *data, int64_t bytes)
 {
     for (int64_t done = 0; done < bytes; done += piece(bytes - done))
         BK_MPI(MPI_Irecv((char *)data + done, piece(bytes - done), MPI_BYTE, from, tag,
@@ -66,9 +66,9 @@ void bk_transfer_receive(bk_transfer *x, int from, int tag, void *data, int64_t 
     x->bytes += bytes;
 }
 
-static void forget(bk_transfer *x)
+static void forget(bk_messages *x)
 {
-    bk_transfer **link = &under_way;
+    bk_messages **link = &under_way;
     while (*link != x)
         link = &(*link)->next;
     *link = x->next;
@@ -76,7 +76,7 @@ static void forget(bk_transfer *x)
     x->count = 0;
 }
 
-void bk_transfer_finish(bk_transfer *x)
+void bk_messages_finish(bk_messages *x)
 {
     if (!x || !x->listed)
         return;
@@ -88,10 +88,10 @@ void bk_transfer_finish(bk_transfer *x)
     forget(x);
 }
 
-void bk_transfer_poll(void)
+void bk_messages_poll(void)
 {
-    for (bk_transfer *x = under_way; x; x = x->next) {
-        int all; /* bk_transfer_finish asks again */
+    for (bk_messages *x = under_way; x; x = x->next) {
+        int all; /* bk_messages_finish asks again */
         BK_MPI(MPI_Testall(x->count, x->request, &all, MPI_STATUSES_IGNORE));
     }
 }

@@ -5,7 +5,7 @@
 #include "tests/support/ranks.h"
 
 #include "dist/collective.h"
-#include "dist/transfer.h"
+#include "dist/messages.h"
 
 #include <string.h>
 
@@ -24,20 +24,20 @@ static unsigned char mark(int from, int to, int round, int kind)
 
 /* One round to or from all ranks; its buffers. */
 typedef struct bundle {
-    bk_transfer *out, *in;
+    bk_messages *out, *in;
     unsigned char *sent[8][SIZES], *got[8][SIZES];
 } bundle;
 
 static bundle begin(bk_arena *arena, int round)
 {
-    bundle b = {bk_transfer_new(arena, comm, 1), bk_transfer_new(arena, comm, 1), {{0}}, {{0}}};
+    bundle b = {bk_messages_new(arena, comm, 1), bk_messages_new(arena, comm, 1), {{0}}, {{0}}};
     for (int r = 0; r < size; r++)
         for (int k = 0; k < SIZES; k++) {
             b.got[r][k] = bk_arena_zalloc(arena, (size_t)sizes[k] + 1);
             b.sent[r][k] = bk_arena_alloc(arena, (size_t)sizes[k] + 1);
             memset(b.sent[r][k], mark(rank, r, round, k), (size_t)sizes[k]);
-            bk_transfer_receive(b.in, r, 7, b.got[r][k], sizes[k]);
-            bk_transfer_send(b.out, r, 7, b.sent[r][k], sizes[k]);
+            bk_messages_receive(b.in, r, 7, b.got[r][k], sizes[k]);
+            bk_messages_send(b.out, r, 7, b.sent[r][k], sizes[k]);
         }
     return b;
 }
@@ -60,26 +60,26 @@ static void messages_keep_their_order(void **state)
     (void)state;
     for (int round = 0; round < ROUNDS; round++)
         b[round] = begin(arena, round);
-    bk_transfer_poll();
+    bk_messages_poll();
     for (int round = ROUNDS - 1; round >= 0; round--) {
-        bk_transfer_finish(b[round].in);
+        bk_messages_finish(b[round].in);
         check(&b[round], round);
     }
     for (int round = 0; round < ROUNDS; round++)
-        bk_transfer_finish(b[round].out);
+        bk_messages_finish(b[round].out);
     bk_arena_free(arena);
 }
 
 static void nothing_is_waited_for_at_once(void **state)
 {
     bk_arena *arena = bk_arena_new("test");
-    bk_transfer *x = bk_transfer_new(arena, comm, 1);
+    bk_messages *x = bk_messages_new(arena, comm, 1);
     (void)state;
-    bk_transfer_finish(NULL);
-    bk_transfer_finish(x);
-    bk_transfer_receive(x, 0, 3, NULL, 0);
-    bk_transfer_finish(x);
-    bk_transfer_finish(x);
+    bk_messages_finish(NULL);
+    bk_messages_finish(x);
+    bk_messages_receive(x, 0, 3, NULL, 0);
+    bk_messages_finish(x);
+    bk_messages_finish(x);
     bk_arena_free(arena);
 }
 
@@ -89,8 +89,8 @@ static void bytes_are_counted(void **state)
     bk_traffic before = bk_traffic_of(BK_TRAFFIC_REST);
     (void)state;
     bundle b = begin(arena, 0);
-    bk_transfer_finish(b.in);
-    bk_transfer_finish(b.out);
+    bk_messages_finish(b.in);
+    bk_messages_finish(b.out);
     bk_traffic sent = bk_traffic_minus(bk_traffic_of(BK_TRAFFIC_REST), before);
     assert_int_equal(sent.bytes, size * (1 + 1000 + MOST));
     assert_int_equal(sent.messages, 3 * size); /* none of 0 bytes */
