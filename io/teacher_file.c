@@ -242,10 +242,12 @@ static bk_status read_integer(const bk_teacher_file *f, const char *name, int64_
     return refuse(f, text);
 }
 
-/* Attributes that other makers may leave out. */
-static bk_status read_cuts(bk_teacher_file *f)
+/* Attributes that other makers may leave out: top_k of dense rows, and how samples were cut. */
+static bk_status read_more(bk_teacher_file *f)
 {
     f->length = f->max_length = -1;
+    if (bk_h5_has_attribute(f->file, "/", "top_k") || !bk_h5_exists(f->file, "/logits"))
+        BK_TRY(read_integer(f, "top_k", 0, f->form.vocabulary, &f->form.top_k));
     if (bk_h5_has_attribute(f->file, "/", "length"))
         BK_TRY(read_integer(f, "length", 0, INT32_MAX, &f->length));
     if (bk_h5_has_attribute(f->file, "/", "max_length"))
@@ -293,8 +295,7 @@ static bk_status read_about(bk_arena *arena, bk_teacher_file *f)
     BK_TRY(read_text(arena, f, "/logits", "encoding", &encoding));
     form->bf16 = strcmp(encoding, "bf16") == 0;
     BK_TRY(read_integer(f, "vocabulary", 1, INT32_MAX, &form->vocabulary));
-    BK_TRY(read_integer(f, "top_k", 0, form->vocabulary, &form->top_k));
-    BK_TRY(read_cuts(f));
+    BK_TRY(read_more(f));
     return read_temperatures(arena, f);
 }
 

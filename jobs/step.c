@@ -21,10 +21,9 @@ static void add_losses(bk_job *job, const bk_bundle *bundle)
 {
     const bk_config *c = job->config;
     const bk_tensor *sequence = bk_bundle_get(bundle, "sequence");
-    bk_teacher_top top;
     bk_loss_args a = {.logits = bk_bundle_need(bundle, "logits"),
                       .teacher = bk_bundle_get(bundle, "teacher.logits"),
-                      .teacher_top = bk_job_teacher_top(job, bundle, &top),
+                      .teacher_top = bk_job_teacher_top(job, bundle),
                       .labels = bk_i32(bk_bundle_need(bundle, "labels")),
                       .sequence = sequence && job->data.classes == 0 ? bk_i32(sequence) : NULL,
                       .rows = bundle->rows,

@@ -185,12 +185,12 @@ void bk_job_teach(bk_job *job, bk_lesson lesson, bk_bundle *bundle)
         teach_here(job, bundle);
 }
 
-const bk_teacher_top *bk_job_teacher_top(const bk_job *job, const bk_bundle *bundle,
-                                         bk_teacher_top *top)
+const bk_teacher_top *bk_job_teacher_top(const bk_job *job, const bk_bundle *bundle)
 {
     const bk_tensor *index = bk_bundle_get(bundle, "teacher.index");
     if (!index)
         return NULL;
+    bk_teacher_top *top = BK_NEW(job->tape.arena, bk_teacher_top, 1);
     *top = (bk_teacher_top){.k = bk_cols(index),
                             .index = bk_i32(index),
                             .value = bk_bundle_need(bundle, "teacher.value")->data,

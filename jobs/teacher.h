@@ -57,9 +57,8 @@ const bk_tensor *bk_teacher_forward(bk_job *job, const bk_lanes *lanes, const bk
  * an evaluation.  Collective with MoE; with a split over the students.  A failure is in t->status.
  */
 void bk_job_teach(bk_job *job, bk_lesson lesson, bk_bundle *bundle);
-/* The largest logits of a bundle, in *top; NULL: it has whole rows, or none. */
-const bk_teacher_top *bk_job_teacher_top(const bk_job *job, const bk_bundle *bundle,
-                                         bk_teacher_top *top);
+/* The largest logits of a bundle, on the tape's arena; NULL: it has whole rows, or none. */
+const bk_teacher_top *bk_job_teacher_top(const bk_job *job, const bk_bundle *bundle);
 
 /* Whether evaluations have the teacher's figures; NULL: no. */
 bool bk_teacher_evaluates(const bk_teacher *t);

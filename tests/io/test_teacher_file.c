@@ -276,6 +276,26 @@ static void content_that_cannot_be(void **state)
     good(opens(changed("/index", NULL, BK_I32, 0, index)));
 }
 
+/* Of another maker: no more than the format's own attributes, and no top_k of dense rows. */
+static void what_may_be_left_out(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"digest", "length", "max_length", "top_k"};
+    const char *path = written(&forms[1], "less.h5", 0);
+    hid_t file = H5Fopen(path, H5F_ACC_RDWR, H5P_DEFAULT);
+    for (int i = 0; i < 4; i++)
+        assert_true(H5Adelete_by_name(file, "/", names[i], H5P_DEFAULT) >= 0);
+    H5Fclose(file);
+    bk_teacher_file f;
+    good(bk_teacher_file_open(arena, path, 0, &f));
+    assert_string_equal(f.digest, "");
+    assert_int_equal(f.length, -1);
+    assert_int_equal(f.max_length, -1);
+    assert_int_equal(f.form.top_k, 0);
+    assert_true(f.form.bf16);
+    good(bk_teacher_file_close(&f));
+}
+
 /* No flipped bit of the content goes by: what opens has the rows that were written. */
 static void flipped_bits(void **state)
 {
@@ -325,6 +345,7 @@ int main(void)
         cmocka_unit_test(where_nothing_can_be_written),
         cmocka_unit_test(files_of_another_kind),
         cmocka_unit_test(content_that_cannot_be),
+        cmocka_unit_test(what_may_be_left_out),
         cmocka_unit_test(flipped_bits),
     };
     bk_h5_start();

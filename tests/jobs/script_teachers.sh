@@ -148,6 +148,21 @@ for who in 1 4; do # the first student, the last rank of the teacher
     ended
     [ $status -eq 75 ] || fail "status $status, not 75, after a signal to rank $((who - 1)): $(tail -n 3 job.out)"
 done
+# In an evaluation, too, which is made up for after the restart: lines of a training with sinkd have rows of their own.
+listops_data long.h5 20 20000
+long='data.eval=long.h5 data.max_length=60 log.eval_interval=2 checkpoint.every=0 schedule.kind=constant'
+# shellcheck disable=SC2046,SC2086
+{
+    start 3 train student.yaml run.dir=evaluating run.steps=1000000 $(split 1) $long
+    wait_until grep -qs '"step": 2,' evaluating/metrics.jsonl
+    kill -USR1 "$(children "$job" | cut -d ' ' -f 3)"
+    ended
+    [ $status -eq 75 ] || fail "status $status, not 75, after a signal in an evaluation"
+    [ "$(newest evaluating)" = step-00000002 ] || fail "an evaluation was not cut short: $(newest evaluating)"
+    expect 0 4 train student.yaml run.dir=evaluating run.steps=3 $(split 2) $long log.eval_batches=3
+    expect 0 1 train student.yaml run.dir=evaluated run.steps=3 $long log.eval_batches=3
+    same_run evaluating evaluated
+}
 BIRKHOFF_FAULT=cache.write:0:sleep=1:20 start 2 cache student.yaml slow.h5
 wait_until test -f slow.h5.part
 kill -USR1 "$job"
