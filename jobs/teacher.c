@@ -186,7 +186,7 @@ const bk_tensor *bk_teacher_forward(bk_job *job, const bk_lanes *lanes, const bk
     bk_arena_reset(t->arena);
     bk_tape tape = {.arena = t->arena,
                     .scratch = job->tape.scratch,
-                    .inner = job->transfer ? NULL : job->tape.inner, /* matrices stay */
+                    .inner = bk_transfer_wants_matrices(job) ? NULL : job->tape.inner,
                     .dtype = BK_F32,
                     .bf16 = job->tape.bf16,
                     .lanes = *lanes,

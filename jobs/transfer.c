@@ -15,7 +15,8 @@ typedef struct term {
 struct bk_transfer {
     term term[BK_LOSSES_MAX];
     bk_inside student, teacher;
-    int maps; /* declared so far */
+    bool matrices; /* some loss asks for them */
+    int maps;      /* declared so far */
 };
 
 /* ---- planning ---- */
@@ -57,6 +58,7 @@ static bk_status plan_term(bk_job *job, const bk_config_loss *loss, term *k)
     bk_transfer *all = job->transfer;
     BK_TRY(loss->kind->plan(loss->config, &ours, &theirs, &k->plan));
     k->matrices = (loss->kind->flags & BK_LOSS_MATRICES) != 0;
+    all->matrices = all->matrices || k->matrices;
     if (k->matrices && bk_model_shape_of(job->model).recomputes)
         return bk_fail(BK_USAGE, "loss attention needs the matrices of the student in backward: "
                                  "model.recompute=none keeps them");
@@ -101,6 +103,11 @@ bk_inside *bk_transfer_student(const bk_job *job)
 bk_inside *bk_transfer_teacher(const bk_job *job)
 {
     return job->transfer ? &job->transfer->teacher : NULL;
+}
+
+bool bk_transfer_wants_matrices(const bk_job *job)
+{
+    return job->transfer && job->transfer->matrices;
 }
 
 const bk_loss_layers *bk_transfer_layers(bk_job *job, int place)

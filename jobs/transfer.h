@@ -14,6 +14,9 @@ BK_CHECKED bk_status bk_transfer_plan(bk_job *job);
 bk_inside *bk_transfer_student(const bk_job *job);
 bk_inside *bk_transfer_teacher(const bk_job *job);
 
+/* Whether matrices are asked for, which live inside blocks. */
+bool bk_transfer_wants_matrices(const bk_job *job);
+
 /* The layers of loss `place` behind both passes, on the tape's arena; NULL for other kinds. */
 const bk_loss_layers *bk_transfer_layers(bk_job *job, int place);
 

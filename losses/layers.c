@@ -1,6 +1,8 @@
 #include "losses/layers.h"
 
 #include "core/blas.h"
+#include "core/vector.h"
+#include "losses/layers_kernel.h"
 #include "losses/row.h"
 
 #include <ctype.h>
@@ -82,62 +84,37 @@ bk_status bk_layers_map(const char *kind, const char *map, int least, const bk_l
 
 /* ---- one row ---- */
 
-static const double least_probability = 1e-30;
+typedef struct row {
+    bk_dtype dtype;
+    int64_t n;
+    const void *x, *y; /* [n] */
+} row;
 
-static double log_of(double x)
+static double compare(bk_layer_measure measure, const row *r)
 {
-    return log(x < least_probability ? least_probability : x); /* NaN stays */
+    const bk_layers_kernels *k = bk_layers_of(r->dtype);
+    if (measure == BK_LAYER_DIVERGENCE)
+        return k->divergence(r->n, r->x, r->y);
+    if (measure != BK_LAYER_COSINE)
+        return k->square(r->n, r->x, r->y) / (measure == BK_LAYER_MEAN_SQUARE ? (double)r->n : 1.0);
+    double norm = sqrt(k->dot(r->n, r->x, r->x) * k->dot(r->n, r->y, r->y));
+    return norm == 0.0 ? 1.0 : 1.0 - k->dot(r->n, r->x, r->y) / norm;
 }
 
-static double dot(int64_t n, const double *x, const double *y)
+/* dx[n] += factor dD/dx. */
+static void compare_back(bk_layer_measure measure, const row *r, double factor, void *dx)
 {
-    double sum = 0.0;
-    for (int64_t i = 0; i < n; i++)
-        sum += x[i] * y[i];
-    return sum;
-}
-
-/* D(x,y), and g = dD/dx unless it is NULL. */
-static double square(int64_t n, double scale, const double *x, const double *y, double *g)
-{
-    double sum = 0.0;
-    for (int64_t i = 0; i < n; i++)
-        sum += (x[i] - y[i]) * (x[i] - y[i]);
-    for (int64_t i = 0; g && i < n; i++)
-        g[i] = 2.0 * scale * (x[i] - y[i]);
-    return scale * sum;
-}
-
-static double cosine(int64_t n, const double *x, const double *y, double *g)
-{
-    double xx = dot(n, x, x), yy = dot(n, y, y), xy = dot(n, x, y), norm = sqrt(xx * yy);
-    for (int64_t i = 0; g && i < n; i++)
-        g[i] = norm > 0.0 ? (x[i] * xy / xx - y[i]) / norm : 0.0;
-    return norm == 0.0 ? 1.0 : 1.0 - xy / norm;
-}
-
-static double divergence(int64_t n, const double *x, const double *y, double *g)
-{
-    double sum = 0.0;
-    for (int64_t i = 0; i < n; i++)
-        sum += y[i] * (log_of(y[i]) - log_of(x[i]));
-    for (int64_t i = 0; g && i < n; i++)
-        g[i] = x[i] < least_probability ? 0.0 : -y[i] / x[i];
-    return sum;
-}
-
-static double compare(bk_layer_measure measure, int64_t n, const double *x, const double *y,
-                      double *g)
-{
-    switch (measure) {
-    case BK_LAYER_COSINE:
-        return cosine(n, x, y, g);
-    case BK_LAYER_DIVERGENCE:
-        return divergence(n, x, y, g);
-    case BK_LAYER_SQUARE:
-        return square(n, 1.0, x, y, g);
-    default:
-        return square(n, 1.0 / (double)n, x, y, g);
+    const bk_layers_kernels *k = bk_layers_of(r->dtype);
+    if (measure == BK_LAYER_DIVERGENCE) {
+        k->divergence_back(r->n, factor, r->x, r->y, dx);
+    } else if (measure == BK_LAYER_COSINE) {
+        double xx = k->dot(r->n, r->x, r->x), norm = sqrt(xx * k->dot(r->n, r->y, r->y));
+        double xy = k->dot(r->n, r->x, r->y);
+        if (norm != 0.0)
+            k->combine(r->n, factor * xy / (xx * norm), r->x, -factor / norm, r->y, dx);
+    } else {
+        double twice = 2.0 * factor / (measure == BK_LAYER_MEAN_SQUARE ? (double)r->n : 1.0);
+        k->combine(r->n, twice, r->x, -twice, r->y, dx);
     }
 }
 
@@ -180,28 +157,36 @@ typedef struct unit {
     int64_t sample, position, first, count;
 } unit;
 
-static int64_t place_of(const bk_tensor *x, const unit *u, int64_t head)
+static char *at(const bk_tensor *x, const void *data, const unit *u, int64_t head)
 {
-    return ((u->sample * heads_of(x) + head) * positions_of(x) + u->position) * bk_cols(x);
+    int64_t place = (u->sample * heads_of(x) + head) * positions_of(x) + u->position;
+    return (char *)(uintptr_t)data + (size_t)(place * bk_cols(x)) * bk_dtype_size(x->dtype);
 }
 
-static void read_unit(const bk_tensor *x, const unit *u, double *row)
+/* The row of one head itself, or in `mean` that of the mean of several. */
+static const void *read_unit(const bk_tensor *x, const unit *u, void *mean)
 {
     int64_t n = bk_cols(x);
-    memset(row, 0, (size_t)n * sizeof *row);
+    if (u->count == 1)
+        return at(x, x->data, u, u->first);
+    memset(mean, 0, (size_t)n * bk_dtype_size(x->dtype));
     for (int64_t h = u->first; h < u->first + u->count; h++)
-        for (int64_t i = 0, at = place_of(x, u, h); i < n; i++)
-            row[i] += bk_real_get(x->dtype, x->data, at + i) / (double)u->count;
+        bk_vector(x->dtype)->axpy(n, 1.0 / (double)u->count, at(x, x->data, u, h), mean);
+    return mean;
 }
 
-static void add_unit(const bk_tensor *x, const unit *u, double factor, const double *row,
-                     void *grad)
+/* The gradient of a row goes to its head, or in equal parts to several. */
+static void add_unit(const attributes *a, const bk_tensor *x, const unit *u, const row *r,
+                     double factor, void *work, void *grad)
 {
-    int64_t n = bk_cols(x);
+    if (u->count == 1) {
+        compare_back(a->measure, r, factor, at(x, grad, u, u->first));
+        return;
+    }
+    memset(work, 0, (size_t)r->n * bk_dtype_size(x->dtype));
+    compare_back(a->measure, r, factor / (double)u->count, work);
     for (int64_t h = u->first; h < u->first + u->count; h++)
-        for (int64_t i = 0, at = place_of(x, u, h); i < n; i++)
-            bk_real_put(x->dtype, grad, at + i,
-                        bk_real_get(x->dtype, grad, at + i) + factor * row[i] / (double)u->count);
+        bk_vector(x->dtype)->add(r->n, work, at(x, grad, u, h));
 }
 
 static int64_t units_of(const attributes *a, const bk_tensor *x)
@@ -218,23 +203,29 @@ static double weight_of(const attributes *a, const bk_tensor *x)
     return a->layers.positions > 0 ? 1.0 / (count * (double)a->layers.positions) : 0.0;
 }
 
-/* All units of position i of one pair: the sum of D; with `grad`, adds factor dD/dx to it.
- * work[3 W]. */
-static double compare_position(const attributes *a, const bk_tensor *x, const bk_tensor *y,
-                               int64_t i, double factor, double *work, void *grad)
+/* Room for three rows of x. */
+static size_t work_bytes(const bk_tensor *x)
 {
-    int64_t n = bk_cols(x), units = units_of(a, x);
-    double sum = 0.0, *g = work + 2 * n;
+    return 3 * (((size_t)bk_cols(x) * bk_dtype_size(x->dtype) + 127) / 64 * 64);
+}
+
+/* All units of position i of one pair: the sum of D, or with `grad`, to which factor dD/dx is
+ * added, nothing. */
+static double compare_position(const attributes *a, const bk_tensor *x, const bk_tensor *y,
+                               int64_t i, double factor, char *work, void *grad)
+{
+    size_t third = work_bytes(x) / 3;
+    double sum = 0.0;
     unit u = {.sample = i / positions_of(x), .position = i % positions_of(x)}, v = u;
-    for (int64_t k = 0; k < units; k++) {
+    for (int64_t k = 0; k < units_of(a, x); k++) {
         u.first = v.first = a->mean ? 0 : k;
         u.count = a->mean ? heads_of(x) : 1;
         v.count = a->mean ? heads_of(y) : 1;
-        read_unit(x, &u, work);
-        read_unit(y, &v, work + n);
-        sum += compare(a->measure, n, work, work + n, grad ? g : NULL);
+        row r = {x->dtype, bk_cols(x), read_unit(x, &u, work), read_unit(y, &v, work + third)};
         if (grad)
-            add_unit(x, &u, factor, g, grad);
+            add_unit(a, x, &u, &r, factor, work + 2 * third, grad);
+        else
+            sum += compare(a->measure, &r);
     }
     return sum;
 }
@@ -244,16 +235,22 @@ static bool is_real(const attributes *a, int64_t i)
     return !a->layers.mask || bk_i32(a->layers.mask)[i] != 0;
 }
 
-static double *thread_work(bk_tape *t, const bk_tensor *x)
+static char *thread_work(bk_tape *t, const bk_tensor *x)
 {
-    return BK_NEW(t->scratch, double, 3 * bk_cols(x) * bk_blas_threads());
+    return bk_arena_alloc(t->scratch, work_bytes(x) * (size_t)bk_blas_threads());
+}
+
+static char *own_work(const bk_tensor *x, char *work)
+{
+    return work + work_bytes(x) * (size_t)omp_get_thread_num();
 }
 
 /* value[positions] += the pair's share of each. */
 static void forward_pair(bk_tape *t, const attributes *a, int k, const bk_tensor *x, double *value)
 {
     int64_t rows = x->shape[0] * positions_of(x);
-    double weight = weight_of(a, x), *work = thread_work(t, x);
+    double weight = weight_of(a, x);
+    char *work = thread_work(t, x);
 #pragma omp parallel for schedule(static) num_threads(bk_blas_threads()) if (bk_count(x) > 65536)
     for (int64_t i = 0; i < rows; i++)
         if (is_real(a, i))
@@ -277,15 +274,16 @@ static void forward(bk_tape *t, bk_node *n)
 static void backward_pair(bk_tape *t, const attributes *a, int k, bk_tensor *x, const double *seed)
 {
     int64_t rows = x->shape[0] * positions_of(x);
-    double weight = weight_of(a, x), *work = thread_work(t, x);
+    double weight = weight_of(a, x);
+    char *work = thread_work(t, x);
     void *grad = bk_grad(t, x);
     for (int64_t l = 0; l < t->lanes.count; l++) {
         int64_t last = bk_lane_row(&t->lanes, rows, l + 1);
 #pragma omp parallel for schedule(static) num_threads(bk_blas_threads()) if (bk_count(x) > 65536)
         for (int64_t i = bk_lane_row(&t->lanes, rows, l); i < last; i++)
             if (is_real(a, i))
-                compare_position(a, x, a->layers.teacher[k], i, weight * seed[l],
-                                 work + 3 * bk_cols(x) * omp_get_thread_num(), grad);
+                compare_position(a, x, a->layers.teacher[k], i, weight * seed[l], own_work(x, work),
+                                 grad);
     }
 }
 

@@ -104,8 +104,8 @@ void bk_sinkd_transpose(bk_tape *t, const bk_sinkd *s, double *const *x, double 
 
 /* ---- sinkd_cost.c ---- */
 
-/* Bytes of gathered logits that a side keeps at most; more is sent again for the way back.  Tests
- * set it. */
+/* Bytes of gathered logits that a rank keeps at most of a side; where one has more, all are sent
+ * again for the way back.  Tests set it. */
 extern size_t bk_sinkd_kept;
 
 /* Own rows of logits as a side that may stand left. */

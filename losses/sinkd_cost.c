@@ -43,16 +43,29 @@ bk_sinkd_side *bk_sinkd_side_new(bk_tape *t, const bk_sinkd *s, const bk_tensor 
 
 size_t bk_sinkd_kept = 256 << 20;
 
+/* Columns of the rank that holds most. */
+static int64_t most_columns(const bk_sinkd *s)
+{
+    int64_t most = 0;
+    for (int r = 0; r < bk_comm_size(s->args.comm); r++) {
+        int64_t first, last;
+        bk_sinkd_span(s, r, &first, &last);
+        most = last - first > most ? last - first : most;
+    }
+    return most;
+}
+
+/* All ranks keep the logits, or none: the others would wait for them. */
 void bk_sinkd_side_hold(bk_tape *t, const bk_sinkd *s, bk_sinkd_side *side)
 {
-    int64_t count = s->columns * bk_cols(s->args.logits);
+    size_t row = (size_t)bk_cols(s->args.logits) * element(s);
     side->held = side->own;
     if (!s->shared)
         return;
     side->held = BK_NEW(t->arena, bk_row_norm, s->columns);
     bk_sinkd_exchange(t, s, sizeof *side->own, side->own, side->held);
-    bool few = (size_t)count * element(s) <= bk_sinkd_kept;
-    side->kept = few ? bk_arena_alloc(t->arena, (size_t)count * element(s)) : NULL;
+    bool few = (size_t)most_columns(s) * row <= bk_sinkd_kept;
+    side->kept = few ? bk_arena_alloc(t->arena, (size_t)s->columns * row) : NULL;
 }
 
 /* ---- chunks ---- */

@@ -65,11 +65,14 @@ static void hold(const json_t *entry, const char *row, const char *student, bool
     free(reference);
 }
 
-/* In float on one rank, in double on three; the last output stays open. */
+/* In double on three ranks, and every fourth in float on one; the last output stays open. */
 static void golden_entry(const json_t *entry, const char *student, const char *arguments)
 {
-    bk_test_op_run(&op, 1, arguments);
-    hold(entry, "grad_row0", student, false);
+    static int entries;
+    if (entries++ % 4 == 0) {
+        bk_test_op_run(&op, 1, arguments);
+        hold(entry, "grad_row0", student, false);
+    }
     bk_test_op_run(&op, 3, bk_arena_printf(op.arena, "%s dtype=f64", arguments));
     hold(entry, "grad_row0", student, true);
 }

@@ -101,19 +101,26 @@ static void transpose_turns_every_group(void **state)
     }
 }
 
+/* Whatever each rank could keep: ranks hold 1 to 10 rows of 50 numbers. */
 static void what_is_not_kept_is_sent_again(void **state)
 {
-    static const char *const options[] = {"", "group=4", "debias=true chunk=16"};
+    static const char *const options[] = {"", "group=4", "debias=true chunk=16",
+                                          "group=3 debias=true"};
+    const int64_t cut[] = {0, 1, 5, 7, 10};
     size_t kept = bk_sinkd_kept;
+    int64_t own[5];
     (void)state;
+    for (int r = 0; r <= bk_mpi_size(); r++)
+        own[r] = r == bk_mpi_size() ? 10 : cut[r];
     bk_test_batch b = bk_test_batch_new(10, 50);
-    for (int k = 0; k < 3; k++)
-        for (int wide = 0; wide < 2; wide++) {
+    for (int k = 0; k < 4; k++)
+        for (size_t rows = 0; rows < 10; rows++) {
             bk_test_way w = {.options = options[k],
-                             .dtype = wide ? BK_F64 : BK_F32,
+                             .dtype = rows % 2 ? BK_F64 : BK_F32,
+                             .cut = own,
                              .comm = bk_test_world()->loss};
             bk_test_result with = bk_test_loss("sinkd", &b, &w);
-            bk_sinkd_kept = 0;
+            bk_sinkd_kept = rows * 50 * bk_dtype_size(w.dtype);
             bk_test_result without = bk_test_loss("sinkd", &b, &w);
             bk_sinkd_kept = kept;
             assert_true(with.loss == without.loss);
