@@ -5,8 +5,10 @@
 #include "io/files.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 /* ---- rows ---- */
@@ -98,9 +100,33 @@ static int arrays_of(const bk_teacher_form *form)
 
 /* ---- writing ---- */
 
+/* Who writes a file holds a lock on it: one without was left behind. */
 static const char *part_path(bk_arena *arena, const char *path)
 {
-    return bk_arena_printf(arena, "%s.part", path);
+    const char *part = bk_arena_printf(arena, "%s.part", path);
+    int other = open(part, O_RDONLY | O_CLOEXEC);
+    bool busy = other >= 0 && flock(other, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+    if (other >= 0)
+        close(other);
+    return busy ? bk_arena_printf(arena, "%s.%d", part, (int)getpid()) : part;
+}
+
+/* A file system without locks goes without. */
+static void hold(bk_teacher_file *f)
+{
+    f->lock = open(f->part, O_RDONLY | O_CLOEXEC);
+    if (f->lock >= 0 && flock(f->lock, LOCK_EX | LOCK_NB) != 0) {
+        close(f->lock);
+        f->lock = -1;
+    }
+}
+
+static void let_go(bk_teacher_file *f)
+{
+    if (f->lock >= 0)
+        close(f->lock);
+    f->lock = -1;
+    f->file = NULL;
 }
 
 static bk_status write_integer(bk_h5 *file, const char *name, int64_t value)
@@ -138,14 +164,15 @@ static bk_status create_datasets(const bk_teacher_file *f)
 
 bk_status bk_teacher_file_create(bk_arena *arena, size_t keep, bk_teacher_file *f)
 {
-    const char *part = part_path(arena, f->path);
     BK_TRY(bk_check_output(f->path));
-    unlink(part);
-    if (bk_h5_create(arena, part, &f->file) != BK_OK)
+    f->part = part_path(arena, f->path);
+    unlink(f->part);
+    if (bk_h5_create(arena, f->part, &f->file) != BK_OK)
         return bk_fail(BK_USAGE,
                        "the teacher's logits cannot be written (%s): check the directory and its "
                        "permissions",
                        f->path);
+    hold(f);
     bk_status status = write_attributes(f);
     if (status == BK_OK)
         status = create_datasets(f);
@@ -196,16 +223,13 @@ static bk_status put_in_place(const char *part, const char *path)
 
 bk_status bk_teacher_file_commit(bk_teacher_file *f)
 {
-    bk_arena *scratch = bk_arena_new("commit");
-    const char *part = part_path(scratch, f->path);
     bk_status status = finish(f), closed = bk_h5_close(f->file);
-    f->file = NULL;
     status = status != BK_OK ? status : closed;
     if (status == BK_OK)
-        status = put_in_place(part, f->path);
+        status = put_in_place(f->part, f->path);
     if (status != BK_OK)
-        unlink(part);
-    bk_arena_free(scratch);
+        unlink(f->part);
+    let_go(f);
     return status;
 }
 
@@ -215,8 +239,8 @@ void bk_teacher_file_drop(bk_teacher_file *f)
     char *text = bk_arena_strdup(scratch, bk_status_text()); /* of what went wrong */
     bk_status closed = bk_h5_close(f->file);
     (void)closed;
-    f->file = NULL;
-    unlink(part_path(scratch, f->path));
+    unlink(f->part);
+    let_go(f);
     bk_status_set_text(text);
     bk_arena_free(scratch);
 }

@@ -57,13 +57,16 @@ typedef struct bk_teacher_file {
     int64_t samples, rows;
     const int64_t *offsets; /* [samples+1] */
     bk_h5 *file;
+    const char *part; /* the name while it is written, and a descriptor that locks it */
+    int lock;
     bk_teacher_rows kept; /* all rows, where they are few; part 0 NULL: they are read */
 } bk_teacher_file;
 
-/* Not collective, here and below: one process writes.  Creates PATH.part, in place of one that is
- * there, from all members of `f` but the last two.  Rows that take at most `keep` bytes are
- * gathered in memory, so that they may come in any order at no cost.  BK_USAGE when it cannot be
- * made. */
+/* Not collective, here and below: one process writes.  Creates PATH.part, in place of one that was
+ * left behind, from all members of `f` above `digest` and those from `length` to `offsets`; while
+ * another job writes that name PATH.part.PID, and the last to commit wins.  Rows that take at most
+ * `keep` bytes are gathered in memory, so that they may come in any order at no cost.  BK_USAGE
+ * when it cannot be made. */
 BK_CHECKED bk_status bk_teacher_file_create(bk_arena *arena, size_t keep, bk_teacher_file *f);
 /* Rows first .. first+count-1, each of which comes once.  BK_FAULT. */
 BK_CHECKED bk_status bk_teacher_file_write(bk_teacher_file *f, int64_t first, int64_t count,

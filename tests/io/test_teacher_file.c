@@ -181,6 +181,33 @@ static void an_old_file_stays_until_the_new_one_is_whole(void **state)
     assert_int_equal(stored(path, "/logits"), BK_U16);
 }
 
+/* As when many jobs start at once and all find no file. */
+static void two_jobs_may_write_the_same_file(void **state)
+{
+    (void)state;
+    const char *path = path_of("both.h5");
+    bk_teacher_file f[2], read;
+    for (int i = 0; i < 2; i++) {
+        f[i] = about(&forms[0], path);
+        good(bk_teacher_file_create(arena, 0, &f[i]));
+        good(bk_teacher_file_write(&f[i], 0, 6, rows_of(&forms[0])));
+    }
+    assert_string_not_equal(f[0].part, f[1].part);
+    for (int i = 0; i < 2; i++) {
+        bk_teacher_rows rest = bk_teacher_rows_at(&forms[0], rows_of(&forms[0]), 6);
+        good(bk_teacher_file_write(&f[i], 6, ROWS - 6, rest));
+        good(bk_teacher_file_commit(&f[i]));
+        assert_int_equal(bk_file_size(f[i].part), -1);
+        good(bk_teacher_file_open(arena, path, 1 << 20, &read));
+        assert_rows(&forms[0], read.kept, rows_of(&forms[0]), ROWS);
+        good(bk_teacher_file_close(&read));
+    }
+    f[0] = about(&forms[0], path); /* and the name is free again */
+    good(bk_teacher_file_create(arena, 0, &f[0]));
+    assert_string_equal(f[0].part, path_of("both.h5.part"));
+    bk_teacher_file_drop(&f[0]);
+}
+
 static void dropping_keeps_the_text_of_what_went_wrong(void **state)
 {
     (void)state;
@@ -341,6 +368,7 @@ int main(void)
         cmocka_unit_test(what_is_written_is_read),
         cmocka_unit_test(as_narrow_as_the_vocabulary_allows),
         cmocka_unit_test(an_old_file_stays_until_the_new_one_is_whole),
+        cmocka_unit_test(two_jobs_may_write_the_same_file),
         cmocka_unit_test(dropping_keeps_the_text_of_what_went_wrong),
         cmocka_unit_test(where_nothing_can_be_written),
         cmocka_unit_test(files_of_another_kind),
