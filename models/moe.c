@@ -171,7 +171,18 @@ static void route(bk_tape *t, const bk_node *n, saved *s)
                                     .scratch = t->scratch,
                                     .attributes = a->attributes};
     a->router->route(&s->route_args, &s->route);
+    bk_route_limit(&s->route_args, &a->capacity, &s->route);
     s->route_args.attributes = NULL;
+}
+
+/* The experts that choices are sent to, -1 for those that are not: on the scratch arena. */
+static const int32_t *sent_index(bk_tape *t, const saved *s)
+{
+    int64_t slots = s->route_args.tokens * s->args.k;
+    int32_t *index = BK_NEW(t->scratch, int32_t, slots);
+    for (int64_t i = 0; i < slots; i++)
+        index[i] = bk_route_sends(&s->route, i) ? s->route.index[i] : -1;
+    return index;
 }
 
 static void measure(const bk_node *n, saved *s)
@@ -281,7 +292,7 @@ static void forward(bk_tape *t, bk_node *n)
     route(t, n, s);
     measure(n, s);
     lap(s, BK_MOE_ROUTE);
-    *d = bk_dispatch_make(t, s->args.ep, s->args.chunks, &s->route_args, s->route.index);
+    *d = bk_dispatch_make(t, s->args.ep, s->args.chunks, &s->route_args, sent_index(t, s));
     bool alone = bk_comm_size(s->args.ep) == 1;
     moving c = {.node = n, .saved = s};
     c.packed = bk_arena_alloc(alone ? t->arena : t->scratch, (size_t)d->sent * operand_bytes(s));

@@ -5,6 +5,7 @@
 
 #include "core/ops.h"
 #include "dist/comm.h"
+#include "models/moe_capacity.h"
 #include "models/moe_figures.h"
 
 typedef enum bk_moe_aux { BK_AUX_NONE, BK_AUX_SWITCH } bk_moe_aux;
@@ -25,6 +26,7 @@ typedef struct bk_moe_args {
     double *bias;                  /* [E] router state, or NULL */
     const double *noise;           /* [T,E] or NULL */
     const bk_route_blocks *blocks; /* parts for scope=local and the switch loss; NULL: own lanes */
+    bk_capacity capacity;          /* zero: no limit */
     bk_moe_aux aux;
     bool z;              /* records of the z loss are wanted */
     int64_t valid;       /* global valid tokens of the step */

@@ -44,6 +44,8 @@ typedef struct bk_route_args {
 typedef struct bk_route {
     int32_t *index; /* [T,k], -1 = padding; by falling selection score, ties to the lower expert */
     double *weight; /* [T,k] */
+    int32_t *kept;  /* [T,k] 1: sent to its expert, 0: dropped (moe_capacity.h); NULL: all are */
+    bool planned;   /* weights are entries of the plan, else scores */
     const double *clean; /* [T,E] logits, those that are not finite replaced */
     const double *seen;  /* [T,E] what was routed: clean, with noise while training */
     /* on the transport branch, else zero: */

@@ -126,6 +126,7 @@ static bk_moe_args args_of(bk_operator_call *c, const bk_world *world)
                      .bias = routing_bias(c, c->op.plug_in),
                      .noise = routing_noise(c),
                      .blocks = routing_blocks(c),
+                     .capacity = routing_capacity(c),
                      .aux = (bk_moe_aux)s->routing.aux,
                      .z = s->routing.z,
                      .first_token = bk_operator_first_row(c),

@@ -31,6 +31,7 @@ typedef struct scene {
     int64_t lanes, tokens; /* L lanes of N tokens each */
     int64_t width, hidden, experts, k;
     bool aux, z, unbiased, bf16;
+    bk_capacity capacity;
     int64_t avoided, wanted; /* expert that no token likes, that every token likes; not expert 0 */
     int32_t (*mask)(int64_t token);
     bool identity; /* relu experts W1 = [I; -I], W2 = [I, -I] */
@@ -133,6 +134,7 @@ static layer *open_layer(const scene *s, const bk_world *w)
                             .hidden = s->hidden,
                             .activation = s->identity ? BK_RELU : BK_GELU,
                             .router = bk_router_find(s->router),
+                            .capacity = s->capacity,
                             .aux = s->aux ? BK_AUX_SWITCH : BK_AUX_NONE,
                             .z = s->z,
                             .first_token = first,
@@ -304,6 +306,14 @@ static void ranks_degrees_and_chunks_change_no_bit(void **state)
                         .router = "ssr",
                         .mask = some_padding,
                         .options = "probability=1 gradient=implicit scope=local"});
+    check_scene((scene){.name = "the largest scores",
+                        .capacity = {.factor = 0.8, .least = 2, .policy = BK_DROP_PROBS},
+                        .mask = some_padding,
+                        .aux = true});
+    check_scene((scene){.name = "first choices",
+                        .capacity = {.factor = 0.6, .least = 1, .policy = BK_DROP_POSITION},
+                        .router = "ssr",
+                        .options = "probability=1 gradient=implicit"});
     check_scene((scene){.name = "noise", .options = "noise=logits noise_scale=0.5"});
     for (int i = 0; i < 2; i++)
         check_scene((scene){.name = "three threads, every loop shared out",
@@ -323,6 +333,8 @@ static void nothing_here_and_there_changes_no_bit(void **state)
     check_scene((scene){.name = "an expert without tokens", .avoided = 3});
     check_scene((scene){.name = "all tokens to one expert", .wanted = 4, .k = 1});
     check_scene((scene){.name = "no token at all", .mask = all_padding, .aux = true, .z = true});
+    check_scene((scene){
+        .name = "no token at all, of few", .mask = all_padding, .capacity = {.factor = 0.1}});
     check_scene((scene){.name = "no token at all, by transport",
                         .mask = all_padding,
                         .router = "ssr",
@@ -493,6 +505,12 @@ static void gradients_are_differences(void **state)
     (void)state;
     check_layer_gradient(
         (scene){.name = "topk", .dtype = BK_F64, .mask = some_padding, .aux = true, .z = true});
+    check_layer_gradient((scene){.name = "dropped choices",
+                                 .dtype = BK_F64,
+                                 .capacity = {.factor = 0.7, .least = 1},
+                                 .mask = some_padding,
+                                 .aux = true,
+                                 .z = true});
     check_layer_gradient((scene){.name = "ssr",
                                  .dtype = BK_F64,
                                  .router = "ssr",
