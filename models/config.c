@@ -56,6 +56,8 @@ static const bk_option moe_options[] = {
     BK_OPTION_F64(bk_moe_config, aux_weight, 0.01, 0.0, 1e6, "weight of the balance loss"),
     BK_OPTION_F64(bk_moe_config, z_weight, 0.0, 0.0, 1e6,
                   "weight of the squared log-sum-exp of the router logits"),
+    BK_OPTION_CHOICE(bk_moe_config, wire, 0, "fp32|bf16",
+                     "rows between tokens and experts, both ways; sums stay fp32"),
     BK_OPTION_I64(bk_moe_config, chunks, 1, 1, 64,
                   "pieces of a rank's experts; rows of one travel while another is at work"),
     BK_OPTION_END,

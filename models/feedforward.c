@@ -144,6 +144,7 @@ static bk_tensor *experts(bk_model *model, bk_tape *t, int layer, bk_tensor *x, 
                      .layer = layer,
                      .ep = model->world->ep,
                      .chunks = c->chunks,
+                     .wire_bf16 = c->wire != 0,
                      .route = bk_comm_reducer(model->world->route),
                      .state = &m->state};
     bk_moe_result r = bk_moe(t, &a);

@@ -33,7 +33,7 @@ typedef struct bk_attention_config {
 
 typedef struct bk_moe_config {
     int64_t every, experts, k, hidden, min_capacity, chunks;
-    int activation, drop_policy, aux;
+    int activation, drop_policy, aux, wire;
     double capacity_factor, aux_weight, z_weight;
     const char *router_name;
     const bk_router_kind *router;

@@ -35,6 +35,7 @@ typedef struct bk_moe_args {
     const bk_comm *ep; /* NULL = one rank */
     int64_t chunks; /* that the local experts are cut into: rows of one are under way while another
                      * is at work; 0, 1: all at once */
+    bool wire_bf16; /* rows are rounded to bf16 on every way between tokens and experts */
     const bk_reducer *route; /* NULL = one rank */
     bk_moe_state *state;     /* counters that outlive the step, for figures; may be NULL */
     bk_attributes *attributes;
