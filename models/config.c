@@ -56,6 +56,10 @@ static const bk_option moe_options[] = {
     BK_OPTION_F64(bk_moe_config, aux_weight, 0.01, 0.0, 1e6, "weight of the balance loss"),
     BK_OPTION_F64(bk_moe_config, z_weight, 0.0, 0.0, 1e6,
                   "weight of the squared log-sum-exp of the router logits"),
+    BK_OPTION_I64(bk_moe_config, shared, 0, 0, 1048576,
+                  "hidden width of an expert that every token goes to; 0 = none"),
+    BK_OPTION_BOOL(bk_moe_config, shared_gate, false,
+                   "scale the shared expert's output by a sigmoid of the token"),
     BK_OPTION_CHOICE(bk_moe_config, wire, 0, "fp32|bf16",
                      "rows between tokens and experts, both ways; sums stay fp32"),
     BK_OPTION_I64(bk_moe_config, chunks, 1, 1, 64,
@@ -237,6 +241,9 @@ static bk_status read_moe(bk_model *model, bk_value *map)
                        "parallel.expert=%d is more than model.moe.experts=%lld: choose a degree of "
                        "at most %lld",
                        model->world->expert, (long long)moe->experts, (long long)moe->experts);
+    if (moe->shared_gate && moe->shared == 0)
+        return bk_fail(BK_USAGE, "model.moe.shared_gate=true gates nothing: give model.moe.shared "
+                                 "a width");
     if (moe->every > model->config.layers)
         return bk_fail(BK_USAGE,
                        "model.moe.every=%lld leaves no block with experts in %lld layers: choose "

@@ -69,6 +69,26 @@ static void declare_experts(bk_model *model, int layer, bk_moe_part *m)
     }
 }
 
+static void declare_shared(bk_model *model, int layer, bk_moe_part *m)
+{
+    int64_t width = model->config.width, hidden = model->moe->shared;
+    m->shared_up = bk_declare_linear(model, name(model, layer, "moe", "shared_w1"),
+                                     name(model, layer, "moe", "shared_b1"), hidden, width, layer,
+                                     bk_init_scale(model, width, hidden, 1.0));
+    m->shared_down = bk_declare_linear(model, name(model, layer, "moe", "shared_w2"),
+                                       name(model, layer, "moe", "shared_b2"), width, hidden, layer,
+                                       bk_init_scale(model, hidden, width, residual_factor(model)));
+    if (model->moe->shared_gate)
+        m->shared_gate =
+            bk_declare(model, &(bk_parameter){.name = name(model, layer, "moe", "shared_gate"),
+                                              .shape = {width},
+                                              .dims = 1,
+                                              .expert = -1,
+                                              .init = BK_INIT_NORMAL,
+                                              .init_scale = 0.02,
+                                              .layer = layer});
+}
+
 static void declare_moe(bk_model *model, int layer)
 {
     const bk_moe_config *c = model->moe;
@@ -84,6 +104,8 @@ static void declare_moe(bk_model *model, int layer)
                                                 .init_scale = 0.02,
                                                 .layer = layer});
     declare_experts(model, layer, m);
+    if (c->shared > 0)
+        declare_shared(model, layer, m);
     if (c->router->flags & BK_ROUTER_STATE) {
         m->router_bias = bk_slab_declare_buffer(
             model->slab, name(model, layer, "moe", "router_bias"), BK_F64, 1, &c->experts);
@@ -112,12 +134,27 @@ static bk_tensor **leaves(bk_tape *t, bk_parameter **parameter, int64_t count)
     return list;
 }
 
+static bk_tensor *leaf(bk_tape *t, bk_parameter *parameter)
+{
+    return parameter ? bk_tape_parameter(t, parameter) : NULL;
+}
+
+static bk_moe_shared shared_leaves(bk_tape *t, const bk_moe_part *m)
+{
+    return (bk_moe_shared){.w1 = leaf(t, m->shared_up.w),
+                           .b1 = leaf(t, m->shared_up.b),
+                           .w2 = leaf(t, m->shared_down.w),
+                           .b2 = leaf(t, m->shared_down.b),
+                           .gate = leaf(t, m->shared_gate)};
+}
+
 static bk_tensor *experts(bk_model *model, bk_tape *t, int layer, bk_tensor *x, bk_tensor *mask,
                           int64_t positions)
 {
     const bk_moe_config *c = model->moe;
     bk_moe_part *m = model->block[layer].moe;
     int64_t tokens = bk_rows(x), width = bk_cols(x);
+    bk_moe_shared shared = shared_leaves(t, m);
     bk_moe_args a = {.x = bk_reshape(t, x, BK_SHAPE(tokens, width)),
                      .mask = mask ? bk_i32(mask) : NULL,
                      .gate = bk_tape_parameter(t, m->gate),
@@ -125,6 +162,7 @@ static bk_tensor *experts(bk_model *model, bk_tape *t, int layer, bk_tensor *x, 
                      .b1 = leaves(t, m->b1, m->count),
                      .w2 = leaves(t, m->w2, m->count),
                      .b2 = leaves(t, m->b2, m->count),
+                     .shared = c->shared > 0 ? &shared : NULL,
                      .experts = c->experts,
                      .k = c->k,
                      .first = m->first,

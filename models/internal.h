@@ -32,7 +32,8 @@ typedef struct bk_attention_config {
 } bk_attention_config;
 
 typedef struct bk_moe_config {
-    int64_t every, experts, k, hidden, min_capacity, chunks;
+    int64_t every, experts, k, hidden, min_capacity, shared, chunks;
+    bool shared_gate;
     int activation, drop_policy, aux, wire;
     double capacity_factor, aux_weight, z_weight;
     const char *router_name;
@@ -59,6 +60,8 @@ typedef struct bk_attention_part {
 typedef struct bk_moe_part {
     bk_parameter *gate;
     bk_parameter **w1, **b1, **w2, **b2; /* local experts */
+    bk_linear_part shared_up, shared_down;
+    bk_parameter *shared_gate;
     int64_t first, count;
     bk_buffer *router_bias, *router_ot_steps;
     bk_moe_state state;

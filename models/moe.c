@@ -408,12 +408,15 @@ static bk_node *begin(bk_tape *t, const bk_moe_args *a)
     return bk_apply(t, &moe_begin, inputs, in, OUTPUTS, a, sizeof *a);
 }
 
+/* The shared expert works while rows are under way. */
 bk_moe_result bk_moe(bk_tape *t, const bk_moe_args *a)
 {
     bk_node *n = begin(t, a);
     const saved *s = n->saved;
+    bk_tensor *shared =
+        a->shared ? bk_moe_shared_expert(t, a->x, a->mask, a->activation, a->shared) : NULL;
     bk_node *end = bk_apply(t, &moe_end, 1, &n->out[TICKET], 1, &s, sizeof s);
-    return (bk_moe_result){.y = end->out[Y],
+    return (bk_moe_result){.y = shared ? bk_add(t, end->out[Y], shared) : end->out[Y],
                            .aux = a->aux != BK_AUX_NONE ? n->out[AUX] : NULL,
                            .z = a->z ? n->out[Z] : NULL,
                            .route = s->route};

@@ -1,5 +1,5 @@
 /* models/moe.h - the mixture-of-experts layer: y_t = sum_s w_ts FFN_{index_ts}(x_t), experts
- * sharded over ranks. */
+ * sharded over ranks, and a shared expert beside them. */
 #ifndef BK_MODELS_MOE_H
 #define BK_MODELS_MOE_H
 
@@ -7,6 +7,7 @@
 #include "dist/comm.h"
 #include "models/moe_capacity.h"
 #include "models/moe_figures.h"
+#include "models/moe_shared.h"
 
 typedef enum bk_moe_aux { BK_AUX_NONE, BK_AUX_SWITCH } bk_moe_aux;
 
@@ -18,6 +19,7 @@ typedef struct bk_moe_args {
     bk_tensor *gate;     /* [E,C] */
     bk_tensor **w1, **b1, **w2,
         **b2; /* [count] leaves of the local experts: [F,C], [F], [C,F], [C]; b1, b2 may be NULL */
+    const bk_moe_shared *shared; /* NULL: none */
     int64_t experts, k, first, count;
     int64_t hidden; /* F */
     bk_activation activation;

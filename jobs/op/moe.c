@@ -40,6 +40,20 @@ static int64_t degree(const bk_operator_call *c)
     return asked;
 }
 
+static const char *const shared_names[] = {"shared_w1", "shared_w2", "shared_b1", "shared_b2",
+                                           "shared_gate"};
+
+/* The two maps of the shared expert come together, and the rest only with them. */
+static bk_status check_shared(const bk_operator_call *c)
+{
+    for (size_t i = 0; i < sizeof shared_names / sizeof *shared_names; i++)
+        for (int map = 0; map < 2; map++)
+            if (bk_operator_given(c, shared_names[i]) && !bk_operator_given(c, shared_names[map]))
+                return bk_fail(BK_USAGE, "%s is given without %s (%s): give both", shared_names[i],
+                               shared_names[map], c->in);
+    return BK_OK;
+}
+
 static bk_status check(bk_operator_call *c)
 {
     int64_t ep = degree(c), experts = c->axis['E'];
@@ -51,6 +65,7 @@ static bk_status check(bk_operator_call *c)
     if (ep > experts)
         return bk_fail(BK_USAGE, "expert=%lld of %lld experts (%s): use at most %lld",
                        (long long)ep, (long long)experts, c->in, (long long)experts);
+    BK_TRY(check_shared(c));
     return routing_check(c, c->op.plug_in);
 }
 
@@ -114,6 +129,17 @@ static void backward(bk_operator_call *c, const bk_world *world, const bk_moe_ar
                 gather_gradient(c, world, bk_operator_input(c, weight_names[i]), leaf[i], a->count);
 }
 
+static const bk_moe_shared *shared_of(bk_operator_call *c)
+{
+    bk_moe_shared *shared = BK_NEW(c->arena, bk_moe_shared, 1);
+    *shared = (bk_moe_shared){.w1 = bk_operator_input(c, "shared_w1"),
+                              .b1 = bk_operator_input(c, "shared_b1"),
+                              .w2 = bk_operator_input(c, "shared_w2"),
+                              .b2 = bk_operator_input(c, "shared_b2"),
+                              .gate = bk_operator_input(c, "shared_gate")};
+    return shared;
+}
+
 static bk_moe_args args_of(bk_operator_call *c, const bk_world *world)
 {
     const moe_settings *s = c->own;
@@ -138,6 +164,8 @@ static bk_moe_args args_of(bk_operator_call *c, const bk_world *world)
                      .wire_bf16 = s->wire != 0,
                      .route = bk_comm_reducer(world->route),
                      .attributes = &c->attributes};
+    if (bk_operator_given(c, "shared_w1"))
+        a.shared = shared_of(c);
     a.mask = bk_operator_mask(c, &a.valid);
     bk_moe_experts_of(bk_comm_rank(world->ep), a.experts, world->expert, &a.first, &a.count);
     bk_tensor **list[WEIGHTS];
@@ -216,12 +244,25 @@ static const bk_operator moe = {
 
 /* ---- the router that is asked for ---- */
 
+/* Weights of the shared expert, S = its hidden width. */
+static void add_shared(bk_operator *op)
+{
+    static const char *const axes[] = {"SC", "CS", "S", "C", "C"};
+    for (size_t i = 0; i < sizeof axes / sizeof *axes; i++)
+        bk_operator_add(op->input, (bk_operator_array){.name = shared_names[i],
+                                                       .axes = axes[i],
+                                                       .type = BK_OPERATOR_REAL,
+                                                       .optional = true,
+                                                       .differentiable = true});
+}
+
 static void use_router(const bk_router_kind *kind, bk_operator *op)
 {
     *op = moe;
     op->plug_in = kind;
     op->options = kind->options;
     op->size = kind->config_size;
+    add_shared(op);
     routing_add_inputs(kind, op);
     routing_add_outputs(kind, false, op);
 }
