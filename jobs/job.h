@@ -48,6 +48,7 @@ typedef struct bk_job {
     bk_arena *teacher_arena;
     const char *teacher_payload; /* digest of the teacher's parameters; NULL without */
     bk_checkpoint *checkpoint;   /* resumed from; NULL: fresh */
+    bk_checkpoint *dense;        /* upcycled from; NULL: not */
     bk_run_state state;
     char run_id[17];
     const char *resolved;      /* the resolved configuration, YAML */
@@ -101,6 +102,12 @@ BK_CHECKED bk_status bk_job_load_model(const bk_world *world, bk_arena *arena,
 BK_CHECKED bk_status bk_job_resume(bk_job *job);
 /* Collective.  Begins a checkpoint of the present state (io/checkpoint.h, bk_saver_begin). */
 BK_CHECKED bk_status bk_job_save(bk_job *job);
+
+/* ---- upcycle.c ---- */
+
+/* Collective (agreed).  A new training whose model.moe.upcycle names a dense model: initialises and
+ * fills the slab from that one's checkpoint.  BK_INPUT when it does not fit.  Nothing without. */
+BK_CHECKED bk_status bk_job_upcycle(bk_job *job);
 
 /* ---- resume.c ---- */
 

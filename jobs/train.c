@@ -357,6 +357,9 @@ static void begin_notes(const bk_job *job)
     if (job->checkpoint)
         bk_note("resuming from step %lld (%s)", (long long)job->state.step,
                 bk_checkpoint_path(job->checkpoint));
+    if (job->dense)
+        bk_note("the experts begin as the dense feed-forward of %s",
+                bk_checkpoint_path(job->dense));
     if (job->teacher)
         bk_note("teacher of %lld parameters (%s)",
                 (long long)bk_model_measure(job->teacher).parameters, job->config->distill.teacher);

@@ -67,6 +67,14 @@ static const bk_option moe_options[] = {
     BK_OPTION_END,
 };
 
+static const bk_option upcycle_options[] = {
+    BK_OPTION_TEXT_AS(bk_moe_config, upcycle_from, "from", NULL,
+                      "run or checkpoint of the dense model that a new training begins as"),
+    BK_OPTION_I64(bk_moe_config, granularity, 1, 1, 65536,
+                  "experts that one copy of a dense feed-forward is cut into"),
+    BK_OPTION_END,
+};
+
 static const bk_option router_options[] = {
     BK_OPTION_TEXT_AS(bk_moe_config, router_name, "kind", "topk", "router (birkhoff kinds router)"),
     BK_OPTION_END,
@@ -76,6 +84,7 @@ const bk_section bk_model_sections[] = {
     {"model", model_options, "model"},
     {"model.attention", attention_options, "attention"},
     {"model.moe", moe_options, NULL},
+    {"model.moe.upcycle", upcycle_options, NULL},
     {"model.moe.router", router_options, "router"},
     {NULL, NULL, NULL},
 };
@@ -216,8 +225,21 @@ static bk_status read_router(bk_model *model, bk_value *map, bk_moe_config *moe)
     BK_TRY(bk_options_read(moe->router->options, moe->router_config, map, path, model->arena));
     if (map)
         BK_TRY(check_router_keys(model, map, moe));
-    return moe->router->check ? moe->router->check(moe->router_config, moe->experts, moe->k)
-                              : BK_OK;
+    if (moe->router->check)
+        BK_TRY(moe->router->check(moe->router_config, moe->experts, moe->k));
+    return bk_upcycle_check_router(moe);
+}
+
+static bk_status read_upcycle(bk_model *model, bk_value *map, bk_moe_config *moe)
+{
+    const char *path = "model.moe.upcycle";
+    const bk_option *tables[] = {upcycle_options, NULL};
+    if (!map)
+        return BK_OK;
+    map->used = moe->upcycles = true;
+    BK_TRY(bk_options_read(upcycle_options, moe, map, path, model->arena));
+    BK_TRY(bk_options_unknown(map, path, tables, NULL));
+    return bk_upcycle_check(model, moe);
 }
 
 static bk_status read_moe(bk_model *model, bk_value *map)
@@ -226,10 +248,11 @@ static bk_status read_moe(bk_model *model, bk_value *map)
         return BK_OK;
     bk_moe_config *moe = model->moe = BK_ZNEW(model->arena, bk_moe_config, 1);
     const bk_option *tables[] = {moe_options, NULL};
-    const char *more[] = {"router", NULL};
+    const char *more[] = {"router", "upcycle", NULL};
     map->used = true;
     BK_TRY(bk_options_read(moe_options, moe, map, "model.moe", model->arena));
     BK_TRY(bk_options_unknown(map, "model.moe", tables, more));
+    BK_TRY(read_upcycle(model, bk_value_get(map, "upcycle"), moe));
     if (moe->hidden == 0)
         moe->hidden = model->config.ffn;
     if (moe->k > moe->experts)
@@ -337,6 +360,10 @@ void bk_model_write_options(const bk_model *model, int indent, void *stream)
         return;
     fprintf(file, "%*smoe:\n", indent, "");
     bk_options_write(moe_options, model->moe, indent + 2, file);
+    if (model->moe->upcycles) {
+        fprintf(file, "%*supcycle:\n", indent + 2, "");
+        bk_options_write(upcycle_options, model->moe, indent + 4, file);
+    }
     fprintf(file, "%*srouter:\n", indent + 2, "");
     bk_options_write(router_options, model->moe, indent + 4, file);
     bk_options_write(model->moe->router->options, model->moe->router_config, indent + 4, file);

@@ -36,6 +36,9 @@ typedef struct bk_moe_config {
     bool shared_gate;
     int activation, drop_policy, aux, wire;
     double capacity_factor, aux_weight, z_weight;
+    bool upcycles; /* begins as the dense model upcycle_from */
+    const char *upcycle_from;
+    int64_t granularity;
     const char *router_name;
     const bk_router_kind *router;
     void *router_config;
@@ -94,6 +97,12 @@ struct bk_model {
 
 /* ---- config.c ---- */
 BK_CHECKED bk_status bk_model_read_config(bk_model *model, bk_value *section);
+
+/* ---- upcycle.c ---- */
+/* BK_USAGE for shapes with which a mixture of experts cannot begin as a dense model; sets a hidden
+ * width of 0.  Then, with the router read: for weights with which it would not equal it. */
+BK_CHECKED bk_status bk_upcycle_check(const bk_model *model, bk_moe_config *moe);
+BK_CHECKED bk_status bk_upcycle_check_router(const bk_moe_config *moe);
 
 /* ---- parts.c: declaration and use of the common parts ---- */
 bk_parameter *bk_declare(bk_model *model, const bk_parameter *parameter);
