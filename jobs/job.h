@@ -152,6 +152,7 @@ void bk_job_advance(bk_job *job, int64_t positions);
 bk_stop bk_job_stop_asked(const bk_job *job);
 
 typedef struct bk_evaluation {
+    bk_status status; /* not BK_OK, agreed: there are no figures */
     int64_t rows, correct;
     double cross_entropy; /* mean over rows, nats */
     double accuracy;

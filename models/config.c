@@ -52,6 +52,9 @@ static const bk_option moe_options[] = {
                   "tokens of a lane that an expert takes at least"),
     BK_OPTION_CHOICE(bk_moe_config, drop_policy, BK_DROP_PROBS, "probs|position",
                      "which stay: the largest scores, or first choices before second ones"),
+    BK_OPTION_F64(bk_moe_config, max_receive_factor, 0.0, 0.0, 1e9,
+                  "stop when a rank would receive so many times its even share of the rows, before "
+                  "it makes room; at least 1, 0 = never"),
     BK_OPTION_CHOICE(bk_moe_config, aux, 0, "none|switch", "balance loss"),
     BK_OPTION_F64(bk_moe_config, aux_weight, 0.01, 0.0, 1e6, "weight of the balance loss"),
     BK_OPTION_F64(bk_moe_config, z_weight, 0.0, 0.0, 1e6,
@@ -264,6 +267,11 @@ static bk_status read_moe(bk_model *model, bk_value *map)
                        "parallel.expert=%d is more than model.moe.experts=%lld: choose a degree of "
                        "at most %lld",
                        model->world->expert, (long long)moe->experts, (long long)moe->experts);
+    if (moe->max_receive_factor > 0.0 && moe->max_receive_factor < 1.0)
+        return bk_fail(
+            BK_USAGE,
+            "model.moe.max_receive_factor=%g is below the even share: use 0 or at least 1",
+            moe->max_receive_factor);
     if (moe->shared_gate && moe->shared == 0)
         return bk_fail(BK_USAGE, "model.moe.shared_gate=true gates nothing: give model.moe.shared "
                                  "a width");

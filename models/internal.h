@@ -35,7 +35,7 @@ typedef struct bk_moe_config {
     int64_t every, experts, k, hidden, min_capacity, shared, chunks;
     bool shared_gate;
     int activation, drop_policy, aux, wire;
-    double capacity_factor, aux_weight, z_weight;
+    double capacity_factor, max_receive_factor, aux_weight, z_weight;
     bool upcycles; /* begins as the dense model upcycle_from */
     const char *upcycle_from;
     int64_t granularity;

@@ -29,6 +29,9 @@ typedef struct bk_moe_args {
     const double *noise;           /* [T,E] or NULL */
     const bk_route_blocks *blocks; /* parts for scope=local and the switch loss; NULL: own lanes */
     bk_capacity capacity;          /* zero: no limit */
+    /* If some rank would receive more than this times T k / P rows, none is sent and t->status says
+     * so on all ranks; 0: any number. */
+    double max_receive_factor;
     bk_moe_aux aux;
     bool z;              /* records of the z loss are wanted */
     int64_t valid;       /* global valid tokens of the step */

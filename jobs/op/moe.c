@@ -12,6 +12,7 @@ typedef struct moe_settings {
     const char *router;
     int activation, wire;
     int64_t expert, chunks;
+    double max_receive_factor;
 } moe_settings;
 
 static bk_status choose(const bk_value *given, bk_operator *op);
@@ -23,6 +24,8 @@ static const bk_option settings[] = {
                      "of the experts"),
     BK_OPTION_I64(moe_settings, expert, 0, 0, 65536,
                   "expert-parallel degree; 0 = the largest that fits"),
+    BK_OPTION_F64(moe_settings, max_receive_factor, 0.0, 0.0, 1e9,
+                  "most rows of a rank, in even shares: at least 1; 0 = any number"),
     BK_OPTION_CHOICE(moe_settings, wire, 0, "fp32|bf16",
                      "rows between tokens and experts (model.moe.wire)"),
     BK_OPTION_I64(moe_settings, chunks, 1, 1, 64, "pieces of a rank's experts (model.moe.chunks)"),
@@ -65,6 +68,12 @@ static bk_status check(bk_operator_call *c)
     if (ep > experts)
         return bk_fail(BK_USAGE, "expert=%lld of %lld experts (%s): use at most %lld",
                        (long long)ep, (long long)experts, c->in, (long long)experts);
+    double most = ((const moe_settings *)c->own)->max_receive_factor;
+    if (most > 0.0 && most < 1.0)
+        return bk_fail(BK_USAGE,
+                       "max_receive_factor=%g is below the even share (birkhoff op moe): use 0 or "
+                       "at least 1",
+                       most);
     BK_TRY(check_shared(c));
     return routing_check(c, c->op.plug_in);
 }
@@ -155,6 +164,7 @@ static bk_moe_args args_of(bk_operator_call *c, const bk_world *world)
                      .noise = routing_noise(c),
                      .blocks = routing_blocks(c),
                      .capacity = routing_capacity(c),
+                     .max_receive_factor = s->max_receive_factor,
                      .aux = (bk_moe_aux)s->routing.aux,
                      .z = s->routing.z,
                      .first_token = bk_operator_first_row(c),
@@ -178,7 +188,7 @@ static bk_moe_args args_of(bk_operator_call *c, const bk_world *world)
     return a;
 }
 
-static void run_layer(bk_operator_call *c, const bk_world *world)
+static bk_status run_layer(bk_operator_call *c, const bk_world *world)
 {
     const routing_settings *s = &((const moe_settings *)c->own)->routing;
     bk_moe_state state = {0};
@@ -189,6 +199,7 @@ static void run_layer(bk_operator_call *c, const bk_world *world)
     c->tape.seed = (uint64_t)s->seed;
     c->tape.step = s->step;
     bk_moe_result m = bk_moe(&c->tape, &a);
+    BK_TRY(c->tape.status);
     bk_operator_output(c, "y", m.y);
     routing_output(c, a.router, &m.route, a.bias);
     if (m.aux)
@@ -199,15 +210,16 @@ static void run_layer(bk_operator_call *c, const bk_world *world)
         routing_figures(c, &state, &m.route);
     if (c->backward)
         backward(c, world, &a, &m);
+    return BK_OK;
 }
 
 static bk_status run(bk_operator_call *c)
 {
     bk_world *world;
     BK_TRY(bk_world_open(c->arena, (int)degree(c), &world));
-    run_layer(c, world);
+    bk_status status = run_layer(c, world);
     bk_world_close(world);
-    return BK_OK;
+    return status;
 }
 
 /* ---- the table ---- */

@@ -60,6 +60,7 @@ static void mistakes_are_named(void **state)
         {"{moe: {aux: swich}}", {"model.moe.aux=swich", "none|switch"}},
         {"{moe: {capacity_factor: -1}}", {"model.moe.capacity_factor=-1 is out of range"}},
         {"{moe: {drop_policy: last}}", {"model.moe.drop_policy=last", "probs|position"}},
+        {"{moe: {max_receive_factor: 0.5}}", {"model.moe.max_receive_factor=0.5", "at least 1"}},
         {"{moe: {shared_gate: true}}", {"model.moe.shared_gate=true", "model.moe.shared"}},
         {"{moe: {wire: fp16}}", {"model.moe.wire=fp16", "fp32|bf16"}},
         {"{moe: {router: topk}}", {"model.moe.router is topk, not a mapping"}},

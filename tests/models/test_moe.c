@@ -7,6 +7,7 @@
 #include "core/rng.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -112,6 +113,30 @@ static void identity_experts_change_nothing(void **state)
     (void)state;
     check_identity("identity experts", 0);
     check_identity("identity experts, one liked by all", 2);
+}
+
+/* All rows to the holder of expert 4: P/EDP even shares of them.  No rank sends any, and all say
+ * the same; with room for them nothing changes. */
+static void too_many_rows_are_refused(void **state)
+{
+    const bk_test_scene s =
+        bk_test_scene_filled((bk_test_scene){.name = "hot", .wanted = 4, .k = 1});
+    (void)state;
+    for (int ep = 1; ep < BK_TEST_DEGREES; ep++)
+        for (int room = 0; bk_test_worlds[ep] && room < 2; room++) {
+            bk_test_layer *y = bk_test_layer_open(&s, bk_test_worlds[ep]);
+            y->args.max_receive_factor = room ? bk_mpi_size() : ep - 0.01;
+            bk_test_layer_run(y);
+            assert_int_equal(y->tape.status, room ? BK_OK : BK_FAULT);
+            char text[64];
+            snprintf(text, sizeof text, "rank %d would receive %d rows in layer 1",
+                     bk_moe_owner(4, s.experts, ep), 48 * ep / bk_mpi_size());
+            if (!room && bk_mpi_size() != 3)
+                assert_non_null(strstr(bk_status_text(), text));
+            for (int64_t i = 0; !room && i < bk_count(y->result.y); i++)
+                assert_true(bk_test_value(y->result.y, i) == 0.0 && y->args.w1[0]->grad);
+            bk_test_layer_close(y);
+        }
 }
 
 /* With a gate of zeros every logit ties: experts 0 .. k-1 with weights 1/k. */
@@ -353,6 +378,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(ranks_degrees_and_chunks_change_no_bit),
         cmocka_unit_test(nothing_here_and_there_changes_no_bit),
         cmocka_unit_test(identity_experts_change_nothing),
+        cmocka_unit_test(too_many_rows_are_refused),
     };
     const struct CMUnitTest alone[] = {
         cmocka_unit_test(equal_logits_weigh_equally),
