@@ -46,7 +46,7 @@ static const bk_option moe_options[] = {
     BK_OPTION_I64(bk_moe_config, k, 2, 1, 65536, "experts of a token"),
     BK_OPTION_I64(bk_moe_config, hidden, 0, 0, 1048576, "hidden width of an expert; 0 = model.ffn"),
     BK_OPTION_CHOICE(bk_moe_config, activation, 0, "gelu|gelu_tanh|relu|silu", "of the experts"),
-    BK_OPTION_CHOICE(bk_moe_config, aux, 0, "none|switch", "balance loss"),
+    BK_OPTION_CHOICE(bk_moe_config, aux, 0, "none|switch|seq|global|cv", "balance loss"),
     BK_OPTION_F64(bk_moe_config, aux_weight, 0.01, 0.0, 1e6, "weight of the balance loss"),
     BK_OPTION_F64(bk_moe_config, z_weight, 0.0, 0.0, 1e6,
                   "weight of the squared log-sum-exp of the router logits"),
@@ -204,8 +204,9 @@ static bk_status read_router(bk_model *model, bk_value *map, bk_moe_config *moe)
     BK_TRY(bk_options_read(moe->router->options, moe->router_config, map, path, model->arena));
     if (map)
         BK_TRY(check_router_keys(model, map, moe));
-    return moe->router->check ? moe->router->check(moe->router_config, moe->experts, moe->k)
-                              : BK_OK;
+    if (moe->router->check)
+        BK_TRY(moe->router->check(moe->router_config, moe->experts, moe->k));
+    return bk_router_check_aux(moe->router, (bk_moe_aux)moe->aux, moe->experts, moe->k);
 }
 
 static bk_status read_moe(bk_model *model, bk_value *map)

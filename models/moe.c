@@ -42,7 +42,7 @@ typedef struct saved {
     int64_t bytes; /* of rows that left this rank */
 } saved;
 
-enum { X, GATE, EXPERT_INPUTS }; /* then the leaves of the experts */
+enum { X, GATE, NOISE_GATE, EXPERT_INPUTS }; /* then the leaves of the experts */
 enum { Y, AUX, Z, OUTPUTS };
 
 static char *row(const void *data, const bk_tensor *like, int64_t i, int64_t width)
@@ -141,16 +141,26 @@ static void note_costs(const saved *s, bool training)
 
 /* ---- forward ---- */
 
-static bk_gate gate_of(const bk_node *n, const saved *s)
+/* GATE or NOISE_GATE */
+static bk_gate gate_of(const bk_node *n, const saved *s, int which)
 {
-    return (bk_gate){.x = n->in[X], .weight = n->in[GATE], .mask = s->args.mask};
+    return (bk_gate){.x = n->in[X], .weight = n->in[which], .mask = s->args.mask};
+}
+
+/* What only a kind with a noise gate reads, while training. */
+static const double *noise_logits(bk_tape *t, const bk_node *n, const saved *s)
+{
+    bk_gate gate = gate_of(n, s, NOISE_GATE);
+    return gate.weight && t->training ? bk_gate_logits(t, &gate) : NULL;
 }
 
 static void route(bk_tape *t, const bk_node *n, saved *s)
 {
     const bk_moe_args *a = &s->args;
-    bk_gate gate = gate_of(n, s);
-    s->route_args = (bk_route_args){.logits = bk_gate_logits(t, &gate),
+    bk_gate gate = gate_of(n, s, GATE);
+    s->route_args = (bk_route_args){.kind = a->router,
+                                    .logits = bk_gate_logits(t, &gate),
+                                    .noise_logits = noise_logits(t, n, s),
                                     .mask = a->mask,
                                     .tokens = bk_rows(n->in[X]),
                                     .experts = a->experts,
@@ -162,6 +172,8 @@ static void route(bk_tape *t, const bk_node *n, saved *s)
                                     .reducer = a->route,
                                     .lanes = &t->lanes,
                                     .blocks = a->blocks,
+                                    .sequences = a->sequences,
+                                    .aux = a->aux,
                                     .training = t->training,
                                     .seed = t->seed,
                                     .step = t->step,
@@ -189,8 +201,9 @@ typedef struct moving {
     const bk_node *node;
     const saved *saved;
     char *packed;     /* [n,C] */
-    double *gw;       /* [T,k] */
+    double *gw;       /* [T,slots] */
     const double *gh; /* [T,E] */
+    const double *gn; /* [T,E] behind the noise gate, or NULL */
     double beta;      /* 0: the gradient of x is written, 1: added to */
 } moving;
 
@@ -201,7 +214,7 @@ static void copy_rows(void *context, int64_t first, int64_t last)
     const saved *s = c->saved;
     const bk_tensor *x = c->node->in[X];
     for (int64_t i = first; i < last; i++) {
-        const void *from = row(x->data, x, s->dispatch.slot[i] / s->args.k, s->width);
+        const void *from = row(x->data, x, s->dispatch.slot[i] / s->route.slots, s->width);
         char *to = c->packed + (size_t)i * operand_bytes(s);
         if (s->experts.rounded)
             bk_blas_round(s->width, from, to);
@@ -227,7 +240,7 @@ static void combine_tokens(void *context, int64_t first, int64_t last)
     for (int64_t t = first; t < last; t++) {
         char *to = row(y->data, y, t, s->width);
         bool written = false;
-        for (int64_t i = t * s->args.k; i < (t + 1) * s->args.k; i++) {
+        for (int64_t i = t * s->route.slots; i < (t + 1) * s->route.slots; i++) {
             if (s->dispatch.place[i] < 0)
                 continue;
             (written ? bk_vector(y->dtype)->axpy : bk_moe_of(y->dtype)->weigh)(
@@ -281,7 +294,8 @@ static void forward(bk_tape *t, bk_node *n)
     route(t, n, s);
     measure(n, s);
     lap(s, BK_MOE_ROUTE);
-    *d = bk_dispatch_make(t, s->args.ep, s->args.chunks, &s->route_args, s->route.index);
+    *d = bk_dispatch_make(t, s->args.ep, s->args.chunks, &s->route_args, s->route.index,
+                          s->route.slots);
     bool alone = bk_comm_size(s->args.ep) == 1;
     moving c = {.node = n, .saved = s};
     c.packed = bk_arena_alloc(alone ? t->arena : t->scratch, (size_t)d->sent * operand_bytes(s));
@@ -316,7 +330,7 @@ static void weigh_gradients(void *context, int64_t first, int64_t last)
     const bk_tensor *y = c->node->out[Y];
     for (int64_t i = first; i < last; i++) {
         int64_t slot = s->dispatch.slot[i];
-        const char *dy = row(y->grad, y, slot / s->args.k, s->width);
+        const char *dy = row(y->grad, y, slot / s->route.slots, s->width);
         bk_moe_of(y->dtype)->weigh(s->width, s->route.weight[slot], dy,
                                    row(c->packed, y, i, s->width));
         c->gw[slot] = bk_vector(y->dtype)->dot(s->width, dy, row(s->returned, y, i, s->width));
@@ -329,7 +343,7 @@ static void input_tokens(void *context, int64_t first, int64_t last)
     const moving *c = context;
     const saved *s = c->saved;
     const bk_tensor *x = c->node->in[X];
-    int64_t k = s->args.k, experts = s->args.experts;
+    int64_t k = s->route.slots, experts = s->args.experts;
     for (int64_t t = first; t < last; t++) {
         char *dx = row(x->grad, x, t, s->width);
         if (c->beta == 0.0)
@@ -340,20 +354,36 @@ static void input_tokens(void *context, int64_t first, int64_t last)
                                          row(c->packed, x, s->dispatch.place[i], s->width), dx);
         bk_moe_of(x->dtype)->input_back(experts, s->width, c->gh + t * experts,
                                         c->node->in[GATE]->data, dx);
+        if (c->gn)
+            bk_moe_of(x->dtype)->input_back(experts, s->width, c->gn + t * experts,
+                                            c->node->in[NOISE_GATE]->data, dx);
     }
 }
 
-/* Back through the router: the gate's gradient, and gH[T,E]. */
-static const double *router_back(bk_tape *t, bk_node *n, const saved *s, const double *gw)
+static void gate_back(bk_tape *t, const moving *c, int which, const double *gh)
 {
-    double *gh = BK_NEW(t->scratch, double, s->route_args.tokens * s->args.experts);
-    bk_route_gradient(s->args.router, &s->route_args, &s->route, gw,
-                      s->args.aux != BK_AUX_NONE ? n->out[AUX]->grad : NULL,
-                      s->args.z ? n->out[Z]->grad : NULL, gh);
-    bk_gate gate = gate_of(n, s);
-    if (gate.weight->needs_grad)
+    bk_gate gate = gate_of(c->node, c->saved, which);
+    if (gh && gate.weight->needs_grad)
         bk_gate_gradient(t, &gate, gh);
-    return gh;
+}
+
+/* Back through the router to the gates: makes c->gh and c->gn. */
+static void router_back(bk_tape *t, moving *c)
+{
+    const saved *s = c->saved;
+    bk_tensor *const *out = c->node->out;
+    int64_t count = s->route_args.tokens * s->args.experts;
+    bk_route_back b = {.weight = c->gw,
+                       .aux = s->args.aux != BK_AUX_NONE ? out[AUX]->grad : NULL,
+                       .z = s->args.z ? out[Z]->grad : NULL,
+                       .logits = BK_NEW(t->scratch, double, count)};
+    if (s->route_args.noise_logits)
+        b.noise_logits = BK_NEW(t->scratch, double, count);
+    bk_route_gradient(&s->route_args, &s->route, &b);
+    gate_back(t, c, GATE, b.logits);
+    gate_back(t, c, NOISE_GATE, b.noise_logits);
+    c->gh = b.logits;
+    c->gn = b.noise_logits;
 }
 
 static void backward(bk_tape *t, bk_node *n)
@@ -363,7 +393,7 @@ static void backward(bk_tape *t, bk_node *n)
     bk_arena_mark mark = bk_arena_get_mark(t->scratch);
     moving c = {.node = n, .saved = s};
     c.packed = bk_arena_alloc(t->scratch, (size_t)s->dispatch.sent * row_bytes(s));
-    c.gw = BK_ZNEW(t->scratch, double, s->route_args.tokens * s->args.k);
+    c.gw = BK_ZNEW(t->scratch, double, s->route_args.tokens * s->route.slots);
     bk_parallel(s->dispatch.sent, 1, s->width, weigh_gradients, &c);
     lap(s, BK_MOE_PACK);
     char *g = room_at_experts(s, t->scratch, row_bytes(s), c.packed);
@@ -378,7 +408,7 @@ static void backward(bk_tape *t, bk_node *n)
     travel(t, s, &j);
     bk_experts_close(t, &s->experts);
     c.packed = j.returned;
-    c.gh = router_back(t, n, s, c.gw);
+    router_back(t, &c);
     lap(s, BK_MOE_ROUTE);
     arrive(s, &j);
     if (n->in[X]->needs_grad) {
@@ -400,6 +430,7 @@ bk_moe_result bk_moe(bk_tape *t, const bk_moe_args *a)
     bk_tensor **const list[BK_EXPERT_WEIGHTS] = {a->w1, a->b1, a->w2, a->b2};
     in[X] = a->x;
     in[GATE] = a->gate;
+    in[NOISE_GATE] = a->noise_gate;
     for (int which = 0; which < BK_EXPERT_WEIGHTS; which++)
         for (int64_t e = 0; list[which] && e < a->count; e++)
             in[EXPERT_INPUTS + which * a->count + e] = list[which][e];

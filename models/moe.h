@@ -7,14 +7,13 @@
 #include "dist/comm.h"
 #include "models/moe_figures.h"
 
-typedef enum bk_moe_aux { BK_AUX_NONE, BK_AUX_SWITCH } bk_moe_aux;
-
 /* Everything one call of the layer reads.  Local experts of this rank: first .. first+count-1
  * (owner rule: contiguous, the first E mod EP coordinates hold one more). */
 typedef struct bk_moe_args {
-    bk_tensor *x;        /* [T,C] local tokens in lane order */
-    const int32_t *mask; /* [T] or NULL */
-    bk_tensor *gate;     /* [E,C] */
+    bk_tensor *x;          /* [T,C] local tokens in lane order */
+    const int32_t *mask;   /* [T] or NULL */
+    bk_tensor *gate;       /* [E,C] */
+    bk_tensor *noise_gate; /* [E,C] of kinds with one; else NULL */
     bk_tensor **w1, **b1, **w2,
         **b2; /* [count] leaves of the local experts: [F,C], [F], [C,F], [C]; b1, b2 may be NULL */
     int64_t experts, k, first, count;
@@ -22,9 +21,10 @@ typedef struct bk_moe_args {
     bk_activation activation;
     const bk_router_kind *router;
     const void *router_config;
-    double *bias;                  /* [E] router state, or NULL */
-    const double *noise;           /* [T,E] or NULL */
-    const bk_route_blocks *blocks; /* parts for scope=local and the switch loss; NULL: own lanes */
+    const double *bias;               /* [E] router state, or NULL */
+    const double *noise;              /* [T,E] or NULL */
+    const bk_route_blocks *blocks;    /* as in bk_route_args, here and below */
+    const bk_route_blocks *sequences; /* NULL: the blocks */
     bk_moe_aux aux;
     bool z;              /* records of the z loss are wanted */
     int64_t valid;       /* global valid tokens of the step */

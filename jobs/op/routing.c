@@ -2,6 +2,7 @@
 
 #include "dist/collective.h"
 
+#include <stdio.h>
 #include <string.h>
 
 /* The settings are the first member of every struct of settings here. */
@@ -12,12 +13,17 @@ static const routing_settings *settings_of(const bk_operator_call *c)
 
 /* ---- arrays ---- */
 
-static bool has_option(const bk_router_kind *kind, const char *name)
+static bool in_table(const bk_option *o, const char *name)
 {
-    for (const bk_option *o = kind->options; o->name; o++)
+    for (; o && o->name; o++)
         if (strcmp(o->name, name) == 0)
             return true;
     return false;
+}
+
+static bool draws(const bk_router_kind *kind)
+{
+    return in_table(kind->options, "noise") || kind->flags & BK_ROUTER_NOISE_GATE;
 }
 
 void routing_add_inputs(const bk_router_kind *kind, bk_operator *op)
@@ -30,7 +36,7 @@ void routing_add_inputs(const bk_router_kind *kind, bk_operator *op)
                                                        .axes = "E",
                                                        .type = BK_OPERATOR_DOUBLE,
                                                        .optional = true});
-    if (has_option(kind, "noise"))
+    if (draws(kind))
         bk_operator_add(op->input, (bk_operator_array){.name = "noise",
                                                        .axes = "TE",
                                                        .type = BK_OPERATOR_DOUBLE,
@@ -69,6 +75,25 @@ static int choice_of(const bk_operator_call *c, const char *name)
     return 0;
 }
 
+bk_status routing_check_options(const bk_value *given, const bk_operator *op)
+{
+    const bk_router_kind *kind = op->plug_in;
+    for (const bk_value *v = given->child; v; v = v->next) {
+        char owners[256] = "";
+        bool known = in_table(op->own_options, v->key) || in_table(op->options, v->key);
+        for (int i = 0; !known && bk_routers[i]; i++)
+            if (in_table(bk_routers[i]->options, v->key))
+                snprintf(owners + strlen(owners), sizeof owners - strlen(owners), "%s%s",
+                         *owners ? ", " : "", bk_routers[i]->name);
+        if (*owners)
+            return bk_fail(BK_USAGE,
+                           "%s is not an option of router %s (birkhoff op %s): it belongs "
+                           "to %s",
+                           v->key, kind->name, op->name, owners);
+    }
+    return BK_OK;
+}
+
 bk_status routing_check(bk_operator_call *c, const bk_router_kind *kind)
 {
     const routing_settings *s = settings_of(c);
@@ -78,7 +103,9 @@ bk_status routing_check(bk_operator_call *c, const bk_router_kind *kind)
                        (long long)experts, c->in, (long long)experts);
     if (kind->check)
         BK_TRY(kind->check(c->config, experts, s->k));
-    if (bk_operator_given(c, "noise") && choice_of(c, "noise") == 0)
+    BK_TRY(bk_router_check_aux(kind, (bk_moe_aux)s->aux, experts, s->k));
+    if (bk_operator_given(c, "noise") && in_table(kind->options, "noise") &&
+        choice_of(c, "noise") == 0)
         return bk_operator_refuse_input(c, "noise", "with noise=none");
     c->axis['k'] = s->k;
     if (s->aux == 0)
@@ -90,7 +117,7 @@ bk_status routing_check(bk_operator_call *c, const bk_router_kind *kind)
 
 /* ---- what a router reads ---- */
 
-double *routing_bias(bk_operator_call *c, const bk_router_kind *kind)
+const double *routing_bias(bk_operator_call *c, const bk_router_kind *kind)
 {
     const bk_tensor *given = bk_operator_input(c, "bias");
     if (!(kind->flags & BK_ROUTER_STATE))
@@ -138,23 +165,38 @@ static void output_bias(bk_operator_call *c, const bk_route *r, const double *bi
     if (r->transport && choice_of(c, "scope") != 0)
         output(c, "bias", BK_F64, blocks, experts, r->bias);
     else
-        bk_operator_output(c, "bias",
-                           bk_tensor_wrap(c->arena, BK_F64, BK_SHAPE(experts),
-                                          r->transport ? r->bias : (void *)(uintptr_t)bias));
+        bk_operator_output(
+            c, "bias",
+            bk_tensor_wrap(c->arena, BK_F64, BK_SHAPE(experts), (void *)(uintptr_t)bias));
 }
 
-void routing_output(bk_operator_call *c, const bk_router_kind *kind, const bk_route *r,
-                    const double *bias)
+/* The state behind the step, as bk_model_step_routers makes it. */
+static const double *next_bias(bk_operator_call *c, const bk_router_kind *kind,
+                               const bk_moe_state *state, const bk_route *r, const double *bias)
+{
+    int64_t experts = c->axis['E'], *count = BK_NEW(c->arena, int64_t, experts);
+    if (r->next || !settings_of(c)->training || !kind->update)
+        return r->next ? r->next : bias;
+    double *next = BK_NEW(c->arena, double, experts);
+    memcpy(next, bias, (size_t)experts * sizeof *next);
+    memcpy(count, state->load, (size_t)experts * sizeof *count);
+    bk_sum_i64(c->world->route, experts, count);
+    kind->update(c->config, experts, count, next);
+    return next;
+}
+
+void routing_output(bk_operator_call *c, const bk_router_kind *kind, const bk_moe_state *state,
+                    const bk_route *r, const double *bias)
 {
     int64_t tokens = bk_operator_rows(c), k = settings_of(c)->k;
     output(c, "index", BK_I32, tokens, k, r->index);
     output(c, "weight", BK_F64, tokens, k, r->weight);
     if (bk_operator_find(c->op.output, "plan") >= 0 && r->transport)
         output(c, "plan", BK_F64, tokens, c->axis['E'], r->plan);
-    if (!(kind->flags & BK_ROUTER_STATE))
-        return;
-    output_bias(c, r, bias);
-    bk_attribute_set_integer(&c->attributes, "ot", r->transport);
+    if (kind->flags & BK_ROUTER_STATE)
+        output_bias(c, r, next_bias(c, kind, state, r, bias));
+    if (kind->flags & BK_ROUTER_TRANSPORT)
+        bk_attribute_set_integer(&c->attributes, "ot", r->transport);
 }
 
 void routing_output_loss(bk_operator_call *c, const char *name, const double *record)
@@ -181,6 +223,7 @@ void routing_figures(bk_operator_call *c, bk_moe_state *state, const bk_route *r
     bk_attribute_set_integer(a, "nonfinite_logits", f.nonfinite_logits);
     bk_attribute_set_integer(a, "router_iterations", r->iterations);
     bk_attribute_set_integer(a, "router_unconverged", r->transport && !r->converged);
+    bk_attribute_set_integer(a, "router_held", r->held);
 }
 
 void routing_seed(const bk_operator_call *c, const char *name, double weight, double *record)

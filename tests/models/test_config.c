@@ -2,6 +2,7 @@
 /* The model section: every wrong key or value is one clear line, every resolved section reads back
  * as itself. */
 #include "tests/support/model.h"
+#include "tests/support/router.h"
 
 #include "core/blas.h"
 
@@ -69,7 +70,14 @@ static void mistakes_are_named(void **state)
          {"model.moe.router.probability is not an option of sinkhorn", "it belongs to ssr"}},
         {"{moe: {router: {kind: ssr, probabilty: 1}}}",
          {"unknown key model.moe.router.probabilty", "probability"}},
-        {"{moe: {router: {kind: ssr, solver: newton}}}", {"unknown key model.moe.router.solver"}},
+        {"{moe: {router: {kind: ssr, solver: newtn}}}", {"solver=newtn", "sinkhorn|newton"}},
+        {"{moe: {aux: cv}}", {"aux=cv", "noisy_topk", "topk"}},
+        {"{moe: {experts: 4, k: 4, router: {kind: quantile}}}", {"k < experts", "4 of 4"}},
+        {"{moe: {router: {kind: ssr, groups_kept: 1}}}", {"topk, bias, quantile"}},
+        {"{moe: {router: {kind: bias, noise: logits}}}", {"topk, sinkhorn, ssr"}},
+        {"{moe: {router: {groups_of_experts: 3}}}", {"groups_of_experts=3", "8 experts"}},
+        {"{moe: {router: {groups_of_experts: 2, groups_kept: 3}}}", {"groups_kept=3"}},
+        {"{moe: {k: 3, router: {groups_of_experts: 4}}}", {"k=3", "the 2 experts"}},
         {"{moe: {k: 1, router: {renormalize: true}}}", {"renormalize=true with k=1"}},
         {"{moe: {router: {kind: sinkhorn, gradient: partial}}}",
          {"weights=scores", "weights=plan"}},
@@ -162,8 +170,8 @@ static void resolved_sections_read_back(void **state)
                      &classes);
     for (int i = 0; bk_routers[i]; i++) {
         snprintf(section, sizeof section,
-                 "{layers: 2, moe: {experts: 4, k: 3, router: {kind: %s, scale: 1.5}}}",
-                 bk_routers[i]->name);
+                 "{layers: 2, moe: {experts: 4, k: 3, router: {kind: %s%s}}}", bk_routers[i]->name,
+                 bk_test_router_has(bk_routers[i], "scale") ? ", scale: 1.5" : "");
         check_round_trip(section, &classes);
     }
 }

@@ -37,18 +37,22 @@ typedef struct share {
     double bias[E];
 } share;
 
-/* One lane a rank; rank `rank` of `size` holds its share of the rows. */
+/* A lane for each row; rank `rank` of `size` holds its share of the rows. */
 static bk_test_router *open_share(const char *kind, const char *options, share *s, int rank,
                                   int size)
 {
-    static double h[T * E];
+    static double h[T * E], noise[T * E];
     bk_test_spread(T * E, h, 11, 3.0);
+    bk_test_spread(T * E, noise, 2, 1.0);
     s->first = cut(rank, size);
     s->count = cut(rank + 1, size) - s->first;
     memset(s->bias, 0, sizeof s->bias);
     bk_test_router *p = bk_test_router_open(kind, options, s->count, E, h + s->first * E);
     for (int64_t t = 0; t < s->count; t++)
         s->mask[t] = mask_of(s->first + t);
+    if (p->noise_logits)
+        p->args.noise_logits = noise + s->first * E;
+    p->lanes = (bk_lanes){.total = T, .first = s->first, .count = s->count, .batch = T};
     p->args.mask = s->mask;
     p->args.valid = 0;
     for (int64_t t = 0; t < T; t++)
@@ -56,6 +60,20 @@ static bk_test_router *open_share(const char *kind, const char *options, share *
     p->args.first_token = s->first;
     p->args.bias = p->kind->flags & BK_ROUTER_STATE ? s->bias : NULL;
     return p;
+}
+
+/* The state behind a step that counts. */
+static void move_on(const bk_test_router *p, share *s)
+{
+    int64_t count[E] = {0};
+    for (int64_t i = 0; i < s->count * K; i++)
+        if (p->route.index[i] >= 0)
+            count[p->route.index[i]]++;
+    bk_reduce_fixed(p->args.reducer, E, count);
+    if (p->route.next)
+        memcpy(s->bias, p->route.next, sizeof s->bias);
+    else if (p->kind->update)
+        p->kind->update(p->config, E, count, s->bias);
 }
 
 static void check_routes(const char *kind, const char *options)
@@ -71,6 +89,8 @@ static void check_routes(const char *kind, const char *options)
         bk_test_router_run(one);
         bk_test_router_run(part);
         bk_test_same_routes(part, 0, one, own.first, own.count);
+        move_on(one, &all);
+        move_on(part, &own);
         assert_memory_equal(own.bias, all.bias, sizeof own.bias);
         assert_int_equal(part->route.iterations, one->route.iterations);
         assert_true(part->route.residual == one->route.residual);
@@ -98,9 +118,13 @@ static void check_gradient(const char *kind, const char *options)
     bk_test_router *one = open_share(kind, options, &all, 0, 1),
                    *part = open_share(kind, options, &own, world->rank, world->size);
     part->args.reducer = bk_comm_reducer(world->route);
-    bk_route_gradient(one->kind, &one->args, bk_test_router_run(one), gw, NULL, NULL, expected);
-    bk_route_gradient(part->kind, &part->args, bk_test_router_run(part), gw + own.first * K, NULL,
-                      NULL, grad);
+    bk_route_gradient(
+        &one->args, bk_test_router_run(one),
+        &(bk_route_back){.weight = gw, .logits = expected, .noise_logits = one->grad_noise});
+    bk_route_gradient(&part->args, bk_test_router_run(part),
+                      &(bk_route_back){.weight = gw + own.first * K,
+                                       .logits = grad,
+                                       .noise_logits = part->grad_noise});
     for (int64_t i = 0; i < own.count * E; i++)
         bk_check_error(bk_test_error(1, &grad[i], &expected[own.first * E + i], 1e-3), 1e-9,
                        "%s %s", kind, options);
@@ -122,10 +146,12 @@ static void shared_blocks_do_not_depend_on_ranks(void **state)
     const int64_t row[] = {0, 17, 40, T};
     int64_t local[4];
     share all, own;
-    double grad[T * E], expected[T * E], gw[T * K], one_seed = 1.0;
+    double grad[T * E], expected[T * E], gw[T * K], seed[T];
     (void)state;
     const char *options = BK_TEST_TIGHT "scope=local probability=1 gradient=implicit";
     bk_test_spread(T * K, gw, 12, 1.0);
+    for (int t = 0; t < T; t++)
+        seed[t] = 1.0;
     bk_test_router *one = open_share("ssr", options, &all, 0, 1),
                    *part = open_share("ssr", options, &own, world->rank, world->size);
     for (int i = 0; i < 4; i++) {
@@ -141,16 +167,20 @@ static void shared_blocks_do_not_depend_on_ranks(void **state)
     bk_test_router_run(part);
     bk_test_same_routes(part, 0, one, own.first, own.count);
     assert_memory_equal(part->route.bias, one->route.bias, 3 * E * sizeof *one->route.bias);
-    bk_route_gradient(one->kind, &one->args, &one->route, gw, &one_seed, NULL, expected);
-    bk_route_gradient(part->kind, &part->args, &part->route, gw + own.first * K, &one_seed, NULL,
-                      grad);
+    bk_route_gradient(
+        &one->args, &one->route,
+        &(bk_route_back){
+            .weight = gw, .aux = seed, .logits = expected, .noise_logits = one->grad_noise});
+    bk_route_gradient(&part->args, &part->route,
+                      &(bk_route_back){.weight = gw + own.first * K, .aux = seed, .logits = grad});
     for (int64_t i = 0; i < own.count * E; i++)
         bk_check_error(bk_test_error(1, &grad[i], &expected[own.first * E + i], 1e-3), 1e-9,
                        "shared blocks");
-    double aux, sum, whole_aux;
-    bk_route_measure(&one->args, &one->route, &(bk_route_losses){.aux = &whole_aux});
-    bk_route_measure(&part->args, &part->route, &(bk_route_losses){.aux = &aux});
-    bk_reduce_vector(part->args.reducer, &part->lanes, 1, &aux, &sum, part->scratch);
+    double aux[T], sum, whole_aux;
+    bk_route_measure(&one->args, &one->route, &(bk_route_losses){.aux = aux});
+    bk_reduce_vector(NULL, &one->lanes, 1, aux, &whole_aux, one->scratch);
+    bk_route_measure(&part->args, &part->route, &(bk_route_losses){.aux = aux});
+    bk_reduce_vector(part->args.reducer, &part->lanes, 1, aux, &sum, part->scratch);
     bk_check_error(bk_test_error(1, &sum, &whole_aux, 1e-3), 1e-12, "aux over ranks");
     bk_test_router_close(one);
     bk_test_router_close(part);
