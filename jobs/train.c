@@ -54,6 +54,7 @@ static void write_moe_layer(bk_metrics *m, const bk_moe_figures *f)
     bk_metrics_number(m, "token_entropy", f->token_entropy);
     bk_metrics_number(m, "confidence", f->confidence);
     bk_metrics_number(m, "kept_mass", f->kept_mass);
+    bk_metrics_number(m, "drop_rate", f->drop_rate);
     bk_metrics_number(m, "soft_column_error", f->soft_column_error);
     bk_metrics_integer(m, "router_iterations", f->router_iterations);
     bk_metrics_integer(m, "router_unconverged", f->router_unconverged);

@@ -32,9 +32,9 @@ typedef struct bk_attention_config {
 } bk_attention_config;
 
 typedef struct bk_moe_config {
-    int64_t every, experts, k, hidden, chunks;
-    int activation, aux;
-    double aux_weight, z_weight;
+    int64_t every, experts, k, hidden, min_capacity, chunks;
+    int activation, drop_policy, aux, wire;
+    double capacity_factor, aux_weight, z_weight;
     const char *router_name;
     const bk_router_kind *router;
     void *router_config;

@@ -5,6 +5,7 @@
 
 #include "core/ops.h"
 #include "dist/comm.h"
+#include "models/moe_capacity.h"
 #include "models/moe_figures.h"
 
 /* Everything one call of the layer reads.  Local experts of this rank: first .. first+count-1
@@ -25,6 +26,7 @@ typedef struct bk_moe_args {
     const double *noise;              /* [T,E] or NULL */
     const bk_route_blocks *blocks;    /* as in bk_route_args, here and below */
     const bk_route_blocks *sequences; /* NULL: the blocks */
+    bk_capacity capacity;             /* zero: no limit */
     bk_moe_aux aux;
     bool z;              /* records of the z loss are wanted */
     int64_t valid;       /* global valid tokens of the step */
@@ -33,6 +35,7 @@ typedef struct bk_moe_args {
     const bk_comm *ep; /* NULL = one rank */
     int64_t chunks; /* that the local experts are cut into: rows of one are under way while another
                      * is at work; 0, 1: all at once */
+    bool wire_bf16; /* rows are rounded to bf16 on every way between tokens and experts */
     const bk_reducer *route; /* NULL = one rank */
     bk_moe_state *state;     /* counters that outlive the step, for figures; may be NULL */
     bk_attributes *attributes;

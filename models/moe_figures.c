@@ -3,6 +3,7 @@
 #include "core/parallel.h"
 #include "core/vector.h"
 #include "dist/collective.h"
+#include "models/moe_capacity.h"
 #include "models/router_common.h"
 
 #include <math.h>
@@ -57,7 +58,10 @@ static void count_tokens(void *context, int64_t first, int64_t last)
             counter[BK_MOE_NONFINITE] += !isfinite(a->logits[t * experts + e]);
         }
         for (int64_t s = t * c->route->slots; s < (t + 1) * c->route->slots; s++)
-            kept += c->route->index[s] >= 0 ? p[c->route->index[s]] : 0.0;
+            if (c->route->index[s] >= 0) {
+                kept += p[c->route->index[s]];
+                counter[BK_MOE_DROPPED] += !bk_route_sends(c->route, s);
+            }
         counter[BK_MOE_TOKENS] = 1;
         counter[BK_MOE_ENTROPY] = experts > 1 ? fixed(entropy / log((double)experts)) : 0;
         counter[BK_MOE_CONFIDENCE] = fixed(bk_vector(BK_F64)->max(experts, p));
@@ -209,7 +213,8 @@ void bk_moe_state_figures(bk_moe_state *state, const bk_comm *route, bk_moe_figu
     share_figures(state, since, out);
     load_figures(experts, load, out);
     token_figures(experts, sum, column, out);
-    rank_figures(state, route, (double)rows, out);
+    out->drop_rate = rows > 0 ? (double)sum[BK_MOE_DROPPED] / (double)rows : 0.0;
+    rank_figures(state, route, (double)(rows - sum[BK_MOE_DROPPED]), out);
     memset(state->since, 0, (size_t)experts * sizeof *state->since);
     state->unconverged = state->held = 0;
     bk_arena_free(scratch);

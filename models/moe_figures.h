@@ -20,6 +20,7 @@ typedef enum bk_moe_phase {
 /* Counters of own tokens that are summed over the ranks. */
 typedef enum bk_moe_counter {
     BK_MOE_TOKENS,
+    BK_MOE_DROPPED, /* (token, slot) pairs above the capacity */
     BK_MOE_NONFINITE,
     BK_MOE_ENTROPY,
     BK_MOE_CONFIDENCE,
@@ -58,6 +59,7 @@ typedef struct bk_moe_figures {
     double load_entropy;            /* of the shares of the experts, / log E */
     double token_entropy;           /* mean entropy of softmax(H), / log E */
     double confidence;              /* mean of the largest softmax(H) */
+    double drop_rate;               /* share of the (token, slot) pairs that is not sent */
     double kept_mass;               /* mean of the kept softmax(H), summed over the slots */
     double rank_load_max_over_mean; /* rows at the fullest rank */
     double soft_column_error;       /* max_j |column_j E/T - 1| of the plan, or of softmax(H) */

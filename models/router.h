@@ -62,6 +62,8 @@ typedef struct bk_route {
     int32_t *index; /* [T,slots] by falling selection score, ties to the lower expert; where experts
                      * choose slot e is expert e; -1: padding, or not chosen */
     double *weight; /* [T,slots] */
+    int32_t *kept; /* [T,slots] 1: sent to its expert, 0: dropped (moe_capacity.h); NULL: all are */
+    bool planned;  /* weights are entries of the plan, else scores */
     const double *clean; /* [T,E] logits, those that are not finite replaced */
     const double *seen;  /* [T,E] what was routed: clean, with noise while training */
     const double *next;  /* [E] the state behind this step, which the caller keeps once the step

@@ -150,9 +150,8 @@ void bk_router_scores_back(const bk_route_args *a, const bk_route *r, const bk_r
 /* Collective with scope global.  Solves for the potentials and selects by S + g: fills all but the
  * weights. */
 void bk_router_transport(const bk_route_args *a, const bk_transport_config *c, bk_route *out);
-/* weight[T,k] = scale softmax over the kept of S + g = kept entries of the plan / their sum. */
-void bk_router_plan_weights(const bk_route_args *a, const bk_route *r, double scale,
-                            double *weight);
+/* r->weight[T,k] = scale softmax over the kept of S + g = kept entries of the plan / their sum. */
+void bk_router_plan_weights(const bk_route_args *a, double scale, bk_route *r);
 /* Collective if implicit with scope global.  gH += gradient through those weights. */
 void bk_router_plan_back(const bk_route_args *a, const bk_transport_config *c, const bk_route *r,
                          const double *gw, double *gh);

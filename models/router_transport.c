@@ -155,11 +155,12 @@ void bk_router_transport(const bk_route_args *a, const bk_transport_config *c, b
 
 /* ---- weights from the plan ---- */
 
-void bk_router_plan_weights(const bk_route_args *a, const bk_route *r, double scale, double *weight)
+void bk_router_plan_weights(const bk_route_args *a, double scale, bk_route *r)
 {
-    memset(weight, 0, (size_t)(a->tokens * a->k) * sizeof *weight);
+    r->planned = true;
+    memset(r->weight, 0, (size_t)(a->tokens * a->k) * sizeof *r->weight);
     for (int64_t t = 0; t < a->tokens; t++) {
-        double *w = weight + t * a->k;
+        double *w = r->weight + t * a->k;
         if (!bk_router_valid(a, t))
             continue;
         for (int64_t s = 0; s < a->k; s++)

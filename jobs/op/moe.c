@@ -10,7 +10,7 @@
 typedef struct moe_settings {
     routing_settings routing;
     const char *router;
-    int activation;
+    int activation, wire;
     int64_t expert, chunks;
 } moe_settings;
 
@@ -23,6 +23,8 @@ static const bk_option settings[] = {
                      "of the experts"),
     BK_OPTION_I64(moe_settings, expert, 0, 0, 65536,
                   "expert-parallel degree; 0 = the largest that fits"),
+    BK_OPTION_CHOICE(moe_settings, wire, 0, "fp32|bf16",
+                     "rows between tokens and experts (model.moe.wire)"),
     BK_OPTION_I64(moe_settings, chunks, 1, 1, 64, "pieces of a rank's experts (model.moe.chunks)"),
     BK_OPTION_END,
 };
@@ -127,12 +129,14 @@ static bk_moe_args args_of(bk_operator_call *c, const bk_world *world)
                      .bias = routing_bias(c, c->op.plug_in),
                      .noise = routing_noise(c),
                      .blocks = routing_blocks(c),
+                     .capacity = routing_capacity(c),
                      .aux = (bk_moe_aux)s->routing.aux,
                      .z = s->routing.z,
                      .first_token = bk_operator_first_row(c),
                      .layer = (int)s->routing.layer,
                      .ep = world->ep,
                      .chunks = s->chunks,
+                     .wire_bf16 = s->wire != 0,
                      .route = bk_comm_reducer(world->route),
                      .attributes = &c->attributes};
     a.mask = bk_operator_mask(c, &a.valid);

@@ -66,16 +66,28 @@ static bk_tensor *new_gradient(bk_operator_call *c, const bk_route_args *a, cons
     return grad;
 }
 
+/* The incoming gradient of the weights that count; NULL when none is given. */
+static const double *seed_of_weight(const bk_operator_call *c, const bk_route_args *a,
+                                    const bk_route *r)
+{
+    bk_tensor *seed = bk_operator_seed_array(c, "weight");
+    if (!seed)
+        return NULL;
+    double *gw = BK_ZNEW(c->arena, double, a->tokens * a->k);
+    for (int64_t i = 0; i < a->tokens * a->k; i++)
+        gw[i] = bk_route_sends(r, i) ? bk_f64(seed)[i] : 0.0;
+    return gw;
+}
+
 static void backward(bk_operator_call *c, const bk_route_args *a, const bk_route *r)
 {
     const routing_settings *s = &((const router_settings *)c->own)->routing;
     bk_tensor *logits = new_gradient(c, a, "logits");
     double *aux = BK_NEW(c->arena, double, a->lanes->count),
            *z = BK_NEW(c->arena, double, a->lanes->count);
-    bk_tensor *weight = bk_operator_seed_array(c, "weight");
     routing_seed(c, "aux", s->aux_weight, aux);
     routing_seed(c, "z", s->z_weight, z);
-    bk_route_back b = {.weight = weight ? bk_f64(weight) : NULL,
+    bk_route_back b = {.weight = seed_of_weight(c, a, r),
                        .aux = s->aux ? aux : NULL,
                        .z = s->z ? z : NULL,
                        .logits = logits->data};
@@ -95,7 +107,9 @@ static bk_status run(bk_operator_call *c)
     bk_route_losses losses = {.aux = s->aux ? BK_ZNEW(c->arena, double, lanes) : NULL,
                               .z = s->z ? BK_ZNEW(c->arena, double, lanes) : NULL};
     bk_moe_state_init(&state, c->arena, a.experts);
+    bk_capacity capacity = routing_capacity(c);
     kind->route(&a, &r);
+    bk_route_limit(&a, &capacity, &r);
     a.attributes = NULL;
     bk_route_measure(&a, &r, &losses);
     bk_moe_state_count(&state, &a, &r, losses.aux, losses.z);

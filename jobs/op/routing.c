@@ -51,6 +51,10 @@ void routing_add_outputs(const bk_router_kind *kind, bool differentiable_weight,
                                                     .axes = "Tk",
                                                     .type = BK_OPERATOR_DOUBLE,
                                                     .differentiable = differentiable_weight});
+    bk_operator_add(op->output, (bk_operator_array){.name = "kept",
+                                                    .axes = "Tk",
+                                                    .type = BK_OPERATOR_INTEGER,
+                                                    .optional = true});
     if (kind->flags & BK_ROUTER_STATE)
         bk_operator_add(op->output, (bk_operator_array){
                                         .name = "bias", .axes = "E", .type = BK_OPERATOR_DOUBLE});
@@ -108,6 +112,8 @@ bk_status routing_check(bk_operator_call *c, const bk_router_kind *kind)
         choice_of(c, "noise") == 0)
         return bk_operator_refuse_input(c, "noise", "with noise=none");
     c->axis['k'] = s->k;
+    if (s->capacity_factor == 0.0)
+        bk_operator_drop(c->op.output, "kept");
     if (s->aux == 0)
         bk_operator_drop(c->op.output, "aux");
     if (!s->z)
@@ -148,6 +154,12 @@ bk_route_blocks *routing_blocks(bk_operator_call *c)
     return b;
 }
 
+bk_capacity routing_capacity(const bk_operator_call *c)
+{
+    const routing_settings *s = settings_of(c);
+    return (bk_capacity){s->capacity_factor, s->min_capacity, (bk_drop_policy)s->drop_policy};
+}
+
 /* ---- results ---- */
 
 static void output(bk_operator_call *c, const char *name, bk_dtype dtype, int64_t rows,
@@ -185,12 +197,22 @@ static const double *next_bias(bk_operator_call *c, const bk_router_kind *kind,
     return next;
 }
 
+static void output_weight(bk_operator_call *c, int64_t tokens, int64_t k, const bk_route *r)
+{
+    double *weight = BK_NEW(c->arena, double, tokens *k);
+    for (int64_t i = 0; i < tokens * k; i++)
+        weight[i] = bk_route_sends(r, i) ? r->weight[i] : 0.0;
+    output(c, "weight", BK_F64, tokens, k, weight);
+}
+
 void routing_output(bk_operator_call *c, const bk_router_kind *kind, const bk_moe_state *state,
                     const bk_route *r, const double *bias)
 {
     int64_t tokens = bk_operator_rows(c), k = settings_of(c)->k;
     output(c, "index", BK_I32, tokens, k, r->index);
-    output(c, "weight", BK_F64, tokens, k, r->weight);
+    output_weight(c, tokens, k, r);
+    if (r->kept)
+        output(c, "kept", BK_I32, tokens, k, r->kept);
     if (bk_operator_find(c->op.output, "plan") >= 0 && r->transport)
         output(c, "plan", BK_F64, tokens, c->axis['E'], r->plan);
     if (kind->flags & BK_ROUTER_STATE)
@@ -218,6 +240,7 @@ void routing_figures(bk_operator_call *c, bk_moe_state *state, const bk_route *r
     bk_attribute_set(a, "token_entropy", f.token_entropy);
     bk_attribute_set(a, "confidence", f.confidence);
     bk_attribute_set(a, "kept_mass", f.kept_mass);
+    bk_attribute_set(a, "drop_rate", f.drop_rate);
     bk_attribute_set(a, "soft_column_error", f.soft_column_error);
     bk_attribute_set_integer(a, "dead", f.dead);
     bk_attribute_set_integer(a, "nonfinite_logits", f.nonfinite_logits);

@@ -3,11 +3,15 @@
 #define BK_JOBS_OP_ROUTING_H
 
 #include "jobs/op/op.h"
+#include "models/moe_capacity.h"
 #include "models/moe_figures.h"
 
 typedef struct routing_settings {
     bk_operator_settings base;
     int64_t k, seed, step, layer, blocks;
+    double capacity_factor;
+    int64_t min_capacity;
+    int drop_policy;
     int aux; /* bk_moe_aux */
     double aux_weight, z_weight;
     bool z, training;
@@ -27,6 +31,23 @@ typedef struct routing_settings {
          .least = 1,                                                                         \
          .most = 65536,                                                                      \
          .help = "experts of a token"},                                                      \
+        {.name = "capacity_factor",                                                          \
+         .type = BK_OPT_F64,                                                                 \
+         .offset = offsetof(settings_, routing.capacity_factor),                             \
+         .most = 1e6,                                                                        \
+         .help = "an expert takes so many times its equal share of a block; 0 = all"},       \
+        {.name = "min_capacity",                                                             \
+         .type = BK_OPT_I64,                                                                 \
+         .offset = offsetof(settings_, routing.min_capacity),                                \
+         .preset = 1,                                                                        \
+         .least = 1,                                                                         \
+         .most = 1 << 30,                                                                    \
+         .help = "tokens of a block that an expert takes at least"},                         \
+        {.name = "drop_policy",                                                              \
+         .type = BK_OPT_CHOICE,                                                              \
+         .offset = offsetof(settings_, routing.drop_policy),                                 \
+         .text = "probs|position",                                                           \
+         .help = "which stay: the largest scores, or first choices before second ones"},     \
         {.name = "aux",                                                                      \
          .type = BK_OPT_CHOICE,                                                              \
          .offset = offsetof(settings_, routing.aux),                                         \
@@ -74,10 +95,10 @@ typedef struct routing_settings {
     {                                                                                        \
         .name = "blocks", .type = BK_OPT_I64, .offset = offsetof(settings_, routing.blocks), \
         .preset = 1, .least = 1, .most = 1e6,                                                \
-        .help = "row blocks that scope=local, aux=switch and aux=seq take one by one"        \
+        .help = "row blocks for scope=local, aux=switch, aux=seq and the capacity"           \
     }
 
-/* mask, bias, noise to the inputs; index, weight, bias, aux, z to the outputs. */
+/* mask, bias, noise to the inputs; index, weight, kept, bias, aux, z to the outputs. */
 void routing_add_inputs(const bk_router_kind *kind, bk_operator *op);
 void routing_add_outputs(const bk_router_kind *kind, bool differentiable_weight, bk_operator *op);
 
@@ -94,7 +115,11 @@ const double *routing_noise(const bk_operator_call *c);
 /* Block i = rows floor(i T/G) .. of all ranks; own parts. */
 bk_route_blocks *routing_blocks(bk_operator_call *c);
 
-/* Collective.  Index, weight, plan, and the bias behind the step whose choices `state` counted. */
+/* The limit that the settings ask for. */
+bk_capacity routing_capacity(const bk_operator_call *c);
+
+/* Collective.  Index, weight (0 where a choice is dropped), kept, plan, and the bias behind the
+ * step whose choices `state` counted. */
 void routing_output(bk_operator_call *c, const bk_router_kind *kind, const bk_moe_state *state,
                     const bk_route *r, const double *bias);
 void routing_output_loss(bk_operator_call *c, const char *name, const double *record);

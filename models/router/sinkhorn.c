@@ -42,7 +42,7 @@ static void route(const bk_route_args *a, bk_route *out)
     }
     bk_router_transport(a, &c->transport, out);
     if (c->weights == PLAN)
-        bk_router_plan_weights(a, out, base->scale, out->weight);
+        bk_router_plan_weights(a, base->scale, out);
     else
         bk_router_weights(a, base, renormalizes(c), out, out->weight);
 }

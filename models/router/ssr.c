@@ -45,7 +45,7 @@ static void route(const bk_route_args *a, bk_route *out)
     bk_attribute_set_integer(a->attributes, "ot", transport);
     if (transport) {
         bk_router_transport(a, &c->transport, out);
-        bk_router_plan_weights(a, out, plain.scale, out->weight);
+        bk_router_plan_weights(a, plain.scale, out);
         return;
     }
     if (c->noise_branch == OT)

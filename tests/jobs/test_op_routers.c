@@ -126,6 +126,34 @@ static void golden_losses(void **state)
     }
 }
 
+/* Twelve choices of an expert's six go past both policies; dropped weights are 0 and have no
+ * gradient, the others stay. */
+static void golden_capacity(void **state)
+{
+    const char *const policy[] = {"probs", "position"};
+    const json_t *block = part(golden, "capacity");
+    (void)state;
+    for (int i = 0; i < 2; i++)
+        for (int ranks = 1; ranks <= 3; ranks++) {
+            put_logits(NULL);
+            bk_test_op_run(&op, ranks,
+                           bk_arena_printf(op.arena,
+                                           "router.topk capacity_factor=1 dtype=f64 "
+                                           "drop_policy=%s",
+                                           policy[i]));
+            hold_array(block, bk_arena_printf(op.arena, "kept_%s", policy[i]), "kept", 0.0);
+            double *kept = bk_test_op_numbers(&op, "kept"),
+                   *weight = bk_test_op_numbers(&op, "weight");
+            const json_t *whole = part(part(golden, "topk"), "weight");
+            for (size_t t = 0; t < json_array_size(whole); t++)
+                for (size_t s = 0; s < 2; s++) {
+                    double w = json_real_value(json_array_get(json_array_get(whole, t), s));
+                    assert_true(fabs(weight[2 * t + s] - kept[2 * t + s] * w) < 1e-12);
+                }
+            assert_true(fabs(bk_test_op_attribute(&op, "drop_rate") - 1.0 / 24.0) < 1e-15);
+        }
+}
+
 /* ---- the layer ---- */
 
 static const char *const layer_inputs[] = {"x", "gate", "w1", "b1", "w2", "b2"};
@@ -209,6 +237,8 @@ static void layers_agree_over_ranks(void **state)
         {3, 4, "moe router=sinkhorn aux=switch z=true", "expert=2 chunks=2", true},
         {T, 4, "moe router=ssr probability=1 gradient=implicit scope=local blocks=3", "expert=1",
          true},
+        {T, 4, "moe router=sinkhorn capacity_factor=0.8 blocks=4", "expert=2", true},
+        {T, 4, "moe router=ssr probability=1 capacity_factor=0.5 min_capacity=3", "", true},
         {T, 3, "moe router=sinkhorn noise=logits aux=switch blocks=4 seed=3", "", false},
     };
     (void)state;
@@ -255,11 +285,9 @@ static void evaluation_is_plain(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(golden_routers),
-        cmocka_unit_test(golden_losses),
-        cmocka_unit_test(golden_layer),
-        cmocka_unit_test(layers_agree_over_ranks),
-        cmocka_unit_test(figures_are_those_of_all_ranks),
+        cmocka_unit_test(golden_routers),          cmocka_unit_test(golden_losses),
+        cmocka_unit_test(golden_capacity),         cmocka_unit_test(golden_layer),
+        cmocka_unit_test(layers_agree_over_ranks), cmocka_unit_test(figures_are_those_of_all_ranks),
         cmocka_unit_test(evaluation_is_plain),
     };
     return cmocka_run_group_tests(tests, open_all, close_all);

@@ -59,7 +59,7 @@ static void mistakes_are_named(void **state)
         {"{layers: 2, moe: {every: 3}}", {"model.moe.every=3", "2 layers"}},
         {"{moe: {chunks: 65}}", {"model.moe.chunks=65 is out of range", "[1, 64]"}},
         {"{moe: {aux: swich}}", {"model.moe.aux=swich", "none|switch"}},
-        {"{moe: {capacity_factor: 1}}", {"unknown key model.moe.capacity_factor"}},
+        {"{moe: {capacity_factor: -1}}", {"model.moe.capacity_factor=-1 is out of range"}},
         {"{moe: {router: topk}}", {"model.moe.router is topk, not a mapping"}},
         {"{moe: {router: {kind: top}}}", {"unknown router kind 'top'", "test.yaml:1", "topk"}},
         {"{moe: {router: {epsilon: 1}}}",

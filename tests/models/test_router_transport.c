@@ -99,7 +99,8 @@ static double plan_objective(bk_test_router *p, const bk_route *base, const doub
     bk_route r = *bk_test_router_run(p);
     double w[T * K], sum = 0.0;
     r.index = base->index;
-    bk_router_plan_weights(&p->args, &r, 1.0, w);
+    r.weight = w;
+    bk_router_plan_weights(&p->args, 1.0, &r);
     for (int i = 0; i < T * K; i++)
         sum += gw[i] * w[i];
     return sum;
@@ -214,9 +215,10 @@ static void plan_weights_are_kept_entries_over_their_sum(void **state)
     }
     const int32_t last[K] = {E - 2, E - 1};
     double balanced[E] = {0.0, 0.0, 0.0, -900.0, -901.0}, w[K];
-    const bk_route far = {.index = (int32_t[K]){last[0], last[1]}, .balanced = balanced};
+    bk_route far = {.index = (int32_t[K]){last[0], last[1]}, .weight = w, .balanced = balanced};
     p->args.tokens = 1;
-    bk_router_plan_weights(&p->args, &far, 1.0, w);
+    bk_router_plan_weights(&p->args, 1.0, &far);
+    assert_true(far.planned);
     assert_true(fabs(w[0] - 1.0 / (1.0 + exp(-1.0))) < 1e-14 && fabs(w[0] + w[1] - 1.0) < 1e-14);
     bk_test_router_close(p);
 }
