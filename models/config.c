@@ -199,6 +199,14 @@ static bk_status check_router_keys(bk_model *model, bk_value *map, const bk_moe_
     return bk_options_unknown(map, path, tables, NULL);
 }
 
+static bk_status refuse_decoder(const bk_moe_config *moe)
+{
+    return bk_fail(BK_USAGE,
+                   "router %s does not go with model.kind=decoder (model.moe.router): later tokens "
+                   "decide about earlier ones; choose another router",
+                   moe->router->name);
+}
+
 static bk_status read_router(bk_model *model, bk_value *map, bk_moe_config *moe)
 {
     const char *path = "model.moe.router", *names[64] = {0};
@@ -212,6 +220,8 @@ static bk_status read_router(bk_model *model, bk_value *map, bk_moe_config *moe)
     BK_TRY(bk_options_read(moe->router->options, moe->router_config, map, path, model->arena));
     if (map)
         BK_TRY(check_router_keys(model, map, moe));
+    if (bk_model_causal(model) && moe->router->flags & BK_ROUTER_EXPERTS)
+        return refuse_decoder(moe);
     if (moe->router->check)
         BK_TRY(moe->router->check(moe->router_config, moe->experts, moe->k));
     return bk_router_check_aux(moe->router, (bk_moe_aux)moe->aux, moe->experts, moe->k);

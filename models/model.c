@@ -142,6 +142,10 @@ void bk_model_advise(const bk_model *model, int64_t steps)
         return;
     if (c->router->advise)
         c->router->advise(c->router_config, c->k, steps);
+    if (bk_model_causal(model) && c->router->flags & BK_ROUTER_TRANSPORT)
+        bk_note("router %s balances over all tokens of a step while training, so that later tokens "
+                "move routes of earlier ones; evaluation is plain top-k",
+                c->router->name);
     if ((c->router->flags & BK_ROUTER_STATE) && c->aux != BK_AUX_NONE)
         bk_warn("router %s balances, and so does model.moe.aux: two balancers act",
                 c->router->name);

@@ -121,6 +121,7 @@ static void route(bk_tape *t, const bk_node *n, saved *s)
                                     .blocks = a->blocks,
                                     .sequences = a->sequences,
                                     .aux = a->aux,
+                                    .capacity_factor = a->capacity.factor,
                                     .training = t->training,
                                     .seed = t->seed,
                                     .step = t->step,

@@ -46,6 +46,7 @@ typedef struct bk_route_args {
     const bk_route_blocks *blocks; /* for scope=local and aux=switch; NULL: the own lanes */
     const bk_route_blocks *sequences; /* for aux=seq; they nest in lanes; NULL: the blocks */
     bk_moe_aux aux;
+    double capacity_factor; /* where experts choose; 0 counts as 1 */
     bool training;
     uint64_t seed;
     int64_t step;

@@ -89,8 +89,13 @@ bk_route_blocks bk_router_blocks(const bk_route_args *a);
 
 /* All tokens of the step as one block that the ranks share, or with scope=local the blocks. */
 bk_route_blocks bk_router_scope(const bk_route_args *a, int scope);
-/* Valid rows of block i over all ranks; collective when the blocks are shared. */
-int64_t bk_router_block_tokens(const bk_route_args *a, const bk_route_blocks *b, int64_t i);
+/* Valid rows of block i of that scope over all ranks; collective when blocks of the arguments are
+ * shared. */
+int64_t bk_router_block_tokens(const bk_route_args *a, int scope, const bk_route_blocks *b,
+                               int64_t i);
+/* The valid ones of rows first .. last-1 of all[T,E], side by side on the scratch arena. */
+double *bk_router_pack(const bk_route_args *a, int64_t first, int64_t last, const double *all,
+                       int64_t *rows);
 
 /* BK_USAGE for k=1 with renormalize=true and for groups that do not fit: `check` of kinds that have
  * no other options. */

@@ -27,14 +27,29 @@ bk_route_blocks bk_router_scope(const bk_route_args *a, int scope)
     return (bk_route_blocks){.count = 1, .row = row, .shared = true};
 }
 
-int64_t bk_router_block_tokens(const bk_route_args *a, const bk_route_blocks *b, int64_t i)
+int64_t bk_router_block_tokens(const bk_route_args *a, int scope, const bk_route_blocks *b,
+                               int64_t i)
 {
     int64_t tokens = 0;
+    if (scope == BK_SCOPE_GLOBAL)
+        return a->valid;
     for (int64_t t = b->row[i]; t < b->row[i + 1]; t++)
         tokens += bk_router_valid(a, t);
     if (b->shared)
         bk_reduce_fixed(a->reducer, 1, &tokens);
     return tokens;
+}
+
+double *bk_router_pack(const bk_route_args *a, int64_t first, int64_t last, const double *all,
+                       int64_t *rows)
+{
+    double *packed = BK_NEW(a->scratch, double, (last - first) * a->experts);
+    *rows = 0;
+    for (int64_t t = first; t < last; t++)
+        if (bk_router_valid(a, t))
+            memcpy(packed + (*rows)++ * a->experts, all + t * a->experts,
+                   (size_t)a->experts * sizeof *packed);
+    return packed;
 }
 
 /* ---- checks ---- */

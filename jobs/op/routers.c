@@ -46,6 +46,7 @@ static bk_route_args args_of(bk_operator_call *c)
                        .lanes = &c->tape.lanes,
                        .blocks = routing_blocks(c),
                        .aux = (bk_moe_aux)s->aux,
+                       .capacity_factor = s->capacity_factor,
                        .training = s->training,
                        .seed = (uint64_t)s->seed,
                        .step = s->step,
@@ -67,12 +68,15 @@ static bk_tensor *new_gradient(bk_operator_call *c, const bk_route_args *a, cons
 }
 
 /* The incoming gradient of the weights that count; NULL when none is given. */
-static const double *seed_of_weight(const bk_operator_call *c, const bk_route_args *a,
-                                    const bk_route *r)
+static const double *seed_of_weight(bk_operator_call *c, const bk_route_args *a, const bk_route *r)
 {
     bk_tensor *seed = bk_operator_seed_array(c, "weight");
     if (!seed)
         return NULL;
+    if (a->kind->flags & BK_ROUTER_EXPERTS) {
+        routing_choices x = routing_choices_of(c, r);
+        return routing_spread_seed(c, &x, bk_f64(seed));
+    }
     double *gw = BK_ZNEW(c->arena, double, a->tokens * a->k);
     for (int64_t i = 0; i < a->tokens * a->k; i++)
         gw[i] = bk_route_sends(r, i) ? bk_f64(seed)[i] : 0.0;
@@ -94,6 +98,17 @@ static void backward(bk_operator_call *c, const bk_route_args *a, const bk_route
     if (a->noise_logits)
         b.noise_logits = new_gradient(c, a, "noise_logits")->data;
     bk_route_gradient(a, r, &b);
+}
+
+/* The capacity of experts that choose is known only now. */
+static bk_status check_seed(const bk_operator_call *c)
+{
+    const bk_tensor *seed = bk_operator_seed_array(c, "weight"),
+                    *weight = c->output[bk_operator_find(c->op.output, "weight")];
+    if (!seed || seed->shape[1] == weight->shape[1])
+        return BK_OK;
+    return bk_fail(BK_INPUT, "grad/weight has %lld columns for %lld weights of an expert (%s)",
+                   (long long)seed->shape[1], (long long)weight->shape[1], c->in);
 }
 
 static bk_status run(bk_operator_call *c)
@@ -119,6 +134,7 @@ static bk_status run(bk_operator_call *c)
     if (losses.z)
         routing_output_loss(c, "z", losses.z);
     routing_figures(c, &state, &r);
+    BK_TRY(check_seed(c));
     if (c->backward)
         backward(c, &a, &r);
     return BK_OK;

@@ -45,16 +45,20 @@ void routing_add_inputs(const bk_router_kind *kind, bk_operator *op)
 
 void routing_add_outputs(const bk_router_kind *kind, bool differentiable_weight, bk_operator *op)
 {
-    bk_operator_add(op->output, (bk_operator_array){
-                                    .name = "index", .axes = "Tk", .type = BK_OPERATOR_INTEGER});
+    const char *axes = kind->flags & BK_ROUTER_EXPERTS ? "Ec" : "Tk";
+    bk_operator_add(op->output,
+                    (bk_operator_array){.name = kind->flags & BK_ROUTER_EXPERTS ? "token" : "index",
+                                        .axes = axes,
+                                        .type = BK_OPERATOR_INTEGER});
     bk_operator_add(op->output, (bk_operator_array){.name = "weight",
-                                                    .axes = "Tk",
+                                                    .axes = axes,
                                                     .type = BK_OPERATOR_DOUBLE,
                                                     .differentiable = differentiable_weight});
-    bk_operator_add(op->output, (bk_operator_array){.name = "kept",
-                                                    .axes = "Tk",
-                                                    .type = BK_OPERATOR_INTEGER,
-                                                    .optional = true});
+    if (!(kind->flags & BK_ROUTER_EXPERTS))
+        bk_operator_add(op->output, (bk_operator_array){.name = "kept",
+                                                        .axes = "Tk",
+                                                        .type = BK_OPERATOR_INTEGER,
+                                                        .optional = true});
     if (kind->flags & BK_ROUTER_STATE)
         bk_operator_add(op->output, (bk_operator_array){
                                         .name = "bias", .axes = "E", .type = BK_OPERATOR_DOUBLE});
@@ -112,7 +116,7 @@ bk_status routing_check(bk_operator_call *c, const bk_router_kind *kind)
         choice_of(c, "noise") == 0)
         return bk_operator_refuse_input(c, "noise", "with noise=none");
     c->axis['k'] = s->k;
-    if (s->capacity_factor == 0.0)
+    if (s->capacity_factor == 0.0 && bk_operator_find(c->op.output, "kept") >= 0)
         bk_operator_drop(c->op.output, "kept");
     if (s->aux == 0)
         bk_operator_drop(c->op.output, "aux");
@@ -205,16 +209,36 @@ static void output_weight(bk_operator_call *c, int64_t tokens, int64_t k, const 
     output(c, "weight", BK_F64, tokens, k, weight);
 }
 
-void routing_output(bk_operator_call *c, const bk_router_kind *kind, const bk_moe_state *state,
-                    const bk_route *r, const double *bias)
+routing_choices routing_choices_of(bk_operator_call *c, const bk_route *r)
 {
-    int64_t tokens = bk_operator_rows(c), k = settings_of(c)->k;
+    return routing_gather_choices(c, choice_of(c, "scope") == 0 ? 1 : settings_of(c)->blocks, r);
+}
+
+static void output_choices(bk_operator_call *c, const bk_route *r)
+{
+    routing_choices x = routing_choices_of(c, r);
+    bk_operator_output(c, "token", x.token);
+    bk_operator_output(c, "weight", x.weight);
+}
+
+static void output_slots(bk_operator_call *c, const bk_route *r)
+{
+    int64_t tokens = bk_operator_rows(c), k = r->slots;
     output(c, "index", BK_I32, tokens, k, r->index);
     output_weight(c, tokens, k, r);
     if (r->kept)
         output(c, "kept", BK_I32, tokens, k, r->kept);
+}
+
+void routing_output(bk_operator_call *c, const bk_router_kind *kind, const bk_moe_state *state,
+                    const bk_route *r, const double *bias)
+{
+    if (kind->flags & BK_ROUTER_EXPERTS)
+        output_choices(c, r);
+    else
+        output_slots(c, r);
     if (bk_operator_find(c->op.output, "plan") >= 0 && r->transport)
-        output(c, "plan", BK_F64, tokens, c->axis['E'], r->plan);
+        output(c, "plan", BK_F64, bk_operator_rows(c), c->axis['E'], r->plan);
     if (kind->flags & BK_ROUTER_STATE)
         output_bias(c, r, next_bias(c, kind, state, r, bias));
     if (kind->flags & BK_ROUTER_TRANSPORT)

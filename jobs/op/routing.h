@@ -115,6 +115,24 @@ const double *routing_noise(const bk_operator_call *c);
 /* Block i = rows floor(i T/G) .. of all ranks; own parts. */
 bk_route_blocks *routing_blocks(bk_operator_call *c);
 
+/* ---- choices.c: kinds where experts choose ---- */
+
+typedef struct routing_choices {
+    int64_t experts, blocks, capacity;
+    bk_tensor *token;  /* [E,capacity] int32, block by block, by falling weight */
+    bk_tensor *weight; /* [E,capacity] double */
+} routing_choices;
+/* Collective.  On the run arena; blocks = 1 for scope=global. */
+routing_choices routing_gather_choices(bk_operator_call *c, int64_t blocks, const bk_route *r);
+/* gw[T,E] of the own rows from seed[E,capacity]. */
+double *routing_spread_seed(const bk_operator_call *c, const routing_choices *x,
+                            const double *seed);
+
+/* ---- routing.c ---- */
+
+/* What experts chose by the settings' scope. */
+routing_choices routing_choices_of(bk_operator_call *c, const bk_route *r);
+
 /* The limit that the settings ask for. */
 bk_capacity routing_capacity(const bk_operator_call *c);
 

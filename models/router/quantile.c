@@ -44,29 +44,17 @@ static void margins(const bk_route_args *a, const bk_biased_scores *s)
             s->score[t * a->experts + e] -= s->biased[t * a->experts + index[t * more.k + a->k]];
 }
 
-static double *pack(const bk_route_args *a, int64_t first, int64_t last, const double *all,
-                    int64_t *rows)
-{
-    double *packed = BK_NEW(a->scratch, double, (last - first) * a->experts);
-    *rows = 0;
-    for (int64_t t = first; t < last; t++)
-        if (bk_router_valid(a, t))
-            memcpy(packed + (*rows)++ * a->experts, all + t * a->experts,
-                   (size_t)a->experts * sizeof *packed);
-    return packed;
-}
-
 /* b[E] of block i; a block without tokens keeps the former one. */
 static void bias_of_block(const bk_route_args *a, const bk_route_blocks *b, int64_t i,
                           const double *margin, double *bias)
 {
-    int64_t tokens = bk_router_block_tokens(a, b, i);
+    int64_t tokens = bk_router_block_tokens(a, ((const quantile_config *)a->config)->scope, b, i);
     bk_arena_mark mark = bk_arena_get_mark(a->scratch);
     bk_radix radix = {.columns = a->experts,
                       .wanted = tokens * a->k / a->experts + 1,
                       .reducer = b->shared ? a->reducer : NULL,
                       .scratch = a->scratch};
-    radix.value = pack(a, b->row[i], b->row[i + 1], margin, &radix.rows);
+    radix.value = bk_router_pack(a, b->row[i], b->row[i + 1], margin, &radix.rows);
     if (tokens > 0)
         bk_radix_largest(&radix, bias, NULL);
     double mean = bk_vector(BK_F64)->sum(a->experts, bias) / (double)a->experts;

@@ -167,9 +167,9 @@ static void for_every_variant(variant_test *test, const char *fixed)
 static void check_gradient(const char *kind, const char *options)
 {
     const double step = 1e-4;
-    double h[T * E], gw[T * K], grad[T * E], numeric[T * E] = {0};
+    double h[T * E], gw[T * E], grad[T * E], numeric[T * E] = {0};
     bk_test_spread(T * E, h, 3, 2.0);
-    bk_test_spread(T * K, gw, 4, 1.0);
+    bk_test_spread(T * E, gw, 4, 1.0);
     bk_test_router *p = bk_test_router_open(kind, options, T, E, h);
     bk_test_router_lanes(p, 4);
     bk_test_router_mask(p, some_padding);
@@ -182,8 +182,8 @@ static void check_gradient(const char *kind, const char *options)
         for (int side = 0; side < 2; side++) {
             h[i] = kept + (side ? step : -step);
             const bk_route *r = bk_test_router_run(p);
-            assert_memory_equal(r->index, base.index, T * K * sizeof *r->index);
-            for (int s = 0; s < T * K; s++)
+            assert_memory_equal(r->index, base.index, (size_t)(T * r->slots) * sizeof *r->index);
+            for (int s = 0; s < T * r->slots; s++)
                 value[side] += gw[s] * r->weight[s];
         }
         h[i] = kept;
@@ -202,9 +202,9 @@ static void every_gradient(void **state)
 /* Padding is not routed, and what stands there changes nothing. */
 static void check_padding(const char *kind, const char *options)
 {
-    double h[T * E], other[T * E], gw[T * K], grad[2][T * E];
+    double h[T * E], other[T * E], gw[T * E], grad[2][T * E];
     bk_test_spread(T * E, h, 3, 2.0);
-    bk_test_spread(T * K, gw, 4, 1.0);
+    bk_test_spread(T * E, gw, 4, 1.0);
     for (int i = 0; i < T * E; i++)
         other[i] = some_padding[i / E] ? h[i] : i % 3 == 0 ? NAN : 100.0 * (i % 7);
     bk_test_router *p[2] = {bk_test_router_open(kind, options, T, E, h),
@@ -219,9 +219,9 @@ static void check_padding(const char *kind, const char *options)
     }
     bk_test_same_routes(p[0], 0, p[1], 0, T);
     assert_memory_equal(grad[0], grad[1], sizeof grad[0]);
-    for (int t = 0; t < T; t++)
-        for (int s = 0; s < K && !some_padding[t]; s++)
-            assert_true(p[0]->route.index[t * K + s] == -1 && p[0]->route.weight[t * K + s] == 0.0);
+    for (int64_t i = 0, slots = p[0]->route.slots; i < T * slots; i++)
+        assert_true(some_padding[i / slots] ||
+                    (p[0]->route.index[i] == -1 && p[0]->route.weight[i] == 0.0));
     for (int i = 0; i < T * E; i++)
         assert_true(some_padding[i / E] || grad[0][i] == 0.0);
     bk_test_router_close(p[0]);
@@ -239,7 +239,7 @@ static void check_ties(const char *kind, const char *options)
     double h[T * E] = {0};
     bk_test_router *p = bk_test_router_open(kind, options, T, E, h);
     if (strstr(options, "noise=logits") || strstr(options, "noise=cost") ||
-        p->kind->flags & (BK_ROUTER_BENCHMARK | BK_ROUTER_NOISE_GATE)) {
+        p->kind->flags & (BK_ROUTER_BENCHMARK | BK_ROUTER_NOISE_GATE | BK_ROUTER_EXPERTS)) {
         bk_test_router_close(p);
         return;
     }
@@ -269,16 +269,20 @@ static void check_finite(const char *kind, const char *options, const double *h,
         return;
     }
     const bk_route *r = bk_test_router_run(p);
-    bk_route_measure(&p->args, r, &(bk_route_losses){.aux = record});
+    bool experts_choose = p->kind->flags & BK_ROUTER_EXPERTS;
+    bk_route_measure(&p->args, r, &(bk_route_losses){.aux = experts_choose ? NULL : record});
     for (int l = 0; l < 4; l++)
-        assert_true(isfinite(record[l]));
-    bk_route_gradient(
-        &p->args, r,
-        &(bk_route_back){
-            .weight = gw, .aux = one, .z = one, .logits = grad, .noise_logits = p->grad_noise});
-    for (int64_t i = 0; i < T * k; i++) {
-        assert_in_range(r->index[i], 0, experts_ - 1);
-        for (int64_t s = i / k * k; s < i; s++)
+        assert_true(experts_choose || isfinite(record[l]));
+    bk_route_gradient(&p->args, r,
+                      &(bk_route_back){.weight = gw,
+                                       .aux = experts_choose ? NULL : one,
+                                       .z = one,
+                                       .logits = grad,
+                                       .noise_logits = p->grad_noise});
+    for (int64_t i = 0; i < T * r->slots; i++) {
+        assert_true(experts_choose ? r->index[i] == -1 || r->index[i] == i % experts_
+                                   : r->index[i] >= 0 && r->index[i] < experts_);
+        for (int64_t s = i / k * k; s < i && !experts_choose; s++)
             assert_int_not_equal(r->index[s], r->index[i]);
         if (!isfinite(r->weight[i]))
             fail_msg("router %s %s: weight %g", kind, options, r->weight[i]);
@@ -318,7 +322,7 @@ static void strange_logits_do_no_harm(void **state)
 static void one_token_and_none(void **state)
 {
     const double h[E] = {0.3, -1.0, 2.0, 0.1, 0.0};
-    double grad[E], gw[K] = {1.0, -1.0}, bias[E] = {0.25, 0.0, 0.0, 0.0, -0.25}, kept[E];
+    double grad[E], gw[E] = {1.0, -1.0}, bias[E] = {0.25, 0.0, 0.0, 0.0, -0.25}, kept[E];
     (void)state;
     for (int i = 0; bk_routers[i]; i++) {
         bk_test_router *p = bk_test_router_open(bk_routers[i]->name, "", 1, E, h);
@@ -345,7 +349,7 @@ static void check_evaluation(const char *kind, const char *options)
     bk_test_router *p = bk_test_router_open(kind, options, T, E, h);
     const bk_score_config *c = (const bk_score_config *)p->config;
     char plain[128];
-    if (p->kind->flags & BK_ROUTER_BENCHMARK) {
+    if (p->kind->flags & (BK_ROUTER_BENCHMARK | BK_ROUTER_EXPERTS)) {
         bk_test_router_close(p);
         return;
     }

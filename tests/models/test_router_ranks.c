@@ -107,27 +107,62 @@ static void routes_do_not_depend_on_ranks(void **state)
             bk_test_router_variants(bk_routers[i], "", shares, check_routes);
 }
 
-/* The gradient of the implicit solve: sums of doubles, so to rounding. */
+/* A balance loss that looks at the tokens of all ranks. */
+static bk_moe_aux widest_loss(const bk_router_kind *kind)
+{
+    return kind->flags & BK_ROUTER_EXPERTS ? BK_AUX_NONE
+           : kind->measure                 ? BK_AUX_CV
+                                           : BK_AUX_GLOBAL;
+}
+
+static double loss_of(bk_test_router *p)
+{
+    double record[T], sum;
+    if (p->args.aux == BK_AUX_NONE)
+        return 0.0;
+    bk_route_measure(&p->args, &p->route, &(bk_route_losses){.aux = record});
+    bk_reduce_vector(p->args.reducer, &p->lanes, 1, record, &sum, p->scratch);
+    return sum;
+}
+
+/* grad[T,E] of the weights and of the loss, and what goes out through a noise gate. */
+static void run_gradient(bk_test_router *p, const double *gw, double *grad)
+{
+    double seed[T];
+    for (int t = 0; t < T; t++)
+        seed[t] = 1.0;
+    bk_route_gradient(&p->args, &p->route,
+                      &(bk_route_back){.weight = gw,
+                                       .aux = p->args.aux == BK_AUX_NONE ? NULL : seed,
+                                       .logits = grad,
+                                       .noise_logits = p->grad_noise});
+}
+
+/* Sums of doubles over the ranks: to rounding. */
 static void check_gradient(const char *kind, const char *options)
 {
     share all, own;
-    double gw[T * K], grad[T * E], expected[T * E];
+    double gw[T * E], grad[T * E], expected[T * E];
     if (strstr(options, "scope=local"))
         return;
-    bk_test_spread(T * K, gw, 12, 1.0);
+    bk_test_spread(T * E, gw, 12, 1.0);
     bk_test_router *one = open_share(kind, options, &all, 0, 1),
                    *part = open_share(kind, options, &own, world->rank, world->size);
     part->args.reducer = bk_comm_reducer(world->route);
-    bk_route_gradient(
-        &one->args, bk_test_router_run(one),
-        &(bk_route_back){.weight = gw, .logits = expected, .noise_logits = one->grad_noise});
-    bk_route_gradient(&part->args, bk_test_router_run(part),
-                      &(bk_route_back){.weight = gw + own.first * K,
-                                       .logits = grad,
-                                       .noise_logits = part->grad_noise});
-    for (int64_t i = 0; i < own.count * E; i++)
-        bk_check_error(bk_test_error(1, &grad[i], &expected[own.first * E + i], 1e-3), 1e-9,
-                       "%s %s", kind, options);
+    one->args.aux = part->args.aux = widest_loss(one->kind);
+    bk_test_router_run(one);
+    bk_test_router_run(part);
+    double whole = loss_of(one), parts = loss_of(part);
+    bk_check_error(bk_test_error(1, &parts, &whole, 1e-3), 1e-12, "loss of %s %s", kind, options);
+    run_gradient(one, gw, expected);
+    run_gradient(part, gw + own.first * one->route.slots, grad);
+    for (int64_t i = 0, at = own.first * E; i < own.count * E; i++) {
+        bk_check_error(bk_test_error(1, &grad[i], &expected[at + i], 1e-3), 1e-9, "%s %s", kind,
+                       options);
+        if (part->grad_noise)
+            bk_check_error(bk_test_error(1, &part->grad_noise[i], &one->grad_noise[at + i], 1e-3),
+                           1e-9, "noise of %s %s", kind, options);
+    }
     bk_test_router_close(one);
     bk_test_router_close(part);
 }
