@@ -72,6 +72,8 @@ static void mistakes_are_named(void **state)
          {"unknown key model.moe.router.probabilty", "probability"}},
         {"{moe: {router: {kind: ssr, solver: newtn}}}", {"solver=newtn", "sinkhorn|newton"}},
         {"{moe: {aux: cv}}", {"aux=cv", "noisy_topk", "topk"}},
+        {"{moe: {aux: cv, experts: 4, k: 4, router: {kind: noisy_topk}}}", {"k < experts"}},
+        {"{moe: {aux: seq, router: {kind: expert_choice}}}", {"aux does not go with"}},
         {"{moe: {experts: 4, k: 4, router: {kind: quantile}}}", {"k < experts", "4 of 4"}},
         {"{moe: {router: {kind: ssr, groups_kept: 1}}}", {"topk, bias, quantile"}},
         {"{moe: {router: {kind: bias, noise: logits}}}", {"topk, sinkhorn, ssr"}},
@@ -104,6 +106,9 @@ static void mistakes_that_need_the_data_or_the_world(void **state)
                   BK_USAGE);
     check_mistake(&(mistake){"{kind: decoder}", {"language-model", "encoder"}}, &classes,
                   bk_test_alone(), BK_USAGE);
+    check_mistake(&(mistake){"{kind: decoder, moe: {router: {kind: expert_choice}}}",
+                             {"expert_choice does not go with model.kind=decoder"}},
+                  &language, bk_test_alone(), BK_USAGE);
     check_mistake(&(mistake){"{kind: decoder, pool: cls}",
                              {"model.pool is not an option of decoder", "it belongs to encoder"}},
                   &language, bk_test_alone(), BK_USAGE);
