@@ -65,12 +65,13 @@ static void bias_of_block(const bk_route_args *a, const bk_route_blocks *b, int6
     bk_arena_release(a->scratch, mark);
 }
 
-/* The mean over the blocks: of all lanes, or of those that all ranks know. */
+/* The mean over the blocks that were given, or over all lanes. */
 static void mean_of_blocks(const bk_route_args *a, const bk_route_blocks *b, const double *of,
                            double *mean)
 {
-    int64_t count = b->shared ? b->count : a->lanes->total;
-    if (b->shared)
+    bool given = b->shared || a->blocks;
+    int64_t count = given ? b->count : a->lanes->total;
+    if (given)
         bk_lane_tree_values(count, a->experts, of, mean, a->scratch);
     else
         bk_reduce_vector(a->reducer, a->lanes, a->experts, of, mean, a->scratch);
