@@ -105,6 +105,8 @@ bk_evaluation bk_job_evaluate(bk_job *job, int64_t batches)
         bk_model_forward(job->model, t, &bundle);
         count_rows(&bundle, counts);
         add_sums(job, &bundle, sums);
+        if (t->status != BK_OK)
+            return (bk_evaluation){.status = t->status};
         stop = i + 1 < last ? bk_job_stop_asked(job) : BK_GO_ON;
     }
     bk_sum_i64(job->world->loss, 3, counts);

@@ -324,6 +324,7 @@ static bk_status open_inputs(bk_job *job)
     BK_TRY(bk_agree(ctl, bk_job_open_samplers(job)));
     BK_TRY(bk_agree(ctl, make_model(job)));
     BK_TRY(bk_agree(ctl, check_model(job)));
+    BK_TRY(bk_job_upcycle(job));
     return bk_job_open_teacher(job);
 }
 

@@ -93,7 +93,8 @@ static double agree(bk_job *job, bk_step_result *out)
     bk_saver_part part = bk_saver_part_of(job->saver);
     bool clock = job->world->rank == 0;
     double now = bk_seconds();
-    bk_step_message m = {.flag = {[BK_STEP_NONFINITE] = nonfinite + nonfinite_records(job),
+    bk_step_message m = {.status = t->status,
+                         .flag = {[BK_STEP_NONFINITE] = nonfinite + nonfinite_records(job),
                                   [BK_STEP_TERM] = bk_signals_term(),
                                   [BK_STEP_USR1] = bk_signals_usr1(),
                                   [BK_STEP_TIME] = now >= job->stop_at,

@@ -63,6 +63,8 @@ void bk_job_teach(bk_job *job, bk_bundle *bundle)
                     .step = job->tape.step};
     bk_bundle seen = *bundle;
     bk_model_forward(job->teacher, &tape, &seen);
+    if (tape.status != BK_OK)
+        job->tape.status = tape.status;
     const bk_tensor *logits = bk_bundle_need(&seen, "logits");
     bk_tensor *kept = bk_tensor_new(job->tape.arena, logits->dtype, logits->dims, logits->shape);
     memcpy(kept->data, logits->data, (size_t)bk_count(logits) * bk_dtype_size(logits->dtype));

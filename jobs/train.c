@@ -203,22 +203,24 @@ static bk_stop write_evaluation(loop *l, const bk_evaluation *e)
 }
 
 /* The whole split at the end of the run. */
-static bk_stop evaluate(loop *l)
+static bk_status evaluate(loop *l, bk_stop *stop)
 {
     bk_job *job = l->job;
     bool last = job->state.step == job->config->run.steps;
     bk_evaluation e = bk_job_evaluate(job, last ? 0 : job->config->log.eval_batches);
+    BK_TRY(e.status);
+    *stop = e.stop;
     if (e.stop != BK_GO_ON)
-        return e.stop;
+        return BK_OK;
     char ladder[128];
     l->is_best = bk_best_improved(&l->best, &e, &job->state);
     bk_progress_break(&l->progress);
-    bk_stop stop = write_evaluation(l, &e);
+    *stop = write_evaluation(l, &e);
     bk_note("%s at step %lld: cross-entropy %.4f, accuracy %.4f%s%s", job->eval_split->name,
             (long long)job->state.step, e.cross_entropy, e.accuracy,
             bk_ladder_text(job->eval_split, e.accuracy, ladder), l->is_best ? ", the best" : "");
     restart_clock(l);
-    return stop;
+    return BK_OK;
 }
 
 /* ---- the loop ---- */
@@ -298,7 +300,7 @@ static bk_status milestone(loop *l, const bk_step_result *r)
     bk_stop stop = r->stop;
     l->is_best = false;
     if (stop == BK_GO_ON && evaluation_due(l))
-        stop = evaluate(l);
+        BK_TRY(evaluate(l, &stop));
     if (stop != BK_GO_ON)
         return stop_on_request(l, stop);
     if (l->job->state.step == l->job->config->run.steps)
@@ -357,6 +359,9 @@ static void begin_notes(const bk_job *job)
     if (job->checkpoint)
         bk_note("resuming from step %lld (%s)", (long long)job->state.step,
                 bk_checkpoint_path(job->checkpoint));
+    if (job->dense)
+        bk_note("the experts begin as the dense feed-forward of %s",
+                bk_checkpoint_path(job->dense));
     if (job->teacher)
         bk_note("teacher of %lld parameters (%s)",
                 (long long)bk_model_measure(job->teacher).parameters, job->config->distill.teacher);

@@ -96,6 +96,26 @@ static void declare_router_state(bk_model *model, int layer, bk_moe_part *m)
                                    BK_I64, 1, (const int64_t[]){1});
 }
 
+static void declare_shared(bk_model *model, int layer, bk_moe_part *m)
+{
+    int64_t width = model->config.width, hidden = model->moe->shared;
+    m->shared_up = bk_declare_linear(model, name(model, layer, "moe", "shared_w1"),
+                                     name(model, layer, "moe", "shared_b1"), hidden, width, layer,
+                                     bk_init_scale(model, width, hidden, 1.0));
+    m->shared_down = bk_declare_linear(model, name(model, layer, "moe", "shared_w2"),
+                                       name(model, layer, "moe", "shared_b2"), width, hidden, layer,
+                                       bk_init_scale(model, hidden, width, residual_factor(model)));
+    if (model->moe->shared_gate)
+        m->shared_gate =
+            bk_declare(model, &(bk_parameter){.name = name(model, layer, "moe", "shared_gate"),
+                                              .shape = {width},
+                                              .dims = 1,
+                                              .expert = -1,
+                                              .init = BK_INIT_NORMAL,
+                                              .init_scale = 0.02,
+                                              .layer = layer});
+}
+
 static void declare_moe(bk_model *model, int layer)
 {
     const bk_moe_config *c = model->moe;
@@ -106,6 +126,8 @@ static void declare_moe(bk_model *model, int layer)
     if (c->router->flags & BK_ROUTER_NOISE_GATE)
         m->noise_gate = declare_gate(model, layer, "noise_gate", 0.0); /* Shazeer et al. 2017 */
     declare_experts(model, layer, m);
+    if (c->shared > 0)
+        declare_shared(model, layer, m);
     declare_router_state(model, layer, m);
     bk_moe_state_init(&m->state, model->arena, c->experts);
 }
@@ -148,12 +170,27 @@ static void keep_next_state(bk_moe_part *m, const bk_route *r)
         memcpy(m->next_bias, r->next, (size_t)m->state.experts * sizeof *m->next_bias);
 }
 
+static bk_tensor *leaf(bk_tape *t, bk_parameter *parameter)
+{
+    return parameter ? bk_tape_parameter(t, parameter) : NULL;
+}
+
+static bk_moe_shared shared_leaves(bk_tape *t, const bk_moe_part *m)
+{
+    return (bk_moe_shared){.w1 = leaf(t, m->shared_up.w),
+                           .b1 = leaf(t, m->shared_up.b),
+                           .w2 = leaf(t, m->shared_down.w),
+                           .b2 = leaf(t, m->shared_down.b),
+                           .gate = leaf(t, m->shared_gate)};
+}
+
 static bk_tensor *experts(bk_model *model, bk_tape *t, int layer, bk_tensor *x, bk_tensor *mask,
                           int64_t positions)
 {
     const bk_moe_config *c = model->moe;
     bk_moe_part *m = model->block[layer].moe;
     int64_t tokens = bk_rows(x), width = bk_cols(x);
+    bk_moe_shared shared = shared_leaves(t, m);
     bk_moe_args a = {.x = bk_reshape(t, x, BK_SHAPE(tokens, width)),
                      .mask = mask ? bk_i32(mask) : NULL,
                      .gate = bk_tape_parameter(t, m->gate),
@@ -162,6 +199,7 @@ static bk_tensor *experts(bk_model *model, bk_tape *t, int layer, bk_tensor *x, 
                      .b1 = leaves(t, m->b1, m->count),
                      .w2 = leaves(t, m->w2, m->count),
                      .b2 = leaves(t, m->b2, m->count),
+                     .shared = c->shared > 0 ? &shared : NULL,
                      .experts = c->experts,
                      .k = c->k,
                      .first = m->first,
@@ -175,6 +213,7 @@ static bk_tensor *experts(bk_model *model, bk_tape *t, int layer, bk_tensor *x, 
                      .capacity = {.factor = c->capacity_factor,
                                   .least = c->min_capacity,
                                   .policy = (bk_drop_policy)c->drop_policy},
+                     .max_receive_factor = c->max_receive_factor,
                      .aux = (bk_moe_aux)c->aux,
                      .z = c->z_weight > 0,
                      .valid = positions,

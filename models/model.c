@@ -60,7 +60,7 @@ bk_model_figures bk_model_measure(const bk_model *model)
         double hidden = (double)c->ffn;
         if (model->block[i].moe) {
             f.active_parameters -= (model->moe->experts - model->moe->k) * expert_size(model);
-            hidden = (double)(model->moe->k * model->moe->hidden);
+            hidden = (double)(model->moe->k * model->moe->hidden + model->moe->shared);
         }
         f.flops_per_sample += 2.0 * n * (4.0 * width * qkv + 2.0 * width * hidden);
         f.flops_per_sample += 4.0 * n * n * qkv * (bk_model_causal(model) ? 0.5 : 1.0);

@@ -238,6 +238,54 @@ static saved *keep(bk_tape *t, bk_node *n)
     return s;
 }
 
+/* Largest number of rows that a rank would receive; *rank: which. */
+static int64_t most_received(const saved *s, int *rank)
+{
+    int size = s->args.route ? bk_mpi_size() : 1, own = s->args.route ? bk_mpi_rank() : 0;
+    double most = (double)(s->dispatch.received * size + size - 1 - own); /* the lowest of equals */
+    bk_reduce_max(s->args.route, 1, &most);
+    *rank = size - 1 - (int)((int64_t)most % size);
+    return (int64_t)most / size;
+}
+
+/* Collective with a limit.  Before any room is made for rows. */
+static bool overfull(bk_tape *t, const saved *s)
+{
+    const bk_moe_args *a = &s->args;
+    int rank, size = a->route ? bk_mpi_size() : 1;
+    if (a->max_receive_factor == 0.0)
+        return false;
+    double share = (double)a->valid * (double)a->k / size;
+    int64_t most = most_received(s, &rank);
+    if ((double)most <= a->max_receive_factor * share)
+        return false;
+    if (t->status == BK_OK)
+        t->status = bk_fail(BK_FAULT,
+                            "rank %d would receive %lld rows in layer %d, %.3g times its even "
+                            "share of %.4g (model.moe.max_receive_factor=%g): raise the factor, "
+                            "balance the router or set a capacity_factor",
+                            rank, (long long)most, a->layer, (double)most / share, share,
+                            a->max_receive_factor);
+    return true;
+}
+
+static bk_dispatch dispatch_of(bk_tape *t, const saved *s, const int32_t *index)
+{
+    return bk_dispatch_make(t, s->args.ep, s->args.chunks, &s->route_args, index, s->route.slots);
+}
+
+/* Rows of the choices that are sent; none when they would be too many for a rank. */
+static void make_dispatch(bk_tape *t, saved *s)
+{
+    int64_t slots = s->route_args.tokens * s->route.slots;
+    s->dispatch = dispatch_of(t, s, sent_index(t, s));
+    if (!overfull(t, s))
+        return;
+    int32_t *none = BK_NEW(t->scratch, int32_t, slots);
+    memset(none, 0xff, (size_t)slots * sizeof *none);
+    s->dispatch = dispatch_of(t, s, none);
+}
+
 static void begin_forward(bk_tape *t, bk_node *n)
 {
     saved *s = keep(t, n);
@@ -245,8 +293,7 @@ static void begin_forward(bk_tape *t, bk_node *n)
     route(t, n, s);
     measure(n, s);
     lap(s, BK_MOE_ROUTE);
-    s->dispatch = bk_dispatch_make(t, s->args.ep, s->args.chunks, &s->route_args, sent_index(t, s),
-                                   s->route.slots);
+    make_dispatch(t, s);
     s->journey = journey_of(s, s->experts.operands);
     bk_journey_pack(t, &s->journey, t->arena);
     moving c = {.node = n, .saved = s, .packed = s->journey.packed};
@@ -440,12 +487,15 @@ static bk_node *begin(bk_tape *t, const bk_moe_args *a)
     return bk_apply(t, &moe_begin, inputs, in, OUTPUTS, a, sizeof *a);
 }
 
+/* The shared expert works while rows are under way. */
 bk_moe_result bk_moe(bk_tape *t, const bk_moe_args *a)
 {
     bk_node *n = begin(t, a);
     const saved *s = n->saved;
+    bk_tensor *shared =
+        a->shared ? bk_moe_shared_expert(t, a->x, a->mask, a->activation, a->shared) : NULL;
     bk_node *end = bk_apply(t, &moe_end, 1, &n->out[TICKET], 1, &s, sizeof s);
-    return (bk_moe_result){.y = end->out[Y],
+    return (bk_moe_result){.y = shared ? bk_add(t, end->out[Y], shared) : end->out[Y],
                            .aux = a->aux != BK_AUX_NONE ? n->out[AUX] : NULL,
                            .z = a->z ? n->out[Z] : NULL,
                            .route = s->route};

@@ -1,5 +1,5 @@
 /* models/moe.h - the mixture-of-experts layer: y_t = sum_s w_ts FFN_{index_ts}(x_t), experts
- * sharded over ranks. */
+ * sharded over ranks, and a shared expert beside them. */
 #ifndef BK_MODELS_MOE_H
 #define BK_MODELS_MOE_H
 
@@ -7,6 +7,7 @@
 #include "dist/comm.h"
 #include "models/moe_capacity.h"
 #include "models/moe_figures.h"
+#include "models/moe_shared.h"
 
 /* Everything one call of the layer reads.  Local experts of this rank: first .. first+count-1
  * (owner rule: contiguous, the first E mod EP coordinates hold one more). */
@@ -17,6 +18,7 @@ typedef struct bk_moe_args {
     bk_tensor *noise_gate; /* [E,C] of kinds with one; else NULL */
     bk_tensor **w1, **b1, **w2,
         **b2; /* [count] leaves of the local experts: [F,C], [F], [C,F], [C]; b1, b2 may be NULL */
+    const bk_moe_shared *shared; /* NULL: none */
     int64_t experts, k, first, count;
     int64_t hidden; /* F */
     bk_activation activation;
@@ -27,6 +29,9 @@ typedef struct bk_moe_args {
     const bk_route_blocks *blocks;    /* as in bk_route_args, here and below */
     const bk_route_blocks *sequences; /* NULL: the blocks */
     bk_capacity capacity;             /* zero: no limit */
+    /* If some rank would receive more than this times T k / P rows, none is sent and t->status says
+     * so on all ranks; 0: any number. */
+    double max_receive_factor;
     bk_moe_aux aux;
     bool z;              /* records of the z loss are wanted */
     int64_t valid;       /* global valid tokens of the step */

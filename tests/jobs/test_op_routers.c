@@ -205,7 +205,7 @@ static void put_random(const char *name, int dims, const int64_t *shape, uint64_
     bk_test_op_reals(&op, name, dims, shape, x);
 }
 
-enum { T = 37, E = 5, C = 6, F = 7 };
+enum { T = 37, E = 5, C = 6, F = 7, S = 3 };
 
 static void put_random_layer(int64_t tokens)
 {
@@ -218,6 +218,10 @@ static void put_random_layer(int64_t tokens)
     put_random("w1", BK_SHAPE(E, F, C), 3);
     put_random("b1", BK_SHAPE(E, F), 4);
     put_random("w2", BK_SHAPE(E, C, F), 5);
+    put_random("shared_w1", BK_SHAPE(S, C), 8);
+    put_random("shared_b1", BK_SHAPE(S), 9);
+    put_random("shared_w2", BK_SHAPE(C, S), 10);
+    put_random("shared_gate", BK_SHAPE(C), 11);
     put_random("bias", BK_SHAPE(E), 6);
     put_random("grad/y", BK_SHAPE(tokens, C), 7);
     bk_test_op_integers(&op, "mask", BK_SHAPE(tokens), mask);
@@ -238,6 +242,7 @@ static void layers_agree_over_ranks(void **state)
         {T, 4, "moe router=ssr probability=1 gradient=implicit scope=local blocks=3", "expert=1",
          true},
         {T, 4, "moe router=sinkhorn capacity_factor=0.8 blocks=4", "expert=2", true},
+        {T, 4, "moe router=sinkhorn wire=bf16", "expert=4 chunks=3", true},
         {T, 4, "moe router=ssr probability=1 capacity_factor=0.5 min_capacity=3", "", true},
         {T, 3, "moe router=sinkhorn noise=logits aux=switch blocks=4 seed=3", "", false},
     };

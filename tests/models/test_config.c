@@ -60,6 +60,20 @@ static void mistakes_are_named(void **state)
         {"{moe: {chunks: 65}}", {"model.moe.chunks=65 is out of range", "[1, 64]"}},
         {"{moe: {aux: swich}}", {"model.moe.aux=swich", "none|switch"}},
         {"{moe: {capacity_factor: -1}}", {"model.moe.capacity_factor=-1 is out of range"}},
+        {"{moe: {drop_policy: last}}", {"model.moe.drop_policy=last", "probs|position"}},
+        {"{moe: {max_receive_factor: 0.5}}", {"model.moe.max_receive_factor=0.5", "at least 1"}},
+        {"{moe: {shared_gate: true}}", {"model.moe.shared_gate=true", "model.moe.shared"}},
+        {"{moe: {wire: fp16}}", {"model.moe.wire=fp16", "fp32|bf16"}},
+    };
+    const bk_model_data data = bk_test_classes(16);
+    (void)state;
+    for (size_t i = 0; i < sizeof list / sizeof *list; i++)
+        check_mistake(&list[i], &data, bk_test_alone(), BK_USAGE);
+}
+
+static void mistakes_about_routers_are_named(void **state)
+{
+    const mistake list[] = {
         {"{moe: {router: topk}}", {"model.moe.router is topk, not a mapping"}},
         {"{moe: {router: {kind: top}}}", {"unknown router kind 'top'", "test.yaml:1", "topk"}},
         {"{moe: {router: {epsilon: 1}}}",
@@ -185,6 +199,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(mistakes_are_named),
+        cmocka_unit_test(mistakes_about_routers_are_named),
         cmocka_unit_test(mistakes_that_need_the_data_or_the_world),
         cmocka_unit_test(defaults_are_those_of_the_specification),
         cmocka_unit_test(resolved_sections_read_back),

@@ -71,6 +71,48 @@ static void one_expert_is_dense(void **state)
     bk_test_model_close(mixed);
 }
 
+/* A gated shared expert adds sigmoid(<gate, x>) FFN(x) to what the others give. */
+static void a_shared_expert_is_added(void **state)
+{
+    const char *names[] = {"w1", "b1", "w2", "b2"};
+    char name[64];
+    (void)state;
+    bk_test_model *plain = open_model("{layers: 1, width: 12, heads: 2, moe: {every: 1}}"),
+                  *dense = open_model("{layers: 1, width: 12, heads: 2, ffn: 20}"),
+                  *both = open_model("{layers: 1, width: 12, heads: 2, moe: {every: 1, shared: 20, "
+                                     "shared_gate: true}}");
+    for (int i = 0; i < both->slab->parameters; i++) {
+        const bk_parameter *to = both->slab->parameter[i];
+        if (!strstr(to->name, "/moe/") || strstr(to->name, "shared"))
+            continue;
+        const bk_parameter *from = bk_test_parameter(plain, to->name, to->expert);
+        memcpy(both->slab->value + to->offset, plain->slab->value + from->offset,
+               (size_t)to->count * sizeof(float));
+    }
+    for (int i = 0; i < 4; i++) {
+        snprintf(name, sizeof name, "model/block0/ffn/%s", names[i]);
+        const bk_parameter *from = bk_test_parameter(dense, name, -1);
+        snprintf(name, sizeof name, "model/block0/moe/shared_%s", names[i]);
+        const bk_parameter *to = bk_test_parameter(both, name, -1);
+        memcpy(both->slab->value + to->offset, dense->slab->value + from->offset,
+               (size_t)to->count * sizeof(float));
+    }
+    const float *gate =
+        both->slab->value + bk_test_parameter(both, "model/block0/moe/shared_gate", -1)->offset;
+    const bk_tensor *a = run(plain, 0, NULL), *b = run(dense, 0, NULL), *c = run(both, 0, NULL);
+    const bk_tensor *x = bk_test_fill(&both->tape, BK_SHAPE(BATCH, N, C), 12, -1.0, 1.0);
+    for (int64_t i = 0; i < bk_count(c); i++) {
+        double score = 0.0;
+        for (int64_t j = 0; j < C; j++)
+            score += (double)gate[j] * bk_test_value(x, i / C * C + j);
+        double y = bk_test_value(a, i) + bk_test_value(b, i) / (1.0 + exp(-score));
+        bk_check_error(fabs(bk_test_value(c, i) - y), 1e-6, "shared expert");
+    }
+    bk_test_model_close(plain);
+    bk_test_model_close(dense);
+    bk_test_model_close(both);
+}
+
 static void losses_become_terms(void **state)
 {
     const struct {
@@ -156,11 +198,9 @@ static void padding_is_not_dispatched(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(experts_stand_every_so_often),
-        cmocka_unit_test(one_expert_is_dense),
-        cmocka_unit_test(losses_become_terms),
-        cmocka_unit_test(state_moves_while_training),
-        cmocka_unit_test(padding_is_not_dispatched),
+        cmocka_unit_test(experts_stand_every_so_often), cmocka_unit_test(one_expert_is_dense),
+        cmocka_unit_test(a_shared_expert_is_added),     cmocka_unit_test(losses_become_terms),
+        cmocka_unit_test(state_moves_while_training),   cmocka_unit_test(padding_is_not_dispatched),
     };
     if (bk_blas_setup(1, BK_GEMM_AUTO) != BK_OK)
         return 1;

@@ -237,6 +237,17 @@ static void experts_in_chunks(void **state)
                  "{layers: 2, width: 16, heads: 2, moe: {experts: 6, hidden: 8}}", &classes);
 }
 
+/* What drops choices, goes beside the experts, or shortens rows, on every grid of ranks. */
+static void layers_with_everything(void **state)
+{
+    const bk_model_data classes = bk_test_classes(LENGTH);
+    (void)state;
+    check_model(
+        "{layers: 2, width: 16, heads: 2, moe: {every: 1, experts: 6, hidden: 8, shared: 12, "
+        "shared_gate: true, capacity_factor: 0.9, min_capacity: 2, wire: bf16, chunks: 2}}",
+        &classes);
+}
+
 static void operands_in_bf16(void **state)
 {
     const bk_model_data classes = bk_test_classes(LENGTH), language = bk_test_language(LENGTH);
@@ -251,9 +262,13 @@ static void operands_in_bf16(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_kind_of_model),         cmocka_unit_test(every_attention),
-        cmocka_unit_test(transport_with_its_gradient), cmocka_unit_test(blocks_made_again),
-        cmocka_unit_test(experts_in_chunks),           cmocka_unit_test(operands_in_bf16),
+        cmocka_unit_test(every_kind_of_model),
+        cmocka_unit_test(every_attention),
+        cmocka_unit_test(transport_with_its_gradient),
+        cmocka_unit_test(blocks_made_again),
+        cmocka_unit_test(experts_in_chunks),
+        cmocka_unit_test(layers_with_everything),
+        cmocka_unit_test(operands_in_bf16),
     };
     bk_arena *arena = bk_arena_new("run");
     if (bk_blas_setup(1, BK_GEMM_AUTO) != BK_OK || bk_mpi_start(&argc, &argv) != BK_OK)

@@ -7,6 +7,7 @@
 #include "core/rng.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -39,6 +40,17 @@ static void ranks_degrees_and_chunks_change_no_bit(void **state)
                         .capacity = {.factor = 0.6, .least = 1, .policy = BK_DROP_POSITION},
                         .router = "ssr",
                         .options = "probability=1 gradient=implicit"});
+    bk_test_scene_check((bk_test_scene){
+        .name = "a shared expert", .shared = true, .mask = bk_test_some_padding, .aux = true});
+    bk_test_scene_check((bk_test_scene){
+        .name = "a gated shared expert", .shared = true, .shared_gate = true, .bf16 = true});
+    bk_test_scene_check(
+        (bk_test_scene){.name = "a short wire", .wire_bf16 = true, .mask = bk_test_some_padding});
+    bk_test_scene_check((bk_test_scene){.name = "a short wire, bf16 products",
+                                        .wire_bf16 = true,
+                                        .bf16 = true,
+                                        .width = 520, /* more than one piece of a row */
+                                        .shared = true});
     bk_test_scene_check(
         (bk_test_scene){.name = "noise", .options = "noise=logits noise_scale=0.5"});
     for (int i = 0; i < 2; i++)
@@ -101,6 +113,30 @@ static void identity_experts_change_nothing(void **state)
     (void)state;
     check_identity("identity experts", 0);
     check_identity("identity experts, one liked by all", 2);
+}
+
+/* All rows to the holder of expert 4: P/EDP even shares of them.  No rank sends any, and all say
+ * the same; with room for them nothing changes. */
+static void too_many_rows_are_refused(void **state)
+{
+    const bk_test_scene s =
+        bk_test_scene_filled((bk_test_scene){.name = "hot", .wanted = 4, .k = 1});
+    (void)state;
+    for (int ep = 1; ep < BK_TEST_DEGREES; ep++)
+        for (int room = 0; bk_test_worlds[ep] && room < 2; room++) {
+            bk_test_layer *y = bk_test_layer_open(&s, bk_test_worlds[ep]);
+            y->args.max_receive_factor = room ? bk_mpi_size() : ep - 0.01;
+            bk_test_layer_run(y);
+            assert_int_equal(y->tape.status, room ? BK_OK : BK_FAULT);
+            char text[64];
+            snprintf(text, sizeof text, "rank %d would receive %d rows in layer 1",
+                     bk_moe_owner(4, s.experts, ep), 48 * ep / bk_mpi_size());
+            if (!room && bk_mpi_size() != 3)
+                assert_non_null(strstr(bk_status_text(), text));
+            for (int64_t i = 0; !room && i < bk_count(y->result.y); i++)
+                assert_true(bk_test_value(y->result.y, i) == 0.0 && y->args.w1[0]->grad);
+            bk_test_layer_close(y);
+        }
 }
 
 /* With a gate of zeros every logit ties: experts 0 .. k-1 with weights 1/k. */
@@ -197,18 +233,30 @@ static void golden_layer(void **state)
 
 static bk_test_scene perturbed_scene;
 
+enum { LEAVES = 11 };
+
+/* Some are NULL. */
+static void list_leaves(const bk_test_layer *y, bk_tensor *list[LEAVES])
+{
+    const bk_moe_args *a = &y->args;
+    bk_tensor *const all[LEAVES] = {a->x,         a->gate,      a->w1[1],      a->b1[1],
+                                    a->w2[1],     a->b2[1],     y->shared.w1,  y->shared.b1,
+                                    y->shared.w2, y->shared.b2, y->shared.gate};
+    memcpy(list, all, sizeof all);
+}
+
 /* <dy, y> + aux + z with element i of a leaf moved. */
 static double moved(int leaf_number, int64_t i, double delta)
 {
     bk_test_layer *y = bk_test_layer_open(&perturbed_scene, NULL);
-    bk_tensor *leaves[] = {y->args.x,     y->args.gate,  y->args.w1[1],
-                           y->args.b1[1], y->args.w2[1], y->args.b2[1]};
+    bk_tensor *leaves[LEAVES];
     double sum = 0.0;
+    list_leaves(y, leaves);
     ((double *)leaves[leaf_number]->data)[i] += delta;
     bk_test_layer_run(y);
     for (int64_t j = 0; j < bk_count(y->result.y); j++)
         sum += bk_test_value(y->result.y, j) * bk_test_grad(y->result.y, j);
-    for (int64_t l = 0; l < y->tape.lanes.count; l++)
+    for (int64_t l = 0; y->result.aux && l < y->tape.lanes.count; l++)
         sum += bk_f64(y->result.aux)[l] + bk_f64(y->result.z)[l];
     bk_test_layer_close(y);
     return sum;
@@ -220,10 +268,11 @@ static void check_layer_gradient(bk_test_scene given)
     perturbed_scene = bk_test_scene_filled(given);
     bk_test_layer *y = bk_test_layer_open(&perturbed_scene, NULL);
     bk_test_layer_run(y);
-    bk_tensor *leaves[] = {y->args.x,     y->args.gate,  y->args.w1[1],
-                           y->args.b1[1], y->args.w2[1], y->args.b2[1]};
-    for (int n = 0; n < 6; n++)
-        for (int64_t i = 0; i < bk_count(leaves[n]); i += 1 + bk_count(leaves[n]) / 12) {
+    bk_tensor *leaves[LEAVES];
+    list_leaves(y, leaves);
+    for (int n = 0; n < LEAVES; n++)
+        for (int64_t i = 0; leaves[n] && i < bk_count(leaves[n]);
+             i += 1 + bk_count(leaves[n]) / 12) {
             double numeric = (moved(n, i, step) - moved(n, i, -step)) / (2.0 * step);
             bk_check_error(fabs(numeric - bk_test_grad(leaves[n], i)) / fmax(1.0, fabs(numeric)),
                            1e-6, "%s, leaf %d", given.name, n);
@@ -236,6 +285,11 @@ static void gradients_are_differences(void **state)
     (void)state;
     check_layer_gradient((bk_test_scene){
         .name = "topk", .dtype = BK_F64, .mask = bk_test_some_padding, .aux = true, .z = true});
+    check_layer_gradient((bk_test_scene){.name = "a gated shared expert",
+                                         .dtype = BK_F64,
+                                         .shared = true,
+                                         .shared_gate = true,
+                                         .mask = bk_test_some_padding});
     check_layer_gradient((bk_test_scene){.name = "dropped choices",
                                          .dtype = BK_F64,
                                          .capacity = {.factor = 0.7, .least = 1},
@@ -255,8 +309,12 @@ static void gradients_are_differences(void **state)
 
 static void padding_gives_zero_and_takes_nothing(void **state)
 {
-    const bk_test_scene s = bk_test_scene_filled(
-        (bk_test_scene){.name = "padding", .mask = bk_test_some_padding, .aux = true, .z = true});
+    const bk_test_scene s = bk_test_scene_filled((bk_test_scene){.name = "padding",
+                                                                 .mask = bk_test_some_padding,
+                                                                 .shared = true,
+                                                                 .shared_gate = true,
+                                                                 .aux = true,
+                                                                 .z = true});
     bk_test_layer *y[2] = {bk_test_layer_open(&s, NULL), bk_test_layer_open(&s, NULL)};
     (void)state;
     for (int64_t i = 0; i < bk_count(y[1]->args.x); i++)
@@ -320,6 +378,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(ranks_degrees_and_chunks_change_no_bit),
         cmocka_unit_test(nothing_here_and_there_changes_no_bit),
         cmocka_unit_test(identity_experts_change_nothing),
+        cmocka_unit_test(too_many_rows_are_refused),
     };
     const struct CMUnitTest alone[] = {
         cmocka_unit_test(equal_logits_weigh_equally),

@@ -89,6 +89,19 @@ static void make_experts(bk_test_layer *y, const bk_test_scene *s)
     y->args.b2 = list[3];
 }
 
+enum { SHARED = 5 }; /* hidden width of the shared expert */
+
+static void make_shared(bk_test_layer *y, const bk_test_scene *s)
+{
+    bk_tape *t = &y->tape;
+    y->shared = (bk_moe_shared){.w1 = leaf(t, SHARED, s->width, 0, 50),
+                                .b1 = s->unbiased ? NULL : leaf(t, SHARED, 0, 0, 51),
+                                .w2 = leaf(t, s->width, SHARED, 0, 52),
+                                .b2 = s->unbiased ? NULL : leaf(t, s->width, 0, 0, 53),
+                                .gate = s->shared_gate ? leaf(t, s->width, 0, 0, 54) : NULL};
+    y->args.shared = &y->shared;
+}
+
 static bk_tensor *make_gate(bk_test_layer *y, const bk_test_scene *s)
 {
     bk_tensor *gate = leaf(&y->tape, s->experts, s->width, 0, 30);
@@ -123,6 +136,7 @@ bk_test_layer *bk_test_layer_open(const bk_test_scene *s, const bk_world *w)
                             .activation = s->identity ? BK_RELU : BK_GELU,
                             .router = bk_router_find(s->router),
                             .capacity = s->capacity,
+                            .wire_bf16 = s->wire_bf16,
                             .aux = s->aux ? BK_AUX_SWITCH : BK_AUX_NONE,
                             .z = s->z,
                             .first_token = first,
@@ -146,6 +160,8 @@ bk_test_layer *bk_test_layer_open(const bk_test_scene *s, const bk_world *w)
         bk_test_set(y->args.x, i * s->width, 1.0);
     y->args.gate = make_gate(y, s);
     make_experts(y, s);
+    if (s->shared)
+        make_shared(y, s);
     return y;
 }
 
@@ -210,6 +226,16 @@ static void compare(const bk_test_scene *s, const char *what, int64_t n, const f
     bk_check_error(worst / most, 1e-5, "%s, %d ranks, %s", s->name, ranks, what);
 }
 
+/* The gradient of a weight that every rank has; NULL: it has none. */
+static void compare_summed(const bk_test_scene *s, const bk_test_layer *part, const char *what,
+                           bk_tensor *w, const bk_tensor *one)
+{
+    if (!w)
+        return;
+    sum_over_ranks(part->world->world, bk_count(w), w->grad);
+    compare(s, what, bk_count(w), w->grad, one->grad, one->grad, bk_count(w));
+}
+
 static void compare_dense(const bk_test_scene *s, const bk_test_layer *part,
                           const bk_test_layer *one)
 {
@@ -222,10 +248,12 @@ static void compare_dense(const bk_test_scene *s, const bk_test_layer *part,
     assert_memory_equal(part->result.route.index,
                         one->result.route.index + part->args.first_token * s->k,
                         (size_t)(rows * s->k) * sizeof(int32_t));
-    int64_t gates = bk_count(part->args.gate);
-    sum_over_ranks(part->world->world, gates, part->args.gate->grad);
-    compare(s, "dgate", gates, part->args.gate->grad, one->args.gate->grad, one->args.gate->grad,
-            gates);
+    compare_summed(s, part, "dgate", part->args.gate, one->args.gate);
+    compare_summed(s, part, "shared dw1", part->shared.w1, one->shared.w1);
+    compare_summed(s, part, "shared db1", part->shared.b1, one->shared.b1);
+    compare_summed(s, part, "shared dw2", part->shared.w2, one->shared.w2);
+    compare_summed(s, part, "shared db2", part->shared.b2, one->shared.b2);
+    compare_summed(s, part, "shared dgate", part->shared.gate, one->shared.gate);
 }
 
 static void compare_experts(const bk_test_scene *s, const bk_test_layer *part,

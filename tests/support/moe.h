@@ -13,6 +13,7 @@ typedef struct bk_test_layer {
     bk_moe_args args;
     bk_moe_result result;
     const bk_world *world;
+    bk_moe_shared shared;
     int32_t *mask;
     double config[64];
 } bk_test_layer;
@@ -23,6 +24,7 @@ typedef struct bk_test_scene {
     int64_t lanes, tokens; /* L lanes of N tokens each */
     int64_t width, hidden, experts, k;
     bool aux, z, unbiased, bf16;
+    bool shared, shared_gate, wire_bf16;
     bk_capacity capacity;
     int64_t avoided, wanted; /* expert that no token likes, that every token likes; not expert 0 */
     int32_t (*mask)(int64_t token);
