@@ -136,6 +136,7 @@ static void update(bk_job *job, bk_step_result *out)
     if (c->parallel.zero == 0)
         bk_reduction_allgather(job->reduction, job->slab->grad);
     bk_shard_update(job->shard, job->slab, c->optim.kind, c->optim.config, &u);
+    bk_model_step_routers(job->model);
     if (c->parallel.zero == 1)
         bk_reduction_gather_begin(job->reduction, &job->tape);
 }

@@ -55,7 +55,7 @@ static const bk_option moe_options[] = {
     BK_OPTION_F64(bk_moe_config, max_receive_factor, 0.0, 0.0, 1e9,
                   "stop when a rank would receive so many times its even share of the rows, before "
                   "it makes room; at least 1, 0 = never"),
-    BK_OPTION_CHOICE(bk_moe_config, aux, 0, "none|switch", "balance loss"),
+    BK_OPTION_CHOICE(bk_moe_config, aux, 0, "none|switch|seq|global|cv", "balance loss"),
     BK_OPTION_F64(bk_moe_config, aux_weight, 0.01, 0.0, 1e6, "weight of the balance loss"),
     BK_OPTION_F64(bk_moe_config, z_weight, 0.0, 0.0, 1e6,
                   "weight of the squared log-sum-exp of the router logits"),
@@ -219,6 +219,14 @@ static bk_status check_router_keys(bk_model *model, bk_value *map, const bk_moe_
     return bk_options_unknown(map, path, tables, NULL);
 }
 
+static bk_status refuse_decoder(const bk_moe_config *moe)
+{
+    return bk_fail(BK_USAGE,
+                   "router %s does not go with model.kind=decoder (model.moe.router): later tokens "
+                   "decide about earlier ones; choose another router",
+                   moe->router->name);
+}
+
 static bk_status read_router(bk_model *model, bk_value *map, bk_moe_config *moe)
 {
     const char *path = "model.moe.router", *names[64] = {0};
@@ -232,8 +240,11 @@ static bk_status read_router(bk_model *model, bk_value *map, bk_moe_config *moe)
     BK_TRY(bk_options_read(moe->router->options, moe->router_config, map, path, model->arena));
     if (map)
         BK_TRY(check_router_keys(model, map, moe));
+    if (bk_model_causal(model) && moe->router->flags & BK_ROUTER_EXPERTS)
+        return refuse_decoder(moe);
     if (moe->router->check)
         BK_TRY(moe->router->check(moe->router_config, moe->experts, moe->k));
+    BK_TRY(bk_router_check_aux(moe->router, (bk_moe_aux)moe->aux, moe->experts, moe->k));
     return bk_upcycle_check_router(moe);
 }
 

@@ -61,12 +61,14 @@ typedef struct bk_attention_part {
 } bk_attention_part;
 
 typedef struct bk_moe_part {
-    bk_parameter *gate;
+    bk_parameter *gate, *noise_gate;     /* noise_gate: of routers with one */
     bk_parameter **w1, **b1, **w2, **b2; /* local experts */
     bk_linear_part shared_up, shared_down;
     bk_parameter *shared_gate;
     int64_t first, count;
     bk_buffer *router_bias, *router_ot_steps;
+    double *next_bias;       /* [E] the state behind the step under way, */
+    bool moved, transported; /* when it moved; and whether that went by transport */
     bk_moe_state state;
 } bk_moe_part;
 

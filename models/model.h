@@ -45,6 +45,10 @@ const bk_model_kind *bk_model_kind_of(const bk_model *model);
 /* Collective (MoE layers).  Sets "logits" in the bundle; adds auxiliary terms to the tape. */
 void bk_model_forward(bk_model *model, bk_tape *t, bk_bundle *bundle);
 
+/* Collective.  Behind a step that was applied: the routers' states move on.  A step that was not is
+ * forgotten by the next one. */
+void bk_model_step_routers(bk_model *model);
+
 /* Warns about what is valid but does not do what it seems to over `steps` training steps. */
 void bk_model_advise(const bk_model *model, int64_t steps);
 

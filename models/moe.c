@@ -39,13 +39,13 @@ typedef struct saved {
     bk_journey journey;   /* forward, or back */
     bk_experts_back back; /* of the journey back */
     char *returned;       /* [n,C] the experts' outputs, in the order of dispatch */
-    double *gw;           /* [T,k] gradients of the weights, on the way back */
+    double *gw;           /* [T,slots] gradients of the weights, on the way back */
     int64_t width;        /* C */
 } saved;
 
 /* Two nodes, so that others can work while rows are on their way: the first routes and sends, the
  * second lets the experts work and combines.  Backward likewise, the other way round. */
-enum { X, GATE, EXPERT_INPUTS }; /* then the leaves of the experts */
+enum { X, GATE, NOISE_GATE, EXPERT_INPUTS }; /* then the leaves of the experts */
 enum { AUX, Z, TICKET, OUTPUTS };
 enum { Y };
 
@@ -88,16 +88,26 @@ static bk_journey journey_of(saved *s, bk_dtype there)
 
 /* ---- forward ---- */
 
-static bk_gate gate_of(const bk_node *n, const saved *s)
+/* GATE or NOISE_GATE */
+static bk_gate gate_of(const bk_node *n, const saved *s, int which)
 {
-    return (bk_gate){.x = n->in[X], .weight = n->in[GATE], .mask = s->args.mask};
+    return (bk_gate){.x = n->in[X], .weight = n->in[which], .mask = s->args.mask};
+}
+
+/* What only a kind with a noise gate reads, while training. */
+static const double *noise_logits(bk_tape *t, const bk_node *n, const saved *s)
+{
+    bk_gate gate = gate_of(n, s, NOISE_GATE);
+    return gate.weight && t->training ? bk_gate_logits(t, &gate) : NULL;
 }
 
 static void route(bk_tape *t, const bk_node *n, saved *s)
 {
     const bk_moe_args *a = &s->args;
-    bk_gate gate = gate_of(n, s);
-    s->route_args = (bk_route_args){.logits = bk_gate_logits(t, &gate),
+    bk_gate gate = gate_of(n, s, GATE);
+    s->route_args = (bk_route_args){.kind = a->router,
+                                    .logits = bk_gate_logits(t, &gate),
+                                    .noise_logits = noise_logits(t, n, s),
                                     .mask = a->mask,
                                     .tokens = bk_rows(n->in[X]),
                                     .experts = a->experts,
@@ -109,6 +119,9 @@ static void route(bk_tape *t, const bk_node *n, saved *s)
                                     .reducer = a->route,
                                     .lanes = &t->lanes,
                                     .blocks = a->blocks,
+                                    .sequences = a->sequences,
+                                    .aux = a->aux,
+                                    .capacity_factor = a->capacity.factor,
                                     .training = t->training,
                                     .seed = t->seed,
                                     .step = t->step,
@@ -125,7 +138,7 @@ static void route(bk_tape *t, const bk_node *n, saved *s)
 /* The experts that choices are sent to, -1 for those that are not: on the scratch arena. */
 static const int32_t *sent_index(bk_tape *t, const saved *s)
 {
-    int64_t slots = s->route_args.tokens * s->args.k;
+    int64_t slots = s->route_args.tokens * s->route.slots;
     int32_t *index = BK_NEW(t->scratch, int32_t, slots);
     for (int64_t i = 0; i < slots; i++)
         index[i] = bk_route_sends(&s->route, i) ? s->route.index[i] : -1;
@@ -148,6 +161,7 @@ typedef struct moving {
     const saved *saved;
     char *packed;     /* [n,C] as they travel, or as they came back */
     const double *gh; /* [T,E] */
+    const double *gn; /* [T,E] behind the noise gate, or NULL */
     double beta;      /* 0: the gradient of x is written, 1: added to */
 } moving;
 
@@ -159,7 +173,7 @@ static void copy_rows(void *context, int64_t first, int64_t last)
     const bk_tensor *x = c->node->in[X];
     bk_dtype wire = s->journey.wire_there;
     for (int64_t i = first; i < last; i++) {
-        const void *from = row(x->data, x, s->dispatch.slot[i] / s->args.k, s->width);
+        const void *from = row(x->data, x, s->dispatch.slot[i] / s->route.slots, s->width);
         void *to = c->packed + (size_t)(i * s->width) * bk_dtype_size(wire);
         if (wire == BK_BF16)
             bk_vector(x->dtype)->pack_bf16(s->width, from, to);
@@ -179,7 +193,7 @@ static void combine_tokens(void *context, int64_t first, int64_t last)
     for (int64_t t = first; t < last; t++) {
         char *to = row(y->data, y, t, s->width);
         bool written = false;
-        for (int64_t i = t * s->args.k; i < (t + 1) * s->args.k; i++) {
+        for (int64_t i = t * s->route.slots; i < (t + 1) * s->route.slots; i++) {
             if (s->dispatch.place[i] < 0)
                 continue;
             (written ? bk_vector(y->dtype)->axpy : bk_moe_of(y->dtype)->weigh)(
@@ -257,7 +271,7 @@ static bool overfull(bk_tape *t, const saved *s)
 
 static bk_dispatch dispatch_of(bk_tape *t, const saved *s, const int32_t *index)
 {
-    return bk_dispatch_make(t, s->args.ep, s->args.chunks, &s->route_args, index);
+    return bk_dispatch_make(t, s->args.ep, s->args.chunks, &s->route_args, index, s->route.slots);
 }
 
 /* Below this mean size of a message between two ranks latency costs more than bytes: about the
@@ -279,7 +293,7 @@ static bool in_two_hops(const saved *s)
 /* Rows of the choices that are sent; none when they would be too many for a rank. */
 static void make_dispatch(bk_tape *t, saved *s)
 {
-    int64_t slots = s->route_args.tokens * s->args.k;
+    int64_t slots = s->route_args.tokens * s->route.slots;
     s->dispatch = dispatch_of(t, s, sent_index(t, s));
     if (overfull(t, s)) {
         int32_t *none = BK_NEW(t->scratch, int32_t, slots);
@@ -369,7 +383,7 @@ static void weigh_gradients(void *context, int64_t first, int64_t last)
     size_t bytes = (size_t)s->width * bk_dtype_size(s->journey.wire_there);
     for (int64_t i = first; i < last; i++) {
         int64_t slot = s->dispatch.slot[i];
-        const char *dy = row(y->grad, y, slot / s->args.k, s->width);
+        const char *dy = row(y->grad, y, slot / s->route.slots, s->width);
         weigh_row(s, s->route.weight[slot], dy, c->packed + (size_t)i * bytes);
         s->gw[slot] = bk_vector(y->dtype)->dot(s->width, dy, row(s->returned, y, i, s->width));
     }
@@ -383,7 +397,7 @@ static void end_backward(bk_tape *t, bk_node *n)
     s->mark = bk_arena_get_mark(t->scratch);
     *j = journey_of(s, s->experts.dtype);
     bk_journey_pack(t, j, t->scratch);
-    s->gw = BK_ZNEW(t->scratch, double, s->route_args.tokens * s->args.k);
+    s->gw = BK_ZNEW(t->scratch, double, s->route_args.tokens * s->route.slots);
     bk_parallel(s->dispatch.sent, 1, s->width, weigh_gradients,
                 &(moving){.node = n, .saved = s, .packed = j->packed});
     lap(s, BK_MOE_PACK);
@@ -399,7 +413,7 @@ static void input_tokens(void *context, int64_t first, int64_t last)
     const moving *c = context;
     const saved *s = c->saved;
     const bk_tensor *x = c->node->in[X];
-    int64_t k = s->args.k, experts = s->args.experts;
+    int64_t k = s->route.slots, experts = s->args.experts;
     for (int64_t t = first; t < last; t++) {
         char *dx = row(x->grad, x, t, s->width);
         if (c->beta == 0.0)
@@ -410,20 +424,36 @@ static void input_tokens(void *context, int64_t first, int64_t last)
                                          row(c->packed, x, s->dispatch.place[i], s->width), dx);
         bk_moe_of(x->dtype)->input_back(experts, s->width, c->gh + t * experts,
                                         c->node->in[GATE]->data, dx);
+        if (c->gn)
+            bk_moe_of(x->dtype)->input_back(experts, s->width, c->gn + t * experts,
+                                            c->node->in[NOISE_GATE]->data, dx);
     }
 }
 
-/* Back through the router: the gate's gradient, and gH[T,E]. */
-static const double *router_back(bk_tape *t, bk_node *n, const saved *s, const double *gw)
+static void gate_back(bk_tape *t, const moving *c, int which, const double *gh)
 {
-    double *gh = BK_NEW(t->scratch, double, s->route_args.tokens * s->args.experts);
-    bk_route_gradient(s->args.router, &s->route_args, &s->route, gw,
-                      s->args.aux != BK_AUX_NONE ? n->out[AUX]->grad : NULL,
-                      s->args.z ? n->out[Z]->grad : NULL, gh);
-    bk_gate gate = gate_of(n, s);
-    if (gate.weight->needs_grad)
+    bk_gate gate = gate_of(c->node, c->saved, which);
+    if (gh && gate.weight->needs_grad)
         bk_gate_gradient(t, &gate, gh);
-    return gh;
+}
+
+/* Back through the router to the gates: makes c->gh and c->gn. */
+static void router_back(bk_tape *t, moving *c)
+{
+    const saved *s = c->saved;
+    bk_tensor *const *out = c->node->out;
+    int64_t count = s->route_args.tokens * s->args.experts;
+    bk_route_back b = {.weight = s->gw,
+                       .aux = s->args.aux != BK_AUX_NONE ? out[AUX]->grad : NULL,
+                       .z = s->args.z ? out[Z]->grad : NULL,
+                       .logits = BK_NEW(t->scratch, double, count)};
+    if (s->route_args.noise_logits)
+        b.noise_logits = BK_NEW(t->scratch, double, count);
+    bk_route_gradient(&s->route_args, &s->route, &b);
+    gate_back(t, c, GATE, b.logits);
+    gate_back(t, c, NOISE_GATE, b.noise_logits);
+    c->gh = b.logits;
+    c->gn = b.noise_logits;
 }
 
 static void begin_backward(bk_tape *t, bk_node *n)
@@ -436,7 +466,7 @@ static void begin_backward(bk_tape *t, bk_node *n)
     j->back = &s->back;
     bk_journey_travel(t, j, &s->experts);
     bk_experts_close(t, &s->experts);
-    c.gh = router_back(t, n, s, s->gw);
+    router_back(t, &c);
     lap(s, BK_MOE_ROUTE);
     bk_journey_arrive(j);
     c.packed = j->returned;
@@ -468,6 +498,7 @@ static bk_node *begin(bk_tape *t, const bk_moe_args *a)
     bk_tensor **const list[BK_EXPERT_WEIGHTS] = {a->w1, a->b1, a->w2, a->b2};
     in[X] = a->x;
     in[GATE] = a->gate;
+    in[NOISE_GATE] = a->noise_gate;
     for (int which = 0; which < BK_EXPERT_WEIGHTS; which++)
         for (int64_t e = 0; list[which] && e < a->count; e++)
             in[EXPERT_INPUTS + which * a->count + e] = list[which][e];

@@ -9,8 +9,6 @@
 #include "models/moe_figures.h"
 #include "models/moe_shared.h"
 
-typedef enum bk_moe_aux { BK_AUX_NONE, BK_AUX_SWITCH } bk_moe_aux;
-
 /* Rows go straight to the rank of their expert, or in two hops, through the neighbour with that
  * rank's place on its node (dist/exchange.h).  Auto: in two hops where messages would be short. */
 typedef enum bk_moe_hierarchy {
@@ -22,9 +20,10 @@ typedef enum bk_moe_hierarchy {
 /* Everything one call of the layer reads.  Local experts of this rank: first .. first+count-1
  * (owner rule: contiguous, the first E mod EP coordinates hold one more). */
 typedef struct bk_moe_args {
-    bk_tensor *x;        /* [T,C] local tokens in lane order */
-    const int32_t *mask; /* [T] or NULL */
-    bk_tensor *gate;     /* [E,C] */
+    bk_tensor *x;          /* [T,C] local tokens in lane order */
+    const int32_t *mask;   /* [T] or NULL */
+    bk_tensor *gate;       /* [E,C] */
+    bk_tensor *noise_gate; /* [E,C] of kinds with one; else NULL */
     bk_tensor **w1, **b1, **w2,
         **b2; /* [count] leaves of the local experts: [F,C], [F], [C,F], [C]; b1, b2 may be NULL */
     const bk_moe_shared *shared; /* NULL: none */
@@ -33,10 +32,11 @@ typedef struct bk_moe_args {
     bk_activation activation;
     const bk_router_kind *router;
     const void *router_config;
-    double *bias;                  /* [E] router state, or NULL */
-    const double *noise;           /* [T,E] or NULL */
-    const bk_route_blocks *blocks; /* parts for scope=local and the switch loss; NULL: own lanes */
-    bk_capacity capacity;          /* zero: no limit */
+    const double *bias;               /* [E] router state, or NULL */
+    const double *noise;              /* [T,E] or NULL */
+    const bk_route_blocks *blocks;    /* as in bk_route_args, here and below */
+    const bk_route_blocks *sequences; /* NULL: the blocks */
+    bk_capacity capacity;             /* zero: no limit */
     /* If some rank would receive more than this times T k / P rows, none is sent and t->status says
      * so on all ranks; 0: any number. */
     double max_receive_factor;

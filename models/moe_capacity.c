@@ -167,7 +167,7 @@ static void limit_block(const choices *x, const bk_capacity *c, int64_t block, b
 
 void bk_route_limit(const bk_route_args *a, const bk_capacity *c, bk_route *r)
 {
-    if (c->factor == 0.0)
+    if (c->factor == 0.0 || a->kind->flags & BK_ROUTER_EXPERTS)
         return;
     r->kept = BK_NEW(a->arena, int32_t, a->tokens * a->k);
     bk_arena_mark mark = bk_arena_get_mark(a->scratch);

@@ -20,8 +20,8 @@ int64_t bk_capacity_of(const bk_capacity *c, int64_t tokens, int64_t k, int64_t 
 
 /* Collective only when the blocks are shared (else they are whole on this rank, as lanes are).
  * Fills r->kept[T,k], on a->arena, for each expert in each block of a->blocks (NULL: the own
- * lanes); leaves it NULL without a limit.  Weights stay as they are: those of dropped choices count
- * as 0, the others are not renormalised. */
+ * lanes); leaves it NULL without a limit, and where experts choose.  Weights stay as they are:
+ * those of dropped choices count as 0, the others are not renormalised. */
 void bk_route_limit(const bk_route_args *a, const bk_capacity *c, bk_route *r);
 
 /* Whether the choice of flat place i = (token, slot) is sent to an expert. */

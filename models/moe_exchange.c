@@ -8,7 +8,7 @@
 /* Counting sort of the kept (token, slot), stable, key expert; cnt[E]. */
 static void sort_by_expert(bk_tape *t, bk_dispatch *d, const bk_route_args *a, const int32_t *index)
 {
-    int64_t slots = a->tokens * a->k;
+    int64_t slots = a->tokens * d->slots;
     int64_t *start = BK_ZNEW(t->scratch, int64_t, a->experts + 1);
     for (int64_t i = 0; i < slots; i++)
         if (index[i] >= 0)
@@ -51,8 +51,8 @@ static counts exchange_counts(bk_tape *t, const bk_dispatch *d, const bk_route_a
     c.send = BK_ZNEW(t->scratch, int32_t, each * size);
     c.receive = BK_ZNEW(t->scratch, int32_t, each * size);
     for (int64_t l = 0; l < a->lanes->count; l++) {
-        int64_t last = bk_lane_row(a->lanes, a->tokens, l + 1) * a->k;
-        for (int64_t i = bk_lane_row(a->lanes, a->tokens, l) * a->k; i < last; i++)
+        int64_t last = bk_lane_row(a->lanes, a->tokens, l + 1) * d->slots;
+        for (int64_t i = bk_lane_row(a->lanes, a->tokens, l) * d->slots; i < last; i++)
             if (index[i] >= 0)
                 count_slot(a, size, index[i], l, &c);
     }
@@ -118,9 +118,10 @@ static int64_t fitting(int64_t chunks, int64_t experts, int size)
 }
 
 bk_dispatch bk_dispatch_make(bk_tape *t, const bk_comm *ep, int64_t chunks, const bk_route_args *a,
-                             const int32_t *index)
+                             const int32_t *index, int64_t slots)
 {
-    bk_dispatch d = {.ep = ep, .chunks = fitting(chunks, a->experts, bk_comm_size(ep))};
+    bk_dispatch d = {
+        .ep = ep, .slots = slots, .chunks = fitting(chunks, a->experts, bk_comm_size(ep))};
     bk_arena_mark mark = bk_arena_get_mark(t->scratch);
     sort_by_expert(t, &d, a, index);
     counts c = exchange_counts(t, &d, a, index);

@@ -15,9 +15,10 @@ typedef struct bk_expert_block {
 
 typedef struct bk_dispatch {
     const bk_comm *ep;
+    int64_t slots;          /* of a token */
     int64_t sent, received; /* rows */
     int64_t *slot;      /* [sent] flat (token, slot) of each row, sorted by (expert, token, slot) */
-    int64_t *place;     /* [T k] row of each (token, slot); -1: not sent */
+    int64_t *place;     /* [T,slots] row of each (token, slot); -1: not sent */
     int64_t chunks;     /* that the experts of every rank are cut into; each goes by itself */
     int64_t *to, *from; /* [chunks,size] rows for and from each rank of the group */
     int64_t *to_place, *from_place; /* [chunks,size] the first of them, of sent and of received */
@@ -33,11 +34,12 @@ static inline int64_t bk_chunk_first(int64_t n, int64_t chunks, int64_t chunk)
     return n * chunk / chunks;
 }
 
-/* Collective over ep (NULL = one rank).  index[T,k], -1 = not sent.  Lives on the step arena.
+/* Collective over ep (NULL = one rank).  index[T,slots], -1 = not sent.  Lives on the step
+ * arena.
  * `chunks` is the same on all ranks; at least one is made (on one rank just that), at most as many
  * as the fullest rank has experts: a rank with fewer has empty ones. */
 bk_dispatch bk_dispatch_make(bk_tape *t, const bk_comm *ep, int64_t chunks, const bk_route_args *a,
-                             const int32_t *index);
+                             const int32_t *index, int64_t slots);
 
 /* Collective over ep, which has levels.  From now on rows of d go in two hops (dist/exchange.h). */
 void bk_dispatch_relay(bk_tape *t, bk_dispatch *d);

@@ -41,6 +41,8 @@ typedef struct bk_moe_state {
     int64_t received; /* rows that came to the own experts in the last step */
     int64_t iterations;
     int64_t unconverged; /* transport steps since the last figures that ended above the tolerance */
+    int64_t held;        /* plans since then whose implicit gradient held the potentials */
+    double *share;       /* [E] room for the last figures */
     double seconds[BK_MOE_PHASES];
 } bk_moe_state;
 
@@ -63,7 +65,9 @@ typedef struct bk_moe_figures {
     double soft_column_error;       /* max_j |column_j E/T - 1| of the plan, or of softmax(H) */
     double aux, z;                  /* unweighted; 0 without */
     int64_t dead;                   /* experts without a token since the last call */
-    int64_t router_iterations, router_unconverged, ot_steps, nonfinite_logits, bytes_sent;
+    const double *share;            /* [E] of the pairs since the last call, sum 1; the state's */
+    int64_t router_iterations, router_unconverged, router_held, ot_steps, nonfinite_logits,
+        bytes_sent;
     double seconds[BK_MOE_PHASES]; /* of the slowest rank */
 } bk_moe_figures;
 

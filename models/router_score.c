@@ -17,15 +17,72 @@ bk_route_blocks bk_router_blocks(const bk_route_args *a)
     return (bk_route_blocks){.count = a->lanes->count, .row = row};
 }
 
+bk_route_blocks bk_router_scope(const bk_route_args *a, int scope)
+{
+    if (scope == BK_SCOPE_LOCAL)
+        return bk_router_blocks(a);
+    int64_t *row = BK_NEW(a->scratch, int64_t, 2);
+    row[0] = 0;
+    row[1] = a->tokens;
+    return (bk_route_blocks){.count = 1, .row = row, .shared = true};
+}
+
+int64_t bk_router_block_tokens(const bk_route_args *a, int scope, const bk_route_blocks *b,
+                               int64_t i)
+{
+    int64_t tokens = 0;
+    if (scope == BK_SCOPE_GLOBAL)
+        return a->valid;
+    for (int64_t t = b->row[i]; t < b->row[i + 1]; t++)
+        tokens += bk_router_valid(a, t);
+    if (b->shared)
+        bk_reduce_fixed(a->reducer, 1, &tokens);
+    return tokens;
+}
+
+double *bk_router_pack(const bk_route_args *a, int64_t first, int64_t last, const double *all,
+                       int64_t *rows)
+{
+    double *packed = BK_NEW(a->scratch, double, (last - first) * a->experts);
+    *rows = 0;
+    for (int64_t t = first; t < last; t++)
+        if (bk_router_valid(a, t))
+            memcpy(packed + (*rows)++ * a->experts, all + t * a->experts,
+                   (size_t)a->experts * sizeof *packed);
+    return packed;
+}
+
+/* ---- checks ---- */
+
+static bk_status check_groups(const bk_score_config *c, int64_t experts, int64_t k)
+{
+    int64_t groups = c->groups_of_experts, kept = c->groups_kept;
+    if (experts % groups != 0)
+        return bk_fail(BK_USAGE,
+                       "groups_of_experts=%lld does not divide %lld experts (model.moe.router): "
+                       "choose a divisor",
+                       (long long)groups, (long long)experts);
+    if (kept > groups)
+        return bk_fail(BK_USAGE,
+                       "groups_kept=%lld of groups_of_experts=%lld (model.moe.router): keep at "
+                       "most %lld",
+                       (long long)kept, (long long)groups, (long long)groups);
+    if (k > kept * (experts / groups))
+        return bk_fail(BK_USAGE,
+                       "k=%lld is more than the %lld experts of groups_kept=%lld groups "
+                       "(model.moe.router): keep more groups, or choose a smaller k",
+                       (long long)k, (long long)(kept * (experts / groups)), (long long)kept);
+    return BK_OK;
+}
+
 bk_status bk_router_check_scores(const void *config, int64_t experts, int64_t k)
 {
     const bk_score_config *c = config;
-    (void)experts;
     if (k == 1 && c->renormalize == BK_TRUE)
         return bk_fail(
             BK_USAGE,
             "renormalize=true with k=1 gives the gate no gradient (model.moe.router): use false");
-    return BK_OK;
+    return c->groups_of_experts > 1 ? check_groups(c, experts, k) : BK_OK;
 }
 
 bool bk_router_renormalizes(const bk_score_config *c, int64_t k)
@@ -51,17 +108,14 @@ static bool all_finite(int64_t n, const double *x)
     return true;
 }
 
-/* Logits that are not finite become the smallest finite one of their row, 0 if there is none. */
-static const double *clean_logits(const bk_route_args *a)
+const double *bk_router_finite(const bk_route_args *a, const double *x)
 {
     int64_t experts = a->experts, n = a->tokens * experts;
-    if (all_finite(n, a->logits))
-        return a->logits;
+    if (all_finite(n, x))
+        return x;
     double *clean = BK_NEW(a->arena, double, n);
     for (int64_t i = 0; i < n; i++)
-        clean[i] = isfinite(a->logits[i])
-                       ? a->logits[i]
-                       : smallest_finite(experts, a->logits + i / experts * experts);
+        clean[i] = isfinite(x[i]) ? x[i] : smallest_finite(experts, x + i / experts * experts);
     return clean;
 }
 
@@ -92,9 +146,10 @@ void bk_router_add_noise(const bk_route_args *a, double scale, double *x)
 void bk_router_begin(const bk_route_args *a, const bk_score_config *c, bk_route *out)
 {
     int64_t n = a->tokens * a->experts;
+    out->slots = a->k;
     out->index = BK_NEW(a->arena, int32_t, a->tokens * a->k);
     out->weight = BK_NEW(a->arena, double, a->tokens * a->k);
-    out->clean = out->seen = clean_logits(a);
+    out->clean = out->seen = bk_router_finite(a, a->logits);
     if (!a->training || c->noise != BK_NOISE_LOGITS)
         return;
     double *noisy = BK_NEW(a->arena, double, n);
@@ -119,29 +174,87 @@ static void select_row(int64_t experts, int64_t k, const double *score, int32_t 
     }
 }
 
+/* The best groups of one row: the sum of the largest scores of each decides. */
+typedef struct grouping {
+    int64_t groups, kept, experts; /* experts of one group */
+    int64_t summed;                /* scores of a group that are summed */
+    double *sum;                   /* [groups] */
+    int32_t *best;                 /* [max(kept, summed)] */
+    double *row;                   /* [E] scores, -inf outside the groups that are kept */
+} grouping;
+
+static double group_sum(const grouping *g, const double *score)
+{
+    double sum = 0.0;
+    select_row(g->experts, g->summed, score, g->best);
+    for (int64_t i = 0; i < g->summed; i++)
+        sum += score[g->best[i]];
+    return sum;
+}
+
+static const double *keep_groups(const grouping *g, const double *score)
+{
+    for (int64_t i = 0; i < g->groups; i++)
+        g->sum[i] = group_sum(g, score + i * g->experts);
+    select_row(g->groups, g->kept, g->sum, g->best);
+    for (int64_t j = 0; j < g->groups * g->experts; j++)
+        g->row[j] = -INFINITY;
+    for (int64_t i = 0; i < g->kept; i++) {
+        int64_t first = g->best[i] * g->experts;
+        memcpy(g->row + first, score + first, (size_t)g->experts * sizeof *g->row);
+    }
+    return g->row;
+}
+
 typedef struct selection {
     const bk_route_args *args;
     const double *score;
     int32_t *index;
 } selection;
 
-static void select_rows(void *context, int64_t first, int64_t last)
+static void select_one(const selection *c, const grouping *g, int64_t t)
 {
-    const selection *c = context;
     const bk_route_args *a = c->args;
-    for (int64_t t = first; t < last; t++) {
-        int32_t *row = c->index + t * a->k;
-        if (bk_router_valid(a, t))
-            select_row(a->experts, a->k, c->score + t * a->experts, row);
-        else
-            for (int64_t s = 0; s < a->k; s++)
-                row[s] = -1;
-    }
+    const double *score = c->score + t * a->experts;
+    int32_t *row = c->index + t * a->k;
+    if (bk_router_valid(a, t))
+        select_row(a->experts, a->k, g ? keep_groups(g, score) : score, row);
+    else
+        for (int64_t s = 0; s < a->k; s++)
+            row[s] = -1;
 }
 
-void bk_router_select(const bk_route_args *a, const double *score, int32_t *index)
+static void select_rows(void *context, int64_t first, int64_t last)
 {
-    bk_parallel(a->tokens, 1, a->experts, select_rows, &(selection){a, score, index});
+    for (int64_t t = first; t < last; t++)
+        select_one(context, NULL, t);
+}
+
+/* On one thread: the room for a row is there once. */
+static void select_from_groups(const selection *s, const bk_score_config *c)
+{
+    const bk_route_args *a = s->args;
+    bk_arena_mark mark = bk_arena_get_mark(a->scratch);
+    grouping g = {.groups = c->groups_of_experts,
+                  .kept = c->groups_kept,
+                  .experts = a->experts / c->groups_of_experts,
+                  .summed = a->k / c->groups_kept > 1 ? a->k / c->groups_kept : 1,
+                  .sum = BK_NEW(a->scratch, double, c->groups_of_experts),
+                  .best = BK_NEW(a->scratch, int32_t, a->experts),
+                  .row = BK_NEW(a->scratch, double, a->experts)};
+    for (int64_t t = 0; t < a->tokens; t++)
+        select_one(s, &g, t);
+    bk_arena_release(a->scratch, mark);
+}
+
+void bk_router_select(const bk_route_args *a, const bk_score_config *c, const double *score,
+                      int32_t *index)
+{
+    selection s = {a, score, index};
+    if (c->groups_of_experts > 1 && c->groups_kept < c->groups_of_experts)
+        select_from_groups(&s, c);
+    else
+        bk_parallel(a->tokens, 1, a->experts, select_rows, &s);
 }
 
 /* ---- scores ---- */
@@ -173,6 +286,29 @@ void bk_router_scores(int score, int64_t n, const double *h, double *p)
     }
     for (int64_t j = 0; j < n; j++)
         p[j] = bk_router_sigmoid(h[j]);
+}
+
+typedef struct scoring {
+    const bk_route_args *args;
+    int score;
+    const double *h;
+    double *p;
+} scoring;
+
+static void score_rows(void *context, int64_t first, int64_t last)
+{
+    const scoring *c = context;
+    int64_t experts = c->args->experts;
+    for (int64_t t = first; t < last; t++)
+        if (bk_router_valid(c->args, t))
+            bk_router_scores(c->score, experts, c->h + t * experts, c->p + t * experts);
+        else
+            memset(c->p + t * experts, 0, (size_t)experts * sizeof *c->p);
+}
+
+void bk_router_score_rows(const bk_route_args *a, int score, const double *h, double *p)
+{
+    bk_parallel(a->tokens, 1, 8 * a->experts, score_rows, &(scoring){a, score, h, p});
 }
 
 /* Sigmoids over their sum are the softmax of their logarithms, which cannot be 0/0. */
@@ -327,6 +463,27 @@ void bk_router_plain(const bk_route_args *a, const bk_score_config *c, bool reno
                      bk_route *out)
 {
     bk_router_begin(a, c, out);
-    bk_router_select(a, out->seen, out->index);
+    bk_router_select(a, c, out->seen, out->index);
     bk_router_weights(a, c, renormalize, out, out->weight);
+}
+
+bk_biased_scores bk_router_biased(const bk_route_args *a, const bk_score_config *c, bk_route *out)
+{
+    int64_t n = a->tokens * a->experts;
+    bk_biased_scores s = {BK_NEW(a->scratch, double, n), BK_NEW(a->scratch, double, n)};
+    bk_router_begin(a, c, out);
+    out->counted = true;
+    bk_router_score_rows(a, c->score, out->seen, s.score);
+    memcpy(s.biased, s.score, (size_t)n * sizeof *s.biased);
+    for (int64_t t = 0; a->bias && t < a->tokens; t++)
+        bk_vector(BK_F64)->add(a->experts, a->bias, s.biased + t * a->experts);
+    bk_router_select(a, c, s.biased, out->index);
+    bk_router_weights(a, c, bk_router_renormalizes(c, a->k), out, out->weight);
+    return s;
+}
+
+void bk_router_scores_back(const bk_route_args *a, const bk_route *r, const bk_route_back *b)
+{
+    const bk_score_config *c = a->config;
+    bk_router_weights_back(a, c, bk_router_renormalizes(c, a->k), r, b->weight, b->logits);
 }

@@ -80,7 +80,9 @@ enum { WEIGHTS = 4 }; /* w1, b1, w2, b2 */
 typedef struct layer {
     bk_tape tape;
     bk_slab *slab;
-    bk_parameter *gate, **weight[WEIGHTS]; /* [count] */
+    bk_parameter *gate, *noise_gate; /* noise_gate: of routers with one, else NULL */
+    bk_parameter **weight[WEIGHTS];  /* [count] */
+    double *bias;                    /* [E] the router's state */
     bk_moe_args args;
     bk_moe_state state;
     float *x, *dy; /* [T,C] of this rank */
@@ -120,6 +122,8 @@ static void declare_weights(layer *y, bk_arena *arena)
     int64_t hidden = y->args.hidden;
     y->slab = bk_slab_new(arena);
     y->gate = declare(y, "gate", -1, y->args.experts, y->width);
+    if (y->args.router->flags & BK_ROUTER_NOISE_GATE)
+        y->noise_gate = declare(y, "noise_gate", -1, y->args.experts, y->width);
     for (int w = 0; w < WEIGHTS; w++) {
         y->weight[w] = BK_NEW(arena, bk_parameter *, y->args.count);
         for (int64_t e = 0; e < y->args.count; e++)
@@ -147,11 +151,14 @@ static void open_layer(layer *y, bk_arena *arena, const moe_config *c, const bk_
     y->rows = bk_lanes_samples(&lanes);
     y->width = c->width;
     y->warmup = c->warmup;
-    y->args = (bk_moe_args){.experts = c->experts,
+    y->bias = BK_ZNEW(arena, double, c->experts);
+    y->args = (bk_moe_args){.router = y->args.router,
+                            .router_config = y->args.router_config,
+                            .experts = c->experts,
                             .k = c->k,
                             .hidden = c->hidden > 0 ? c->hidden : 4 * c->width,
                             .activation = BK_GELU,
-                            .bias = BK_ZNEW(arena, double, c->experts),
+                            .bias = y->bias,
                             .valid = c->tokens,
                             .first_token = bk_lanes_first_sample(&lanes),
                             .ep = world->ep,
@@ -195,12 +202,16 @@ static bk_status forward_backward(void *context)
     a.x = bk_tensor_wrap(y->tape.arena, BK_F32, BK_SHAPE(y->rows, y->width), y->x);
     a.x->needs_grad = true;
     a.gate = bk_tape_parameter(&y->tape, y->gate);
+    a.noise_gate = y->noise_gate ? bk_tape_parameter(&y->tape, y->noise_gate) : NULL;
     a.w1 = leaves(y, 0);
     a.b1 = leaves(y, 1);
     a.w2 = leaves(y, 2);
     a.b2 = leaves(y, 3);
-    bk_moe(&y->tape, &a).y->grad = y->dy;
+    bk_moe_result result = bk_moe(&y->tape, &a);
+    result.y->grad = y->dy;
     bk_tape_backward_seeded(&y->tape);
+    if (result.route.next)
+        memcpy(y->bias, result.route.next, (size_t)a.experts * sizeof *y->bias);
     for (int i = 0; y->done >= y->warmup && i < BK_MOE_PHASES; i++)
         y->seconds[i] += y->state.seconds[i];
     y->done++;
@@ -215,13 +226,12 @@ typedef struct routing {
     int64_t iterations;
 } routing;
 
-/* From zero potentials: a warm start costs less. */
+/* From zero potentials (no bias is given): a warm start costs less. */
 static bk_status route(void *context)
 {
     routing *r = context;
     bk_route out = {0};
     bk_arena_reset(r->args.arena);
-    memset(r->args.bias, 0, (size_t)r->args.experts * sizeof(double));
     r->router->route(&r->args, &out);
     r->iterations = out.iterations;
     return BK_OK;
@@ -255,13 +265,13 @@ static bk_status measure_transport(layer *y, const moe_config *c, const bk_world
     if (probability < 0.0)
         return BK_OK;
     routing r = {.router = y->args.router,
-                 .args = {.logits = skewed_logits(y, arena),
+                 .args = {.kind = y->args.router,
+                          .logits = skewed_logits(y, arena),
                           .tokens = y->rows,
                           .experts = c->experts,
                           .k = c->k,
                           .valid = c->tokens,
                           .first_token = y->args.first_token,
-                          .bias = y->args.bias,
                           .reducer = y->args.route,
                           .lanes = &y->tape.lanes,
                           .training = true,
@@ -347,10 +357,8 @@ static bk_status run(bk_context *context, const void *config, bk_bench_result *o
                          (bk_gemm_library)c->gemm));
     BK_TRY(bk_world_open(context->arena, common_divisor(bk_mpi_size(), c->experts), &world));
     *out = (bk_bench_result){.unit = "FLOP/s", .ranks = world->size, .threads = bk_blas_threads()};
-    layer y = {0};
+    layer y = {.args = a};
     open_layer(&y, context->arena, c, world);
-    y.args.router = a.router;
-    y.args.router_config = a.router_config;
     bk_status status = measure(&y, c, world, context->arena, out);
     close_layer(&y);
     bk_world_close(world);

@@ -156,6 +156,7 @@ static bk_moe_args args_of(bk_operator_call *c, const bk_world *world)
     const moe_settings *s = c->own;
     bk_moe_args a = {.x = bk_operator_input(c, "x"),
                      .gate = bk_operator_input(c, "gate"),
+                     .noise_gate = bk_operator_input(c, "noise_gate"),
                      .experts = c->axis['E'],
                      .k = s->routing.k,
                      .hidden = c->axis['F'],
@@ -204,7 +205,7 @@ static bk_status run_layer(bk_operator_call *c, const bk_world *world)
     bk_moe_result m = bk_moe(&c->tape, &a);
     BK_TRY(c->tape.status);
     bk_operator_output(c, "y", m.y);
-    routing_output(c, a.router, &m.route, a.bias);
+    routing_output(c, a.router, &state, &m.route, a.bias);
     if (m.aux)
         routing_output_loss(c, "aux", m.aux->data);
     if (m.z)
@@ -277,6 +278,11 @@ static void use_router(const bk_router_kind *kind, bk_operator *op)
     op->plug_in = kind;
     op->options = kind->options;
     op->size = kind->config_size;
+    if (kind->flags & BK_ROUTER_NOISE_GATE)
+        bk_operator_add(op->input, (bk_operator_array){.name = "noise_gate",
+                                                       .axes = "EC",
+                                                       .type = BK_OPERATOR_REAL,
+                                                       .differentiable = true});
     add_shared(op);
     routing_add_inputs(kind, op);
     routing_add_outputs(kind, false, op);
@@ -291,7 +297,7 @@ static bk_status choose(const bk_value *given, bk_operator *op)
         names[i] = bk_routers[i]->name;
     if (kind) {
         use_router(kind, op);
-        return BK_OK;
+        return routing_check_options(given, op);
     }
     const char *text = router->text, *near = bk_nearest(text, names);
     return bk_fail(BK_USAGE, "unknown router '%s'%s%s%s: birkhoff kinds router lists them", text,

@@ -43,7 +43,7 @@ static void open_rows(rows *r, int64_t experts, int only)
     r->index = BK_NEW(r->tape.arena, int32_t, tokens * K);
     for (int64_t i = 0; i < tokens * K; i++)
         r->index[i] = expert_of(r->args.first_token * K + i, experts, only);
-    r->dispatch = bk_dispatch_make(&r->tape, world->ep, chunks, &r->args, r->index);
+    r->dispatch = bk_dispatch_make(&r->tape, world->ep, chunks, &r->args, r->index, r->args.k);
 }
 
 /* Rows stand by (expert, token, slot); place and slot are inverse; to[] adds up. */
@@ -184,7 +184,7 @@ static void nothing_to_send_is_fine(void **state)
         open_rows(&r, 6, -1);
         for (int64_t i = 0; i < r.args.tokens * K; i++)
             r.index[i] = -1;
-        bk_dispatch d = bk_dispatch_make(&r.tape, world->ep, 2, &r.args, r.index);
+        bk_dispatch d = bk_dispatch_make(&r.tape, world->ep, 2, &r.args, r.index, r.args.k);
         char none;
         assert_true(d.sent == 0 && d.received == 0);
         for (int64_t chunk = 0; chunk < d.chunks; chunk++) {
