@@ -223,12 +223,11 @@ static int64_t fill_counts(const bk_comm *comm, int unit, const int64_t *rows, i
 {
     int64_t place = 0;
     for (int r = 0; r < comm->size; r++) {
-        counts[r] = (int)(rows[r] * unit);
-        places[r] = (int)place;
+        counts[r] = bk_mpi_rows(rows[r] * unit);
+        places[r] = bk_mpi_rows(place);
         place += rows[r] * unit;
     }
-    BK_ASSERT(place < INT32_MAX, "%lld rows in one exchange", (long long)place);
-    return place;
+    return bk_mpi_rows(place);
 }
 
 void bk_alltoallv_rows(const bk_comm *comm, size_t row_bytes, const void *send,

@@ -119,16 +119,25 @@ static bk_comm *duplicate(bk_arena *arena, MPI_Comm of, const char *name, bk_tra
     return c;
 }
 
-static bk_comm *split(bk_arena *arena, int color, int key, const char *name, bk_traffic_part part)
+bk_comm *bk_comm_split(bk_arena *arena, MPI_Comm of, int color, int key, const char *name,
+                       bk_traffic_part part)
 {
     MPI_Comm handle;
-    BK_MPI(MPI_Comm_split(MPI_COMM_WORLD, color, key, &handle));
+    BK_MPI(MPI_Comm_split(of, color, key, &handle));
     return wrap(arena, handle, name, part);
 }
 
-static bk_comm *split_by_node(bk_arena *arena)
+static bk_comm *split(bk_arena *arena, int color, int key, const char *name, bk_traffic_part part)
+{
+    return bk_comm_split(arena, MPI_COMM_WORLD, color, key, name, part);
+}
+
+/* `ranks` in a row; 0: those that share memory. */
+static bk_comm *split_by_node(bk_arena *arena, int ranks)
 {
     MPI_Comm handle;
+    if (ranks > 0)
+        return split(arena, world_rank / ranks, world_rank, "node", BK_TRAFFIC_REST);
     BK_MPI(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, world_rank, MPI_INFO_NULL,
                                &handle));
     return wrap(arena, handle, "node", BK_TRAFFIC_REST);
@@ -148,6 +157,8 @@ bk_status bk_world_open(bk_arena *arena, int expert, bk_world **world)
             BK_USAGE,
             "parallel.expert=%d does not divide the number of ranks (%d): choose a divisor of %d",
             expert, world_size, world_size);
+    int node_ranks;
+    BK_TRY(bk_node_ranks(&node_ranks));
     bk_world *w = BK_ZNEW(arena, bk_world, 1);
     w->rank = world_rank;
     w->size = world_size;
@@ -159,7 +170,8 @@ bk_status bk_world_open(bk_arena *arena, int expert, bk_world **world)
     w->ep = split(arena, world_rank / expert, world_rank % expert, "ep", BK_TRAFFIC_EXPERT);
     w->edp = split(arena, world_rank % expert, world_rank / expert, "edp", BK_TRAFFIC_EXPERT);
     w->edp_buckets = duplicate(arena, w->edp->handle, "edp_buckets", BK_TRAFFIC_REDUCE);
-    w->node = split_by_node(arena);
+    w->node = split_by_node(arena, node_ranks);
+    bk_levels_open(arena, w->ep, w->node);
     w->nodes = count_nodes(w->node);
     w->data = duplicate(arena, MPI_COMM_WORLD, "data", BK_TRAFFIC_REST);
     w->checkpoint = duplicate(arena, MPI_COMM_WORLD, "checkpoint", BK_TRAFFIC_REST);
@@ -167,8 +179,12 @@ bk_status bk_world_open(bk_arena *arena, int expert, bk_world **world)
     return BK_OK;
 }
 
-static void close_comm(bk_comm *c)
+void bk_comm_close(bk_comm *c)
 {
+    if (c->levels) {
+        bk_comm_close(c->levels->inner);
+        bk_comm_close(c->levels->cross);
+    }
     BK_MPI(MPI_Comm_free(&c->handle));
     bk_arena_free(c->scratch);
 }
@@ -178,7 +194,7 @@ void bk_world_close(bk_world *w)
     bk_comm *all[] = {w->world, w->ctl,         w->loss, w->route, w->ep,
                       w->edp,   w->edp_buckets, w->node, w->data,  w->checkpoint};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-        close_comm(all[i]);
+        bk_comm_close(all[i]);
 }
 
 int bk_comm_rank(const bk_comm *comm)

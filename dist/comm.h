@@ -20,7 +20,7 @@ typedef struct bk_world {
     bk_comm *data;        /* data sets */
     bk_comm *checkpoint;  /* blocks to the writers */
     int rank, size;
-    int nodes;  /* that share no memory */
+    int nodes;  /* that share no memory (or as BIRKHOFF_NODE_RANKS says) */
     int expert; /* EP */
 } bk_world;
 
@@ -38,6 +38,11 @@ const char *bk_mpi_library(void); /* "Open MPI v4.1.4, ..." */
  * ranks (else BK_USAGE). The world lives on `arena` (run arena) until bk_world_close. */
 BK_CHECKED bk_status bk_world_open(bk_arena *arena, int expert, bk_world **world);
 void bk_world_close(bk_world *world); /* Collective. */
+
+/* True for a communicator (`ep` alone) whose ranks stand on several nodes, two or more and as many
+ * on each: then exchanges can go in two hops (dist/exchange.h).  BIRKHOFF_NODE_RANKS=N in the
+ * environment makes nodes of N ranks in a row, for tests on one machine. */
+bool bk_comm_has_levels(const bk_comm *comm);
 
 int bk_comm_rank(const bk_comm *comm);
 int bk_comm_size(const bk_comm *comm);

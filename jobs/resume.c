@@ -24,6 +24,7 @@ static const struct {
     {"data.max_length", FIXED},
     {"model.recompute", FREE},
     {"model.moe.chunks", FREE},
+    {"model.moe.hierarchy", FREE},
     {"model.moe.upcycle", FREE}, /* of the first start alone */
     {"model", TENSORS},
     {"distill", WARNED},

@@ -222,6 +222,7 @@ static bk_tensor *experts(bk_model *model, bk_tape *t, int layer, bk_tensor *x, 
                      .ep = model->world->ep,
                      .chunks = c->chunks,
                      .wire_bf16 = c->wire != 0,
+                     .hierarchy = (bk_moe_hierarchy)c->hierarchy,
                      .route = bk_comm_reducer(model->world->route),
                      .state = &m->state};
     bk_moe_result r = bk_moe(t, &a);

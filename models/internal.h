@@ -34,7 +34,7 @@ typedef struct bk_attention_config {
 typedef struct bk_moe_config {
     int64_t every, experts, k, hidden, min_capacity, shared, chunks;
     bool shared_gate;
-    int activation, drop_policy, aux, wire;
+    int activation, drop_policy, aux, wire, hierarchy;
     double capacity_factor, max_receive_factor, aux_weight, z_weight;
     bool upcycles; /* begins as the dense model upcycle_from */
     const char *upcycle_from;

@@ -140,6 +140,10 @@ void bk_model_advise(const bk_model *model, int64_t steps)
     const bk_moe_config *c = model->moe;
     if (!c)
         return;
+    if (c->hierarchy == BK_HIERARCHY_TWO_LEVEL && !bk_comm_has_levels(model->world->ep))
+        bk_note(
+            "model.moe.hierarchy=two_level: rows go straight, as the ranks of an expert-parallel "
+            "group do not stand on two or more nodes, two or more and as many on each");
     if (c->router->advise)
         c->router->advise(c->router_config, c->k, steps);
     if (bk_model_causal(model) && c->router->flags & BK_ROUTER_TRANSPORT)

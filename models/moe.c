@@ -274,16 +274,34 @@ static bk_dispatch dispatch_of(bk_tape *t, const saved *s, const int32_t *index)
     return bk_dispatch_make(t, s->args.ep, s->args.chunks, &s->route_args, index, s->route.slots);
 }
 
+/* Below this mean size of a message between two ranks latency costs more than bytes: about the
+ * product of the latency and the bandwidth of a network. */
+enum { SHORT_MESSAGE = 32 << 10 };
+
+/* The same on all ranks. */
+static bool in_two_hops(const saved *s)
+{
+    const bk_moe_args *a = &s->args;
+    bk_dtype wire = bk_wire_of(s->experts.operands, a->wire_bf16);
+    double messages = (double)bk_mpi_size() * bk_comm_size(a->ep) * (double)s->dispatch.chunks;
+    double bytes = (double)(a->valid * a->k * s->width) * (double)bk_dtype_size(wire) / messages;
+    return bk_comm_has_levels(a->ep) &&
+           (a->hierarchy == BK_HIERARCHY_TWO_LEVEL ||
+            (a->hierarchy == BK_HIERARCHY_AUTO && bytes < SHORT_MESSAGE));
+}
+
 /* Rows of the choices that are sent; none when they would be too many for a rank. */
 static void make_dispatch(bk_tape *t, saved *s)
 {
     int64_t slots = s->route_args.tokens * s->route.slots;
     s->dispatch = dispatch_of(t, s, sent_index(t, s));
-    if (!overfull(t, s))
-        return;
-    int32_t *none = BK_NEW(t->scratch, int32_t, slots);
-    memset(none, 0xff, (size_t)slots * sizeof *none);
-    s->dispatch = dispatch_of(t, s, none);
+    if (overfull(t, s)) {
+        int32_t *none = BK_NEW(t->scratch, int32_t, slots);
+        memset(none, 0xff, (size_t)slots * sizeof *none);
+        s->dispatch = dispatch_of(t, s, none);
+    }
+    if (in_two_hops(s))
+        bk_dispatch_relay(t, &s->dispatch);
 }
 
 static void begin_forward(bk_tape *t, bk_node *n)

@@ -9,6 +9,14 @@
 #include "models/moe_figures.h"
 #include "models/moe_shared.h"
 
+/* Rows go straight to the rank of their expert, or in two hops, through the neighbour with that
+ * rank's place on its node (dist/exchange.h).  Auto: in two hops where messages would be short. */
+typedef enum bk_moe_hierarchy {
+    BK_HIERARCHY_AUTO,
+    BK_HIERARCHY_FLAT,
+    BK_HIERARCHY_TWO_LEVEL
+} bk_moe_hierarchy;
+
 /* Everything one call of the layer reads.  Local experts of this rank: first .. first+count-1
  * (owner rule: contiguous, the first E mod EP coordinates hold one more). */
 typedef struct bk_moe_args {
@@ -40,7 +48,8 @@ typedef struct bk_moe_args {
     const bk_comm *ep; /* NULL = one rank */
     int64_t chunks; /* that the local experts are cut into: rows of one are under way while another
                      * is at work; 0, 1: all at once */
-    bool wire_bf16; /* rows are rounded to bf16 on every way between tokens and experts */
+    bk_moe_hierarchy hierarchy; /* straight where ep has no levels */
+    bool wire_bf16;          /* rows are rounded to bf16 on every way between tokens and experts */
     const bk_reducer *route; /* NULL = one rank */
     bk_moe_state *state;     /* counters that outlive the step, for figures; may be NULL */
     bk_attributes *attributes;

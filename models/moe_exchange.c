@@ -131,6 +131,12 @@ bk_dispatch bk_dispatch_make(bk_tape *t, const bk_comm *ep, int64_t chunks, cons
     return d;
 }
 
+/* There chunk by chunk, then back: to[] and from[] stand behind each other. */
+void bk_dispatch_relay(bk_tape *t, bk_dispatch *d)
+{
+    d->relay = bk_relay_new(d->ep, t->arena, 2 * d->chunks, d->to);
+}
+
 bk_exchange *bk_dispatch_send(bk_tape *t, const bk_dispatch *d, int64_t chunk, size_t row_bytes,
                               const void *rows, void *received)
 {
@@ -142,7 +148,9 @@ bk_exchange *bk_dispatch_send(bk_tape *t, const bk_dispatch *d, int64_t chunk, s
                                                  .send_place = d->to_place + at,
                                                  .receive = received,
                                                  .receive_count = d->from + at,
-                                                 .receive_place = d->from_place + at});
+                                                 .receive_place = d->from_place + at,
+                                                 .relay = d->relay,
+                                                 .exchange = chunk});
 }
 
 bk_exchange *bk_dispatch_return(bk_tape *t, const bk_dispatch *d, int64_t chunk, size_t row_bytes,
@@ -156,5 +164,7 @@ bk_exchange *bk_dispatch_return(bk_tape *t, const bk_dispatch *d, int64_t chunk,
                                                  .send_place = d->from_place + at,
                                                  .receive = rows,
                                                  .receive_count = d->to + at,
-                                                 .receive_place = d->to_place + at});
+                                                 .receive_place = d->to_place + at,
+                                                 .relay = d->relay,
+                                                 .exchange = d->chunks + chunk});
 }

@@ -22,6 +22,7 @@ typedef struct bk_dispatch {
     int64_t chunks;     /* that the experts of every rank are cut into; each goes by itself */
     int64_t *to, *from; /* [chunks,size] rows for and from each rank of the group */
     int64_t *to_place, *from_place; /* [chunks,size] the first of them, of sent and of received */
+    const bk_relay *relay;          /* rows go in two hops; NULL: straight */
     int64_t lanes;                  /* of the whole group, in rank order */
     bk_expert_block *block;         /* [local experts, lanes] */
     int64_t blocks;
@@ -39,6 +40,9 @@ static inline int64_t bk_chunk_first(int64_t n, int64_t chunks, int64_t chunk)
  * as the fullest rank has experts: a rank with fewer has empty ones. */
 bk_dispatch bk_dispatch_make(bk_tape *t, const bk_comm *ep, int64_t chunks, const bk_route_args *a,
                              const int32_t *index, int64_t slots);
+
+/* Collective over ep, which has levels.  From now on rows of d go in two hops (dist/exchange.h). */
+void bk_dispatch_relay(bk_tape *t, bk_dispatch *d);
 
 /* Collective.  Starts one chunk of rows[sent] on its way to the experts, received[received]; and on
  * the way back.  The result lives on t->scratch; bk_exchange_finish waits for it. */

@@ -3,7 +3,6 @@
 #include "core/log.h"
 #include "core/parallel.h"
 #include "core/vector.h"
-#include "dist/traffic.h"
 
 /* ---- time ---- */
 
@@ -136,17 +135,27 @@ static void finish(bk_journey *j, bk_exchange *x)
     bk_moe_clock_lap(j->clock, BK_MOE_EXCHANGE);
 }
 
+static int64_t bytes_to_others(const bk_journey *j, bool home, int64_t chunk)
+{
+    const bk_dispatch *d = j->dispatch;
+    int size = bk_comm_size(d->ep), rank = bk_comm_rank(d->ep);
+    const int64_t *list = (home ? d->from : d->to) + chunk * size;
+    int64_t count = -list[rank];
+    for (int r = 0; r < size; r++)
+        count += list[r];
+    return count * (int64_t)row_bytes(j, home ? j->wire_home : j->wire_there);
+}
+
 /* Starts a chunk of rows to their experts, or (home) from them; on one rank they are there. */
 static bk_exchange *start(bk_tape *t, bk_journey *j, bool home, int64_t chunk)
 {
     const bk_dispatch *d = j->dispatch;
     if (alone(j))
         return NULL;
-    int64_t before = bk_traffic_now().bytes;
     bk_exchange *x =
         home ? bk_dispatch_return(t, d, chunk, row_bytes(j, j->wire_home), j->leaving, j->returning)
              : bk_dispatch_send(t, d, chunk, row_bytes(j, j->wire_there), j->packed, j->arriving);
-    j->clock->bytes += bk_traffic_now().bytes - before;
+    j->clock->bytes += bytes_to_others(j, home, chunk);
     bk_moe_clock_lap(j->clock, BK_MOE_EXCHANGE);
     return x;
 }

@@ -27,7 +27,8 @@ static double weight_sum(const bk_moe_config *moe)
     for (int64_t e = 0; e < moe->experts; e++)
         logits[e] = -0.01 * (double)(e % 97);
     bk_route r = {0};
-    moe->router->route(&(bk_route_args){.logits = logits,
+    moe->router->route(&(bk_route_args){.kind = moe->router,
+                                        .logits = logits,
                                         .tokens = 1,
                                         .experts = moe->experts,
                                         .k = moe->k,
@@ -38,7 +39,7 @@ static double weight_sum(const bk_moe_config *moe)
                                         .arena = arena,
                                         .scratch = scratch},
                        &r);
-    for (int64_t s = 0; r.index && r.weight && s < moe->k; s++)
+    for (int64_t s = 0; s < r.slots; s++)
         sum += r.weight[s];
     bk_arena_free(arena);
     bk_arena_free(scratch);

@@ -15,7 +15,7 @@ typedef struct moe_config {
     int64_t tokens, width, hidden, experts, k, chunks, threads, warmup, repeats;
     const char *router;
     double probability;
-    int gemm;
+    int gemm, wire, hierarchy;
 } moe_config;
 
 static const bk_option options[] = {
@@ -25,6 +25,9 @@ static const bk_option options[] = {
     BK_OPTION_I64(moe_config, experts, 8, 1, 65536, "experts, E"),
     BK_OPTION_I64(moe_config, k, 2, 1, 65536, "experts of a token"),
     BK_OPTION_I64(moe_config, chunks, 1, 1, 64, "pieces of a rank's experts (model.moe.chunks)"),
+    BK_OPTION_CHOICE(moe_config, wire, 0, "fp32|bf16", "rows that travel (model.moe.wire)"),
+    BK_OPTION_CHOICE(moe_config, hierarchy, 0, "auto|flat|two_level",
+                     "ways between nodes (model.moe.hierarchy)"),
     BK_OPTION_TEXT(moe_config, router, "topk", "router (birkhoff kinds router)"),
     BK_OPTION_F64(moe_config, probability, -1.0, -1.0, 1.0,
                   "share of the steps that route by transport (ssr); -1 = the router's default"),
@@ -86,6 +89,7 @@ typedef struct layer {
     int64_t rows, width;
     int64_t warmup, done;
     double cpu;                    /* seconds of this process when the warm-up was over */
+    bk_traffic before;             /* what it had sent then */
     double seconds[BK_MOE_PHASES]; /* of the runs that count, summed */
 } layer;
 
@@ -159,6 +163,8 @@ static void open_layer(layer *y, bk_arena *arena, const moe_config *c, const bk_
                             .first_token = bk_lanes_first_sample(&lanes),
                             .ep = world->ep,
                             .chunks = c->chunks,
+                            .wire_bf16 = c->wire != 0,
+                            .hierarchy = (bk_moe_hierarchy)c->hierarchy,
                             .route = bk_comm_reducer(world->route),
                             .state = &y->state};
     bk_moe_experts_of(bk_comm_rank(world->ep), c->experts, world->expert, &y->args.first,
@@ -186,8 +192,10 @@ static bk_tensor **leaves(layer *y, int which)
 static bk_status forward_backward(void *context)
 {
     layer *y = context;
-    if (y->done == y->warmup)
+    if (y->done == y->warmup) {
         y->cpu = bk_bench_cpu_seconds();
+        y->before = bk_traffic_of(BK_TRAFFIC_EXPERT);
+    }
     bk_tape_begin(&y->tape);
     y->tape.step = y->done;
     bk_moe_args a = y->args;
@@ -288,6 +296,18 @@ static void add_phases(layer *y, const moe_config *c, const bk_world *world, bk_
         bk_bench_add(out, "phase", name[i], y->seconds[i] / (double)c->repeats);
 }
 
+/* Of one run and the rank that sends most. */
+static void add_messages(const layer *y, const moe_config *c, const bk_world *world,
+                         bk_bench_result *out)
+{
+    bk_traffic sent = bk_traffic_minus(bk_traffic_of(BK_TRAFFIC_EXPERT), y->before);
+    int64_t most[] = {sent.bytes, sent.messages, sent.far};
+    static const char *const name[] = {"bytes", "messages", "messages_between_nodes"};
+    bk_max_i64(world->ctl, 3, most);
+    for (int i = 0; i < 3; i++)
+        bk_bench_add(out, "communication", name[i], (double)most[i] / (double)c->repeats);
+}
+
 static bk_status measure(layer *y, const moe_config *c, const bk_world *world, bk_arena *arena,
                          bk_bench_result *out)
 {
@@ -301,6 +321,7 @@ static bk_status measure(layer *y, const moe_config *c, const bk_world *world, b
     bk_bench_add(out, NULL, "cpu_seconds", cpu / (double)c->repeats);
     bk_bench_add(out, NULL, "expert_parallel", world->expert);
     add_phases(y, c, world, out);
+    add_messages(y, c, world, out);
     return measure_transport(y, c, world, arena, out);
 }
 

@@ -10,7 +10,7 @@
 typedef struct moe_settings {
     routing_settings routing;
     const char *router;
-    int activation, wire;
+    int activation, wire, hierarchy;
     int64_t expert, chunks;
     double max_receive_factor;
 } moe_settings;
@@ -28,6 +28,8 @@ static const bk_option settings[] = {
                   "most rows of a rank, in even shares: at least 1; 0 = any number"),
     BK_OPTION_CHOICE(moe_settings, wire, 0, "fp32|bf16",
                      "rows between tokens and experts (model.moe.wire)"),
+    BK_OPTION_CHOICE(moe_settings, hierarchy, 0, "auto|flat|two_level",
+                     "ways between nodes (model.moe.hierarchy)"),
     BK_OPTION_I64(moe_settings, chunks, 1, 1, 64, "pieces of a rank's experts (model.moe.chunks)"),
     BK_OPTION_END,
 };
@@ -173,6 +175,7 @@ static bk_moe_args args_of(bk_operator_call *c, const bk_world *world)
                      .ep = world->ep,
                      .chunks = s->chunks,
                      .wire_bf16 = s->wire != 0,
+                     .hierarchy = (bk_moe_hierarchy)s->hierarchy,
                      .route = bk_comm_reducer(world->route),
                      .attributes = &c->attributes};
     if (bk_operator_given(c, "shared_w1"))

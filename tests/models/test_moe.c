@@ -44,6 +44,7 @@ static void ranks_degrees_and_chunks_change_no_bit(void **state)
         .name = "a shared expert", .shared = true, .mask = bk_test_some_padding, .aux = true});
     bk_test_scene_check((bk_test_scene){
         .name = "a gated shared expert", .shared = true, .shared_gate = true, .bf16 = true});
+    bk_test_scene_check((bk_test_scene){.name = "straight", .hierarchy = BK_HIERARCHY_FLAT});
     bk_test_scene_check(
         (bk_test_scene){.name = "a short wire", .wire_bf16 = true, .mask = bk_test_some_padding});
     bk_test_scene_check((bk_test_scene){.name = "a short wire, bf16 products",
@@ -70,6 +71,12 @@ static void nothing_here_and_there_changes_no_bit(void **state)
     bk_test_scene_check((bk_test_scene){
         .name = "a lane without tokens", .mask = bk_test_lane_1_is_empty, .aux = true});
     bk_test_scene_check((bk_test_scene){.name = "an expert without tokens", .avoided = 3});
+    bk_test_scene_check((bk_test_scene){.name = "all tokens to one expert, straight",
+                                        .wanted = 4,
+                                        .k = 1,
+                                        .hierarchy = BK_HIERARCHY_FLAT});
+    bk_test_scene_check((bk_test_scene){
+        .name = "far rows", .hierarchy = BK_HIERARCHY_TWO_LEVEL, .width = 40, .tokens = 40});
     bk_test_scene_check((bk_test_scene){.name = "all tokens to one expert", .wanted = 4, .k = 1});
     bk_test_scene_check((bk_test_scene){
         .name = "no token at all", .mask = bk_test_all_padding, .aux = true, .z = true});
@@ -389,6 +396,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(experts_have_one_owner),
     };
     bk_test_ranks_start(&argc, &argv);
+    if (bk_mpi_size() == 4)
+        setenv("BIRKHOFF_NODE_RANKS", "2", 1); /* two hops wherever not said otherwise */
     bk_test_worlds_open();
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     if (bk_mpi_size() == 1)

@@ -137,6 +137,7 @@ bk_test_layer *bk_test_layer_open(const bk_test_scene *s, const bk_world *w)
                             .router = bk_router_find(s->router),
                             .capacity = s->capacity,
                             .wire_bf16 = s->wire_bf16,
+                            .hierarchy = s->hierarchy,
                             .aux = s->aux ? BK_AUX_SWITCH : BK_AUX_NONE,
                             .z = s->z,
                             .first_token = first,

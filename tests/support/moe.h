@@ -26,6 +26,7 @@ typedef struct bk_test_scene {
     bool aux, z, unbiased, bf16;
     bool shared, shared_gate, wire_bf16;
     bk_capacity capacity;
+    bk_moe_hierarchy hierarchy;
     int64_t avoided, wanted; /* expert that no token likes, that every token likes; not expert 0 */
     int32_t (*mask)(int64_t token);
     bool identity; /* relu experts W1 = [I; -I], W2 = [I, -I] */
