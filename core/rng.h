@@ -21,6 +21,7 @@ typedef enum bk_use {
     BK_USE_SPLIT = 9,
     BK_USE_BENCH = 10,
     BK_USE_ATTENTION_NOISE = 11, /* on scores that are factorised (attention.qr) */
+    BK_USE_CORRUPT = 12,         /* damage to samples for evaluation */
 } bk_use;
 
 typedef struct bk_philox_key {

@@ -251,6 +251,14 @@ static void stored_close(stored *s)
     H5Eclear2(H5E_DEFAULT);
 }
 
+/* The library may have kept what was written until now. */
+static bk_status flush_chunks(bk_h5 *file, const char *dataset, stored *s)
+{
+    herr_t code = H5Dclose(s->id);
+    s->id = -1;
+    return code < 0 ? bk_h5_failed(file, dataset, "be written") : BK_OK;
+}
+
 /* A damaged shape must not make us allocate: a file cannot hold more than deflate's greatest ratio
  * lets it.  What lies in other files is not read. */
 static bk_status check_storage(bk_h5 *file, const char *dataset, const stored *s)
@@ -332,7 +340,7 @@ static hid_t creation_list(const bk_h5 *file, bk_dtype dtype, int dims, const in
 {
     hid_t properties = H5Pcreate(H5P_DATASET_CREATE);
     H5Pset_obj_track_times(properties, 0);
-    H5Pset_alloc_time(properties, H5D_ALLOC_TIME_EARLY);
+    H5Pset_alloc_time(properties, H5D_ALLOC_TIME_INCR); /* early writes filtered chunks twice */
     H5Pset_fill_time(properties, H5D_FILL_TIME_NEVER);
     int64_t count = 1;
     for (int i = 0; i < dims; i++)
@@ -437,6 +445,8 @@ static bk_status move_rows(bk_h5 *file, const char *dataset, bk_dtype dtype, con
             status = bk_h5_failed(file, dataset, write ? "be written" : "be read");
         if (memory >= 0)
             H5Sclose(memory);
+        if (write && status == BK_OK)
+            status = flush_chunks(file, dataset, &s);
     }
     stored_close(&s);
     return status;

@@ -1,14 +1,13 @@
 /* io/data/images.c - IDX files (MNIST and its kin), plain or gzip, or glyphs without files, as
  * pixels, patches or stripes. */
-#include "io/data_common.h"
-
+#include "io/corrupt.h"
 #include "io/glyphs.h"
 
 typedef struct images_config {
     int layout, values;
     bool glyphs;
     int64_t patch, classes, limit, train, test, seed;
-    double mean, sd, validation;
+    double mean, sd, validation, blur, noise;
 } images_config;
 
 enum { PIXELS, PATCHES, STRIPES };
@@ -33,7 +32,12 @@ static const bk_option options[] = {
     BK_OPTION_I64(images_config, train, 0, 0, 1 << 24,
                   "glyphs to train and validate on; 0 = 12000"),
     BK_OPTION_I64(images_config, test, 0, 0, 1 << 24, "glyphs to test on; 0 = a sixth of train"),
-    BK_OPTION_I64(images_config, seed, 1, 0, 1LL << 53, "of the held-out choice and of glyphs"),
+    BK_OPTION_F64(images_config, blur, 0.0, 0.0, 100.0,
+                  "standard deviation of a Gaussian blur, in pixels (a set to evaluate on)"),
+    BK_OPTION_F64(images_config, noise, 0.0, 0.0, 10.0,
+                  "standard deviation of normal noise, 1 = black to white; after the blur"),
+    BK_OPTION_I64(images_config, seed, 1, 0, 1LL << 53,
+                  "of the held-out choice, of glyphs and of noise"),
     BK_OPTION_END,
 };
 
@@ -175,6 +179,14 @@ static bk_status read_all(const bk_data_args *a, bk_images images[2])
     return BK_OK;
 }
 
+static void corrupt(const images_config *c, bk_images images[2])
+{
+    for (int i = 0; i < 2; i++) {
+        bk_images_blur(c->blur, &images[i]);
+        bk_images_noise((uint64_t)c->seed, c->noise, i ? images[0].count : 0, &images[i]);
+    }
+}
+
 static bk_status make(const bk_data_args *a, bk_dataset *out)
 {
     const images_config *c = a->config;
@@ -182,6 +194,7 @@ static bk_status make(const bk_data_args *a, bk_dataset *out)
     grid g = {0};
     BK_TRY(c->glyphs ? draw_all(a, images) : read_all(a, images));
     BK_TRY(grid_of(c, &images[0], &g));
+    corrupt(c, images);
     out->task = "classification";
     out->classes = count_classes(c, images);
     if (c->layout == PIXELS && c->values == TOKENS)

@@ -1,12 +1,12 @@
 /* io/data/lines.c - a corpus for language models: bytes + 1, one sample a document. */
-#include "io/data_common.h"
+#include "io/corrupt.h"
 #include "io/files.h"
 
 #include <string.h>
 
 typedef struct lines_config {
     const char *separator;
-    double validation, test;
+    double validation, test, swap;
     int64_t limit, max_length, seed;
 } lines_config;
 
@@ -20,7 +20,9 @@ static const bk_option options[] = {
     BK_OPTION_I64(lines_config, limit, 0, 0, 1LL << 40, "first documents only; 0 = all"),
     BK_OPTION_I64(lines_config, max_length, 0, 0, 1LL << 40,
                   "documents are cut to this many bytes; 0 = no"),
-    BK_OPTION_I64(lines_config, seed, 1, 0, 1LL << 53, "recorded only: nothing here is drawn"),
+    BK_OPTION_F64(lines_config, swap, 0.0, 0.0, 1.0,
+                  "probability that a symbol changes places with the next (a set to evaluate on)"),
+    BK_OPTION_I64(lines_config, seed, 1, 0, 1LL << 53, "of swap"),
     BK_OPTION_END,
 };
 
@@ -147,6 +149,7 @@ static bk_status make(const bk_data_args *a, bk_dataset *out)
                            (long long)s.offsets[s.count]);
         s = cut_bytes(a->arena, &s, bytes, documents);
     }
+    bk_samples_swap((uint64_t)c->seed, c->swap, &s);
     bk_samples_to(&s, out);
     out->labels = NULL;
     out->task = "language_model";
