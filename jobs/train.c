@@ -14,6 +14,7 @@
 #include "jobs/probe.h"
 #include "jobs/progress.h"
 #include "jobs/repro.h"
+#include "jobs/routing.h"
 #include "jobs/saving.h"
 #include "jobs/slurm.h"
 
@@ -40,33 +41,7 @@ typedef struct loop {
 
 /* ---- lines of metrics ---- */
 
-static void write_moe_layer(bk_metrics *m, const bk_moe_figures *f)
-{
-    static const char *const phase[BK_MOE_PHASES] = {"route", "pack", "exchange", "gemm",
-                                                     "combine"};
-    bk_metrics_integer(m, "layer", f->layer);
-    bk_metrics_number(m, "load_max_over_mean", f->load_max_over_mean);
-    bk_metrics_number(m, "load_min_over_mean", f->load_min_over_mean);
-    bk_metrics_number(m, "load_cv", f->load_cv);
-    bk_metrics_number(m, "load_entropy", f->load_entropy);
-    bk_metrics_integer(m, "dead", f->dead);
-    bk_metrics_number(m, "rank_load_max_over_mean", f->rank_load_max_over_mean);
-    bk_metrics_number(m, "token_entropy", f->token_entropy);
-    bk_metrics_number(m, "confidence", f->confidence);
-    bk_metrics_number(m, "kept_mass", f->kept_mass);
-    bk_metrics_number(m, "drop_rate", f->drop_rate);
-    bk_metrics_number(m, "soft_column_error", f->soft_column_error);
-    bk_metrics_integer(m, "router_iterations", f->router_iterations);
-    bk_metrics_integer(m, "router_unconverged", f->router_unconverged);
-    bk_metrics_integer(m, "ot_steps", f->ot_steps);
-    bk_metrics_integer(m, "nonfinite_logits", f->nonfinite_logits);
-    bk_metrics_number(m, "aux", f->aux);
-    bk_metrics_number(m, "z", f->z);
-    bk_metrics_integer(m, "bytes_sent", f->bytes_sent);
-    for (int i = 0; i < BK_MOE_PHASES; i++)
-        bk_metrics_number(m, phase[i], f->seconds[i]);
-}
-
+/* Collective. */
 static void write_moe(loop *l)
 {
     bk_job *job = l->job;
@@ -75,12 +50,7 @@ static void write_moe(loop *l)
         return;
     bk_moe_figures *f = BK_ZNEW(job->tape.arena, bk_moe_figures, layers);
     bk_model_moe_figures(job->model, f);
-    bk_metrics_open_list(l->metrics, "moe");
-    for (int i = 0; i < layers; i++) {
-        bk_metrics_next_item(l->metrics);
-        write_moe_layer(l->metrics, &f[i]);
-    }
-    bk_metrics_close_list(l->metrics);
+    bk_routing_write(l->metrics, layers, f, job->tape.arena);
 }
 
 /* "row_violation" of "sinkd", "row_violation.2" of "sinkd.2". */

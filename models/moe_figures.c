@@ -179,6 +179,7 @@ static void share_figures(bk_moe_state *state, const int64_t *since, bk_moe_figu
         out->dead += since[e] == 0;
     }
     out->share = state->share;
+    out->experts = state->experts;
 }
 
 /* What is largest on some rank. */

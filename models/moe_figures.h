@@ -55,6 +55,7 @@ void bk_moe_state_count(bk_moe_state *state, const bk_route_args *a, const bk_ro
 /* Figures of one layer over all ranks; loads are (token, slot) pairs of the last training step. */
 typedef struct bk_moe_figures {
     int layer;
+    int64_t experts;
     double load_max_over_mean, load_min_over_mean, load_cv;
     double load_entropy;            /* of the shares of the experts, / log E */
     double token_entropy;           /* mean entropy of softmax(H), / log E */
@@ -66,8 +67,10 @@ typedef struct bk_moe_figures {
     double aux, z;                  /* unweighted; 0 without */
     int64_t dead;                   /* experts without a token since the last call */
     const double *share;            /* [E] of the pairs since the last call, sum 1; the state's */
-    int64_t router_iterations, router_unconverged, router_held, ot_steps, nonfinite_logits,
-        bytes_sent;
+    int64_t router_iterations;
+    int64_t router_unconverged; /* transport steps above the tolerance since the last call */
+    int64_t router_held;        /* plans since then whose implicit gradient held the potentials */
+    int64_t ot_steps, nonfinite_logits, bytes_sent;
     double seconds[BK_MOE_PHASES]; /* of the slowest rank */
 } bk_moe_figures;
 

@@ -285,7 +285,10 @@ void bk_router_scores(int score, int64_t n, const double *h, double *p)
         return;
     }
     for (int64_t j = 0; j < n; j++)
-        p[j] = bk_router_sigmoid(h[j]);
+        p[j] = -h[j];
+    bk_exp_f64(n, p, p);
+    for (int64_t j = 0; j < n; j++)
+        p[j] = 1.0 / (1.0 + p[j]);
 }
 
 typedef struct scoring {

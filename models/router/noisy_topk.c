@@ -33,16 +33,20 @@ typedef struct kept {
 
 /* ---- routing ---- */
 
-static double softplus(double x)
-{
-    return fmax(x, 0.0) + bk_log_one(1.0 + bk_exp_one(-fabs(x)));
-}
-
+/* softplus(x) = max(x, 0) + log(1 + exp(-|x|)) */
 static void make_spread(void *context, int64_t first, int64_t last)
 {
     const kept *c = context;
+    const double *n = c->noise_logits;
+    double *sd = c->spread;
     for (int64_t i = first; i < last; i++)
-        c->spread[i] = softplus(c->noise_logits[i]) + 1e-2;
+        sd[i] = -fabs(n[i]);
+    bk_exp_f64(last - first, sd + first, sd + first);
+    for (int64_t i = first; i < last; i++)
+        sd[i] += 1.0;
+    bk_log_f64(last - first, sd + first, sd + first);
+    for (int64_t i = first; i < last; i++)
+        sd[i] += fmax(n[i], 0.0) + 1e-2;
 }
 
 /* Makes the arrays of a decision with H' as what is seen. */
@@ -80,11 +84,14 @@ static void noisy_logits_back(const bk_route_args *a, const bk_route *r, const d
                               const bk_route_back *b)
 {
     const kept *own = r->own;
-    for (int64_t i = 0; i < a->tokens * a->experts; i++) {
-        b->logits[i] += gh[i];
-        if (own)
-            b->noise_logits[i] += gh[i] * own->draw[i] * bk_router_sigmoid(own->noise_logits[i]);
-    }
+    int64_t n = a->tokens * a->experts;
+    double *slope = BK_NEW(a->scratch, double, own ? n : 0);
+    bk_vector(BK_F64)->add(n, gh, b->logits);
+    if (!own)
+        return;
+    bk_router_scores(BK_SCORE_SIGMOID, n, own->noise_logits, slope);
+    for (int64_t i = 0; i < n; i++)
+        b->noise_logits[i] += gh[i] * own->draw[i] * slope[i];
 }
 
 static void weights_back(const bk_route_args *a, const bk_route *r, const double *gw,
