@@ -191,7 +191,6 @@ static void routing_that_cannot_be(void **state)
     bk_test_op_reals(&op, "noise", BK_SHAPE(ROWS, CLASSES), x);
     refused(2, 1, "noise is not read by router.topk with noise=none", "router.topk");
     refused(2, 1, "did you mean sinkhorn", "moe router=sinkhorm");
-    refused(2, 1, "max_receive_factor=0.5", "moe max_receive_factor=0.5");
 }
 
 static void attention_that_cannot_be(void **state)
