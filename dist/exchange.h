@@ -16,6 +16,9 @@ typedef struct bk_relay bk_relay;
 bk_relay *bk_relay_new(const bk_comm *comm, bk_arena *arena, int64_t exchanges,
                        const int64_t *count);
 
+/* Not collective.  The same for exchange 0 of one row from each rank to each. */
+bk_relay *bk_relay_even(const bk_comm *comm, bk_arena *arena);
+
 /* Which rows: those for rank r are send_count[r] of them from row send_place[r] of `send` on, and
  * likewise those from it.  Pieces of `receive` do not overlap. */
 typedef struct bk_exchange_rows {

@@ -96,6 +96,16 @@ bk_relay *bk_relay_new(const bk_comm *comm, bk_arena *arena, int64_t exchanges,
     return relay;
 }
 
+bk_relay *bk_relay_even(const bk_comm *comm, bk_arena *arena)
+{
+    const bk_levels *v = comm->levels;
+    bk_relay *relay = BK_NEW(arena, bk_relay, 1);
+    *relay = (bk_relay){.words = v->nodes, .rows = BK_NEW(arena, int32_t, comm->size)};
+    for (int r = 0; r < comm->size; r++)
+        relay->rows[r] = 1;
+    return relay;
+}
+
 int64_t bk_relay_rows(const bk_comm *comm, const bk_relay *relay, int64_t exchange, int local,
                       int node)
 {

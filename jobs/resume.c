@@ -25,6 +25,7 @@ static const struct {
     {"model.recompute", FREE},
     {"model.moe.chunks", FREE},
     {"model.moe.hierarchy", FREE},
+    {"model.moe.max_receive_factor", FREE},
     {"model.moe.upcycle", FREE}, /* of the first start alone */
     {"model", TENSORS},
     {"distill", WARNED},

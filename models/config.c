@@ -68,7 +68,7 @@ static const bk_option moe_options[] = {
     BK_OPTION_CHOICE(
         bk_moe_config, hierarchy, 0, "auto|flat|two_level",
         "rows between nodes: each rank to each, or by way of one rank a node; auto: the "
-        "latter where messages are short"),
+        "latter where messages are short (8 KiB)"),
     BK_OPTION_I64(bk_moe_config, chunks, 1, 1, 64,
                   "pieces of a rank's experts; rows of one travel while another is at work"),
     BK_OPTION_END,

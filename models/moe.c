@@ -10,6 +10,7 @@
 #include "models/moe_journey.h"
 #include "models/moe_kernel.h"
 
+#include <math.h>
 #include <string.h>
 
 int bk_moe_owner(int64_t e, int64_t experts, int ep)
@@ -269,39 +270,34 @@ static bool overfull(bk_tape *t, const saved *s)
     return true;
 }
 
-static bk_dispatch dispatch_of(bk_tape *t, const saved *s, const int32_t *index)
-{
-    return bk_dispatch_make(t, s->args.ep, s->args.chunks, &s->route_args, index, s->route.slots);
-}
-
-/* Below this mean size of a message between two ranks latency costs more than bytes: about the
- * product of the latency and the bandwidth of a network. */
-enum { SHORT_MESSAGE = 32 << 10 };
+/* Up to this mean size of a message between two ranks their number costs more than their bytes:
+ * on 4 hosts of 2 and of 4 ranks (TCP) two hops were faster at 1 to 8 KiB, slower from 16 KiB on.
+ */
+enum { SHORT_MESSAGE = 8 << 10 };
 
 /* The same on all ranks. */
 static bool in_two_hops(const saved *s)
 {
     const bk_moe_args *a = &s->args;
     bk_dtype wire = bk_wire_of(s->experts.operands, a->wire_bf16);
-    double messages = (double)bk_mpi_size() * bk_comm_size(a->ep) * (double)s->dispatch.chunks;
+    double messages = (double)bk_mpi_size() * bk_comm_size(a->ep) * fmax(1.0, (double)a->chunks);
     double bytes = (double)(a->valid * a->k * s->width) * (double)bk_dtype_size(wire) / messages;
     return bk_comm_has_levels(a->ep) &&
            (a->hierarchy == BK_HIERARCHY_TWO_LEVEL ||
-            (a->hierarchy == BK_HIERARCHY_AUTO && bytes < SHORT_MESSAGE));
+            (a->hierarchy == BK_HIERARCHY_AUTO && bytes <= SHORT_MESSAGE));
 }
 
 /* Rows of the choices that are sent; none when they would be too many for a rank. */
 static void make_dispatch(bk_tape *t, saved *s)
 {
-    int64_t slots = s->route_args.tokens * s->route.slots;
-    s->dispatch = dispatch_of(t, s, sent_index(t, s));
-    if (overfull(t, s)) {
-        int32_t *none = BK_NEW(t->scratch, int32_t, slots);
-        memset(none, 0xff, (size_t)slots * sizeof *none);
-        s->dispatch = dispatch_of(t, s, none);
-    }
-    if (in_two_hops(s))
-        bk_dispatch_relay(t, &s->dispatch);
+    int64_t slots = s->route.slots, all = s->route_args.tokens * slots;
+    bk_dispatch_options o = {s->args.ep, s->args.chunks, in_two_hops(s)};
+    s->dispatch = bk_dispatch_make(t, &o, &s->route_args, sent_index(t, s), slots);
+    if (!overfull(t, s))
+        return;
+    int32_t *none = BK_NEW(t->scratch, int32_t, all);
+    memset(none, 0xff, (size_t)all * sizeof *none);
+    s->dispatch = bk_dispatch_make(t, &o, &s->route_args, none, slots);
 }
 
 static void begin_forward(bk_tape *t, bk_node *n)

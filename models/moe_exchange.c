@@ -40,23 +40,48 @@ static void count_slot(const bk_route_args *a, int size, int32_t expert, int64_t
     c->send[(owner * c->experts + expert - first) * c->lanes + lane]++;
 }
 
-static counts exchange_counts(bk_tape *t, const bk_dispatch *d, const bk_route_args *a,
-                              const int32_t *index)
+/* One row of counts from each rank to each. */
+static void send_counts(bk_tape *t, const bk_dispatch_options *o, int64_t each, const counts *c)
 {
-    int size = bk_comm_size(d->ep);
+    int size = bk_comm_size(o->ep);
+    if (!o->two_hops) {
+        bk_alltoall_counts(o->ep, each, c->send, c->receive);
+        return;
+    }
+    int64_t *one = BK_NEW(t->scratch, int64_t, 2 * size), *place = one + size;
+    for (int r = 0; r < size; r++) {
+        one[r] = 1;
+        place[r] = r;
+    }
+    bk_exchange_finish(
+        bk_exchange_begin(o->ep, t->scratch,
+                          &(bk_exchange_rows){.bytes = (size_t)each * sizeof *c->send,
+                                              .send = c->send,
+                                              .send_count = one,
+                                              .send_place = place,
+                                              .receive = c->receive,
+                                              .receive_count = one,
+                                              .receive_place = place,
+                                              .relay = bk_relay_even(o->ep, t->scratch)}));
+}
+
+static counts exchange_counts(bk_tape *t, const bk_dispatch_options *o, const bk_route_args *a,
+                              const int32_t *index, int64_t slots)
+{
+    int size = bk_comm_size(o->ep);
     int64_t most = a->lanes->count;
-    bk_max_i64(d->ep, 1, &most);
+    bk_max_i64(o->ep, 1, &most);
     counts c = {.experts = (a->experts + size - 1) / size, .lanes = most > 0 ? most : 1};
     int64_t each = c.experts * c.lanes;
     c.send = BK_ZNEW(t->scratch, int32_t, each * size);
     c.receive = BK_ZNEW(t->scratch, int32_t, each * size);
     for (int64_t l = 0; l < a->lanes->count; l++) {
-        int64_t last = bk_lane_row(a->lanes, a->tokens, l + 1) * d->slots;
-        for (int64_t i = bk_lane_row(a->lanes, a->tokens, l) * d->slots; i < last; i++)
+        int64_t last = bk_lane_row(a->lanes, a->tokens, l + 1) * slots;
+        for (int64_t i = bk_lane_row(a->lanes, a->tokens, l) * slots; i < last; i++)
             if (index[i] >= 0)
                 count_slot(a, size, index[i], l, &c);
     }
-    bk_alltoall_counts(d->ep, each, c.send, c.receive);
+    send_counts(t, o, each, &c);
     return c;
 }
 
@@ -117,24 +142,21 @@ static int64_t fitting(int64_t chunks, int64_t experts, int size)
     return chunks > most ? most : chunks > 1 ? chunks : 1;
 }
 
-bk_dispatch bk_dispatch_make(bk_tape *t, const bk_comm *ep, int64_t chunks, const bk_route_args *a,
+bk_dispatch bk_dispatch_make(bk_tape *t, const bk_dispatch_options *o, const bk_route_args *a,
                              const int32_t *index, int64_t slots)
 {
     bk_dispatch d = {
-        .ep = ep, .slots = slots, .chunks = fitting(chunks, a->experts, bk_comm_size(ep))};
+        .ep = o->ep, .slots = slots, .chunks = fitting(o->chunks, a->experts, bk_comm_size(o->ep))};
     bk_arena_mark mark = bk_arena_get_mark(t->scratch);
     sort_by_expert(t, &d, a, index);
-    counts c = exchange_counts(t, &d, a, index);
+    counts c = exchange_counts(t, o, a, index, slots);
     sum_counts(t, &d, a->experts, &c);
     make_blocks(t, &d, a, &c);
     bk_arena_release(t->scratch, mark);
+    if (o->two_hops) /* there chunk by chunk, then back: to[] and from[] stand one behind the other
+                      */
+        d.relay = bk_relay_new(d.ep, t->arena, 2 * d.chunks, d.to);
     return d;
-}
-
-/* There chunk by chunk, then back: to[] and from[] stand behind each other. */
-void bk_dispatch_relay(bk_tape *t, bk_dispatch *d)
-{
-    d->relay = bk_relay_new(d->ep, t->arena, 2 * d->chunks, d->to);
 }
 
 bk_exchange *bk_dispatch_send(bk_tape *t, const bk_dispatch *d, int64_t chunk, size_t row_bytes,

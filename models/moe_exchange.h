@@ -34,15 +34,17 @@ static inline int64_t bk_chunk_first(int64_t n, int64_t chunks, int64_t chunk)
     return n * chunk / chunks;
 }
 
-/* Collective over ep (NULL = one rank).  index[T,slots], -1 = not sent.  Lives on the step
- * arena.
- * `chunks` is the same on all ranks; at least one is made (on one rank just that), at most as many
- * as the fullest rank has experts: a rank with fewer has empty ones. */
-bk_dispatch bk_dispatch_make(bk_tape *t, const bk_comm *ep, int64_t chunks, const bk_route_args *a,
-                             const int32_t *index, int64_t slots);
+typedef struct bk_dispatch_options {
+    const bk_comm *ep; /* NULL = one rank */
+    int64_t chunks;    /* the same on all ranks; at least one is made (on one rank just that), at
+                        * most as many as the fullest rank has experts: a rank with fewer has empty
+                        * ones */
+    bool two_hops;     /* rows and counts go in two hops (dist/exchange.h): ep has levels */
+} bk_dispatch_options;
 
-/* Collective over ep, which has levels.  From now on rows of d go in two hops (dist/exchange.h). */
-void bk_dispatch_relay(bk_tape *t, bk_dispatch *d);
+/* Collective over ep.  index[T,slots], -1 = not sent.  Lives on the step arena. */
+bk_dispatch bk_dispatch_make(bk_tape *t, const bk_dispatch_options *o, const bk_route_args *a,
+                             const int32_t *index, int64_t slots);
 
 /* Collective.  Starts one chunk of rows[sent] on its way to the experts, received[received]; and on
  * the way back.  The result lives on t->scratch; bk_exchange_finish waits for it. */

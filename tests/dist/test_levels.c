@@ -147,6 +147,31 @@ static void check_messages(const bk_comm *c)
     assert_true(relayed <= PIECES * (v->nodes - 1));
 }
 
+/* One row from each to each. */
+static void check_even(const bk_comm *c)
+{
+    int64_t one[RANKS], place[RANKS];
+    int32_t out[RANKS], in[RANKS];
+    bk_arena *arena = bk_arena_new("even");
+    for (int r = 0; r < c->size; r++) {
+        one[r] = 1;
+        place[r] = r;
+        out[r] = 100 * c->rank + r;
+    }
+    bk_exchange_finish(bk_exchange_begin(c, arena,
+                                         &(bk_exchange_rows){.bytes = sizeof *out,
+                                                             .send = out,
+                                                             .send_count = one,
+                                                             .send_place = place,
+                                                             .receive = in,
+                                                             .receive_count = one,
+                                                             .receive_place = place,
+                                                             .relay = bk_relay_even(c, arena)}));
+    for (int r = 0; r < c->size; r++)
+        assert_int_equal(in[r], 100 * r + c->rank);
+    bk_arena_free(arena);
+}
+
 /* Nobody waits, yet both hops are made: the hook moves them. */
 static void check_polls(const bk_comm *c)
 {
@@ -191,6 +216,7 @@ static void two_hops_are_one(void **state)
         if (levels) {
             check_rows(w->ep);
             check_messages(w->ep);
+            check_even(w->ep);
             check_polls(w->ep);
         }
         bk_world_close(w);
@@ -214,6 +240,7 @@ static void nodes_may_lie_across(void **state)
         assert_int_equal(c->node[1], 1);
         check_rows(c);
         check_messages(c);
+        check_even(c);
         bk_comm_close(c);
         bk_world_close(w);
         bk_arena_free(arena);

@@ -105,6 +105,8 @@ for run in train eval; do # an evaluation without a limit passes, one with it is
     says err 'in layer 0'
     [ $run = eval ] || expect 0 2 train run.yaml run.dir=crowded parallel.expert=2 ${limit/_factor=1/_factor=2}
 done
+expect 0 2 train run.yaml run.dir=crowded parallel.expert=2 ${limit/_factor=1/_factor=3} run.steps=3
+says err 'resuming from step 2'
 refuses 2 3 'parallel.expert=3 is more than model.moe.experts=2' train run.yaml \
     parallel.expert=3 model.moe.experts=2 model.moe.every=1
 

@@ -87,6 +87,7 @@ static void nothing_here_and_there_changes_no_bit(void **state)
                                         .mask = bk_test_all_padding,
                                         .router = "ssr",
                                         .options = "probability=1 gradient=implicit"});
+    bk_test_scene_check((bk_test_scene){.name = "one expert", .experts = 1, .k = 1});
     bk_test_scene_check((bk_test_scene){.name = "one token a lane", .tokens = 2, .width = 3});
     bk_test_scene_check((bk_test_scene){.name = "fewer lanes than ranks", .lanes = 1, .aux = true});
     bk_test_scene_check(
