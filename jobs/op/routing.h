@@ -75,7 +75,7 @@ typedef struct routing_settings {
          .offset = offsetof(settings_, routing.training),                                    \
          .preset = 1,                                                                        \
          .most = 1,                                                                          \
-         .help = "false: plain top-k, no noise, no draw"},                                   \
+         .help = "false: as in evaluation, without noise, draws and a new state"},           \
         {.name = "seed",                                                                     \
          .type = BK_OPT_I64,                                                                 \
          .offset = offsetof(settings_, routing.seed),                                        \
