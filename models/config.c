@@ -46,8 +46,10 @@ static const bk_option moe_options[] = {
     BK_OPTION_I64(bk_moe_config, k, 2, 1, 65536, "experts of a token"),
     BK_OPTION_I64(bk_moe_config, hidden, 0, 0, 1048576, "hidden width of an expert; 0 = model.ffn"),
     BK_OPTION_CHOICE(bk_moe_config, activation, 0, "gelu|gelu_tanh|relu|silu", "of the experts"),
-    BK_OPTION_F64(bk_moe_config, capacity_factor, 0.0, 0.0, 1e6,
-                  "an expert takes so many times its equal share of a lane's tokens; 0 = all"),
+    BK_OPTION_F64(
+        bk_moe_config, capacity_factor, 0.0, 0.0, 1e6,
+        "an expert takes so many times its equal share of a lane's tokens; 0 = all, and 1 "
+        "where experts choose"),
     BK_OPTION_I64(bk_moe_config, min_capacity, 1, 1, 1 << 30,
                   "tokens of a lane that an expert takes at least"),
     BK_OPTION_CHOICE(bk_moe_config, drop_policy, BK_DROP_PROBS, "probs|position",

@@ -47,9 +47,10 @@ static bk_status refuse_cv(const bk_router_kind *kind)
     const char *own = "";
     for (int i = 0; bk_routers[i]; i++)
         own = bk_routers[i]->measure ? bk_routers[i]->name : own;
-    return bk_fail(BK_USAGE,
-                   "aux=cv is the balance loss of router %s, not of %s: choose another aux", own,
-                   kind->name);
+    return bk_fail(
+        BK_USAGE,
+        "aux=cv is the balance loss of router %s, not of %s (model.moe): choose another aux", own,
+        kind->name);
 }
 
 bk_status bk_router_check_aux(const bk_router_kind *kind, bk_moe_aux aux, int64_t experts,
@@ -59,13 +60,14 @@ bk_status bk_router_check_aux(const bk_router_kind *kind, bk_moe_aux aux, int64_
         return BK_OK;
     if (kind->flags & BK_ROUTER_EXPERTS)
         return bk_fail(BK_USAGE,
-                       "aux does not go with router %s, which is balanced by construction: remove "
-                       "it",
+                       "aux does not go with router %s, which is balanced by construction "
+                       "(model.moe): remove it",
                        kind->name);
     if (aux == BK_AUX_CV && !kind->measure)
         return refuse_cv(kind);
     if (aux == BK_AUX_CV && k >= experts)
-        return bk_fail(BK_USAGE, "aux=cv needs k < experts (%lld of %lld): choose a smaller k",
+        return bk_fail(BK_USAGE,
+                       "aux=cv needs k < experts, %lld of %lld (model.moe): choose a smaller k",
                        (long long)k, (long long)experts);
     return BK_OK;
 }

@@ -60,21 +60,21 @@ typedef struct bk_transport_config {
 enum { BK_COST_LINEAR, BK_COST_SOFTMAX };
 enum { BK_GRADIENT_DETACH, BK_GRADIENT_PARTIAL, BK_GRADIENT_IMPLICIT };
 
-#define BK_TRANSPORT_OPTIONS                                                                    \
-    BK_SCORE_OPTIONS(BK_SCORE_SOFTMAX), BK_NOISE_OPTIONS("none|logits|cost"),                   \
-        BK_OPTION_CHOICE(bk_transport_config, cost, BK_COST_LINEAR, "linear|softmax",           \
-                         "compatibility: the logits, or their softmax"),                        \
-        BK_OPTION_F64(bk_transport_config, epsilon, 1.0, 1e-3, 1e3, "entropic regularisation"), \
-        BK_OPTION_I64(bk_transport_config, iterations, 100, 1, 100000,                          \
-                      "most sweeps (newton: messages); the plan reached is used"),              \
-        BK_OPTION_CHOICE(bk_transport_config, solver, 0, "sinkhorn|newton",                     \
-                         "newton: fewer messages, E^2/2 numbers in each"),                      \
-        BK_OPTION_F64(bk_transport_config, tolerance, 1e-4, 1e-9, 1.0,                          \
-                      "largest relative error of a column sum"),                                \
-        BK_OPTION_BOOL(bk_transport_config, warm_start, true,                                   \
-                       "scope global: start from the potentials of the former solve"),          \
-        BK_OPTION_CHOICE(bk_transport_config, gradient, BK_GRADIENT_DETACH,                     \
-                         "detach|partial|implicit", "through weights from the plan"),           \
+#define BK_TRANSPORT_OPTIONS                                                                       \
+    BK_SCORE_OPTIONS(BK_SCORE_SOFTMAX), BK_NOISE_OPTIONS("none|logits|cost"),                      \
+        BK_OPTION_CHOICE(bk_transport_config, cost, BK_COST_LINEAR, "linear|softmax",              \
+                         "compatibility: the logits, or their softmax"),                           \
+        BK_OPTION_F64(bk_transport_config, epsilon, 1.0, 1e-3, 1e3, "entropic regularisation"),    \
+        BK_OPTION_I64(bk_transport_config, iterations, 100, 1, 100000,                             \
+                      "most sweeps (newton: messages); the plan reached is used"),                 \
+        BK_OPTION_CHOICE(bk_transport_config, solver, 0, "sinkhorn|newton",                        \
+                         "newton: fewer messages, E^2/2 numbers in each; dear above 128 experts"), \
+        BK_OPTION_F64(bk_transport_config, tolerance, 1e-4, 1e-9, 1.0,                             \
+                      "largest relative error of a column sum"),                                   \
+        BK_OPTION_BOOL(bk_transport_config, warm_start, true,                                      \
+                       "scope global: start from the potentials of the former solve"),             \
+        BK_OPTION_CHOICE(bk_transport_config, gradient, BK_GRADIENT_DETACH,                        \
+                         "detach|partial|implicit", "through weights from the plan"),              \
         BK_SCOPE_OPTION(bk_transport_config)
 
 /* ---- router_score.c ---- */

@@ -35,7 +35,8 @@ typedef struct routing_settings {
          .type = BK_OPT_F64,                                                                 \
          .offset = offsetof(settings_, routing.capacity_factor),                             \
          .most = 1e6,                                                                        \
-         .help = "an expert takes so many times its equal share of a block; 0 = all"},       \
+         .help = "an expert takes so many times its equal share of a block; 0 = all, 1 if "  \
+                 "experts choose"},                                                          \
         {.name = "min_capacity",                                                             \
          .type = BK_OPT_I64,                                                                 \
          .offset = offsetof(settings_, routing.min_capacity),                                \
@@ -75,7 +76,7 @@ typedef struct routing_settings {
          .offset = offsetof(settings_, routing.training),                                    \
          .preset = 1,                                                                        \
          .most = 1,                                                                          \
-         .help = "false: plain top-k, no noise, no draw"},                                   \
+         .help = "false: as in evaluation, without noise, draws and a new state"},           \
         {.name = "seed",                                                                     \
          .type = BK_OPT_I64,                                                                 \
          .offset = offsetof(settings_, routing.seed),                                        \

@@ -25,9 +25,10 @@ static const bk_option options[] = {
 static bk_status check(const void *config, int64_t experts, int64_t k)
 {
     if (k >= experts)
-        return bk_fail(BK_USAGE,
-                       "router quantile needs k < experts (%lld of %lld): choose a smaller k",
-                       (long long)k, (long long)experts);
+        return bk_fail(
+            BK_USAGE,
+            "router quantile needs k < experts, %lld of %lld (model.moe): choose a smaller k",
+            (long long)k, (long long)experts);
     return bk_router_check_scores(config, experts, k);
 }
 

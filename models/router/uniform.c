@@ -26,7 +26,7 @@ static void route(const bk_route_args *a, bk_route *out)
 const bk_router_kind bk_router_uniform = {
     .name = "uniform",
     .summary = "benchmarks only: every expert in turn, whatever the logits",
-    .source = "no paper",
+    .source = "none",
     .options = options,
     .config_size = sizeof(bk_score_config),
     .flags = BK_ROUTER_BENCHMARK,

@@ -177,6 +177,34 @@ static void state_moves_while_training(void **state)
     bk_test_model_close(m);
 }
 
+/* Counts of the last training step, without padding, move the bias of their layer. */
+static void counts_move_the_bias(void **state)
+{
+    (void)state;
+    bk_test_model *m = open_model("{layers: 2, width: 12, heads: 2, moe: {every: 1, experts: 4, "
+                                  "router: {kind: bias, rate: 0.5}}}");
+    const bk_moe_part *part = m->model->block[0].moe, *other = m->model->block[1].moe;
+    const double *bias = part->router_bias->data;
+    int32_t mask[BATCH * N];
+    for (int i = 0; i < BATCH * N; i++)
+        mask[i] = i % 3 != 1;
+    assert_null(part->router_ot_steps);
+    m->tape.training = true;
+    run(m, 0, mask);
+    int64_t tokens = 0;
+    for (int e = 0; e < 4; e++)
+        tokens += part->state.load[e];
+    assert_int_equal(tokens, 2 * 43); /* real ones */
+    assert_true(bias[0] == 0.0 && bias[1] == 0.0);
+    bk_model_step_routers(m->model);
+    for (int e = 0; e < 4; e++) {
+        int64_t below = tokens - 4 * part->state.load[e];
+        assert_true(bias[e] == 0.5 * (double)((below > 0) - (below < 0)));
+        assert_true(((const double *)other->router_bias->data)[e] == 0.0); /* all are even at 0 */
+    }
+    bk_test_model_close(m);
+}
+
 /* Padding is not dispatched: its rows are 0, and the others do not see it. */
 static void padding_is_not_dispatched(void **state)
 {
@@ -201,6 +229,7 @@ int main(void)
         cmocka_unit_test(experts_stand_every_so_often), cmocka_unit_test(one_expert_is_dense),
         cmocka_unit_test(a_shared_expert_is_added),     cmocka_unit_test(losses_become_terms),
         cmocka_unit_test(state_moves_while_training),   cmocka_unit_test(padding_is_not_dispatched),
+        cmocka_unit_test(counts_move_the_bias),
     };
     if (bk_blas_setup(1, BK_GEMM_AUTO) != BK_OK)
         return 1;

@@ -1,6 +1,6 @@
 /* test: labels=unit,golden,grad timeout=120 */
 /* Every router of the table with every choice of its options: gradient, mask, ties, strange logits,
- * evaluation; golden values; draws; the switch and z losses. */
+ * evaluation; golden values; draws. */
 #include "tests/support/router.h"
 
 #include "core/blas.h"
@@ -450,108 +450,6 @@ static void ssr_with_probability_0_is_topk(void **state)
     bk_test_router_close(topk);
 }
 
-/* ---- losses ---- */
-
-static void check_loss_gradient(const char *options, bool aux, const int64_t *blocks)
-{
-    const double seed[4] = {1.0, -0.5, 2.0, 0.25}, step = 1e-4;
-    double h[T * E], grad[T * E], numeric[T * E];
-    bk_route_blocks parts = {.count = 3, .row = blocks};
-    bk_test_spread(T * E, h, 3, 2.0);
-    bk_test_router *p = bk_test_router_open("topk", options, T, E, h);
-    bk_test_router_lanes(p, 4);
-    bk_test_router_mask(p, some_padding);
-    p->args.blocks = blocks ? &parts : NULL;
-    const bk_route base = *bk_test_router_run(p);
-    bk_route_gradient(
-        &p->args, &base,
-        &(bk_route_back){.aux = aux ? seed : NULL, .z = aux ? NULL : seed, .logits = grad});
-    for (int i = 0; i < T * E; i++) {
-        double kept = h[i], value[2] = {0}, record[4];
-        for (int side = 0; side < 2; side++) {
-            h[i] = kept + (side ? step : -step);
-            bk_route_measure(&p->args, bk_test_router_run(p),
-                             &(bk_route_losses){aux ? record : NULL, aux ? NULL : record});
-            for (int l = 0; l < 4; l++)
-                value[side] += seed[l] * record[l];
-        }
-        h[i] = kept;
-        numeric[i] = (value[1] - value[0]) / (2.0 * step);
-    }
-    bk_check_error(bk_test_error(T * E, grad, numeric, 1e-3), 1e-6, "%s %s", aux ? "aux" : "z",
-                   options);
-    bk_test_router_close(p);
-}
-
-static void losses_have_their_gradient(void **state)
-{
-    const int64_t blocks[] = {0, 4, 13, T};
-    (void)state;
-    check_loss_gradient("", true, NULL);
-    check_loss_gradient("score=sigmoid", true, NULL);
-    check_loss_gradient("score=sigmoid", true, blocks);
-    check_loss_gradient("", false, NULL);
-}
-
-static void balanced_switch_loss_is_one(void **state)
-{
-    double h[T * E], record[4], sum = 0.0;
-    (void)state;
-    for (int i = 0; i < T * E; i++) /* every expert is first of as many tokens */
-        h[i] = i % E == i / E % E ? 1.0 : i % E == (i / E + 1) % E ? 1.0 - 1e-12 : 1.0 - 2e-12;
-    bk_test_router *p = bk_test_router_open("topk", "", 20, E, h);
-    bk_test_router_lanes(p, 4);
-    bk_route_measure(&p->args, bk_test_router_run(p), &(bk_route_losses){.aux = record});
-    for (int l = 0; l < 4; l++)
-        sum += record[l];
-    assert_true(fabs(sum - 1.0) < 1e-11);
-    bk_test_router_close(p);
-}
-
-/* The parts of two ranks with shared blocks add up to what one rank measures. */
-static void add_other_half(void *context, int64_t n, int64_t *x)
-{
-    for (int64_t i = 0; i < n; i++)
-        x[i] += ((const int64_t *)context)[i];
-}
-
-static void shared_blocks_count_all_ranks(void **state)
-{
-    enum { HALF = T / 2 };
-    double h[T * E], all, half;
-    const int64_t whole_row[] = {0, T}, half_row[] = {0, HALF};
-    int64_t other[E + 1] = {0};
-    (void)state;
-    bk_test_spread(T * E, h, 3, 2.0);
-    bk_test_router *one = bk_test_router_open("topk", "", T, E, h),
-                   *part = bk_test_router_open("topk", "", HALF, E, h),
-                   *rest = bk_test_router_open("topk", "", HALF, E, h + HALF * E);
-    one->args.blocks = &(const bk_route_blocks){.count = 1, .row = whole_row};
-    bk_route_measure(&one->args, bk_test_router_run(one), &(bk_route_losses){.aux = &all});
-    bk_test_router_run(rest);
-    for (int i = 0; i < HALF * K; i++)
-        other[rest->route.index[i]]++;
-    other[E] = HALF;
-    part->args.blocks = &(const bk_route_blocks){.count = 1, .row = half_row, .shared = true};
-    part->args.valid = T;
-    part->args.reducer = &(const bk_reducer){.context = other, .sum_fixed = add_other_half};
-    bk_route_measure(&part->args, bk_test_router_run(part), &(bk_route_losses){.aux = &half});
-    double expected = 0.0, p[E];
-    for (int t = 0; t < HALF; t++) {
-        bk_router_shares(BK_SCORE_SOFTMAX, E, h + t * E, p);
-        for (int e = 0; e < E; e++) {
-            int count = 0;
-            for (int i = 0; i < T * K; i++)
-                count += one->route.index[i] == e;
-            expected += p[e] * count * E / (double)(K * T * T);
-        }
-    }
-    assert_true(fabs(half - expected) < 1e-14 && half < all);
-    bk_test_router_close(one);
-    bk_test_router_close(part);
-    bk_test_router_close(rest);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -569,9 +467,6 @@ int main(void)
         cmocka_unit_test(the_table_and_the_folder_agree),
         cmocka_unit_test(ssr_draws_its_share),
         cmocka_unit_test(ssr_with_probability_0_is_topk),
-        cmocka_unit_test(losses_have_their_gradient),
-        cmocka_unit_test(balanced_switch_loss_is_one),
-        cmocka_unit_test(shared_blocks_count_all_ranks),
     };
     if (bk_blas_setup(1, BK_GEMM_AUTO) != BK_OK)
         return 1;

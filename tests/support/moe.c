@@ -31,6 +31,7 @@ bk_test_scene bk_test_scene_filled(bk_test_scene s)
 {
     s.router = s.router ? s.router : "topk";
     s.options = s.options ? s.options : "";
+    s.form = s.form ? s.form : BK_AUX_SWITCH;
     s.lanes = s.lanes ? s.lanes : 4;
     s.tokens = s.tokens ? s.tokens : 12;
     s.width = s.width ? s.width : 6;
@@ -138,7 +139,7 @@ bk_test_layer *bk_test_layer_open(const bk_test_scene *s, const bk_world *w)
                             .capacity = s->capacity,
                             .wire_bf16 = s->wire_bf16,
                             .hierarchy = s->hierarchy,
-                            .aux = s->aux ? BK_AUX_SWITCH : BK_AUX_NONE,
+                            .aux = s->aux ? s->form : BK_AUX_NONE,
                             .z = s->z,
                             .first_token = first,
                             .layer = 1,
@@ -160,6 +161,8 @@ bk_test_layer *bk_test_layer_open(const bk_test_scene *s, const bk_world *w)
     for (int64_t i = 0; i < count; i++)
         bk_test_set(y->args.x, i * s->width, 1.0);
     y->args.gate = make_gate(y, s);
+    if (y->args.router->flags & BK_ROUTER_NOISE_GATE)
+        y->args.noise_gate = leaf(&y->tape, s->experts, s->width, 0, 31);
     make_experts(y, s);
     if (s->shared)
         make_shared(y, s);
@@ -241,15 +244,17 @@ static void compare_dense(const bk_test_scene *s, const bk_test_layer *part,
                           const bk_test_layer *one)
 {
     int64_t rows = bk_rows(part->args.x), n = bk_count(part->args.x),
-            at = part->args.first_token * s->width, all = bk_count(one->args.x);
+            slots = one->result.route.slots, at = part->args.first_token * s->width,
+            all = bk_count(one->args.x);
     compare(s, "y", n, part->result.y->data, (const float *)one->result.y->data + at,
             one->result.y->data, all);
     compare(s, "dx", n, part->args.x->grad, (const float *)one->args.x->grad + at,
             one->args.x->grad, all);
     assert_memory_equal(part->result.route.index,
-                        one->result.route.index + part->args.first_token * s->k,
-                        (size_t)(rows * s->k) * sizeof(int32_t));
+                        one->result.route.index + part->args.first_token * slots,
+                        (size_t)(rows * slots) * sizeof(int32_t));
     compare_summed(s, part, "dgate", part->args.gate, one->args.gate);
+    compare_summed(s, part, "noise dgate", part->args.noise_gate, one->args.noise_gate);
     compare_summed(s, part, "shared dw1", part->shared.w1, one->shared.w1);
     compare_summed(s, part, "shared db1", part->shared.b1, one->shared.b1);
     compare_summed(s, part, "shared dw2", part->shared.w2, one->shared.w2);

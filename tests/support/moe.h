@@ -24,6 +24,7 @@ typedef struct bk_test_scene {
     int64_t lanes, tokens; /* L lanes of N tokens each */
     int64_t width, hidden, experts, k;
     bool aux, z, unbiased, bf16;
+    bk_moe_aux form; /* of aux; 0: switch */
     bool shared, shared_gate, wire_bf16;
     bk_capacity capacity;
     bk_moe_hierarchy hierarchy;
