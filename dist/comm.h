@@ -40,8 +40,9 @@ BK_CHECKED bk_status bk_world_open(bk_arena *arena, int expert, bk_world **world
 void bk_world_close(bk_world *world); /* Collective. */
 
 /* True for a communicator (`ep` alone) whose ranks stand on several nodes, two or more and as many
- * on each: then exchanges can go in two hops (dist/exchange.h).  BIRKHOFF_NODE_RANKS=N in the
- * environment makes nodes of N ranks in a row, for tests on one machine. */
+ * on each, as do those of all other groups: then exchanges can go in two hops (dist/exchange.h).
+ * BIRKHOFF_NODE_RANKS=N in the environment makes nodes of N ranks in a row, for tests on one
+ * machine. */
 bool bk_comm_has_levels(const bk_comm *comm);
 
 int bk_comm_rank(const bk_comm *comm);

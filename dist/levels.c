@@ -53,6 +53,14 @@ static const int *numbers(bk_arena *arena, int n)
     return x;
 }
 
+/* Collective over all ranks of the job, which make the same calls in all groups (dist/trace.h). */
+static bool on_all_ranks(bool fits)
+{
+    int all = fits;
+    BK_MPI(MPI_Allreduce(MPI_IN_PLACE, &all, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD));
+    return all != 0;
+}
+
 void bk_levels_open(bk_arena *arena, bk_comm *comm, const bk_comm *on_node)
 {
     int leader = bk_mpi_rank();
@@ -62,7 +70,8 @@ void bk_levels_open(bk_arena *arena, bk_comm *comm, const bk_comm *on_node)
     int nodes = number_nodes(comm, leader, node);
     bk_arena_release(comm->scratch, mark);
     comm->node = node;
-    if (nodes == 1 || nodes == comm->size || !place_ranks(comm, nodes, node, rank))
+    bool fits = nodes > 1 && nodes < comm->size && place_ranks(comm, nodes, node, rank);
+    if (!on_all_ranks(fits))
         return;
     int local = local_of(node, comm->rank);
     bk_levels *v = comm->levels = BK_NEW(arena, bk_levels, 1);

@@ -224,6 +224,19 @@ static void two_hops_are_one(void **state)
     }
 }
 
+/* Ranks 0 to 3 stand on one node, 4 to 7 on two: all groups do the same, so none has levels. */
+static void groups_differ(void **state)
+{
+    bk_arena *arena = bk_arena_new("test");
+    bk_world *w;
+    (void)state;
+    set_nodes(6);
+    assert_int_equal(bk_world_open(arena, size == 8 ? 4 : 1, &w), BK_OK);
+    assert_false(bk_comm_has_levels(w->ep));
+    bk_world_close(w);
+    bk_arena_free(arena);
+}
+
 /* A communicator whose ranks take turns over the nodes. */
 static void nodes_may_lie_across(void **state)
 {
@@ -266,6 +279,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(two_hops_are_one),
+        cmocka_unit_test(groups_differ),
         cmocka_unit_test(nodes_may_lie_across),
         cmocka_unit_test(nodes_of_what_is_no_number_are_refused),
     };

@@ -96,11 +96,10 @@ static void nothing_here_and_there_changes_no_bit(void **state)
 
 /* ---- identities ---- */
 
-static void check_identity(const char *what, int64_t wanted)
+static void check_identity(bk_test_scene given)
 {
-    const bk_test_scene whole = bk_test_scene_filled((bk_test_scene){
-                            .name = what, .identity = true, .unbiased = true, .wanted = wanted}),
-                        *s = &whole;
+    given.identity = given.unbiased = true;
+    const bk_test_scene whole = bk_test_scene_filled(given), *s = &whole;
     for (int ep = 1; ep < BK_TEST_DEGREES; ep++) {
         if (!bk_test_worlds[ep])
             continue;
@@ -119,8 +118,11 @@ static void check_identity(const char *what, int64_t wanted)
 static void identity_experts_change_nothing(void **state)
 {
     (void)state;
-    check_identity("identity experts", 0);
-    check_identity("identity experts, one liked by all", 2);
+    check_identity((bk_test_scene){.name = "identity experts"});
+    check_identity((bk_test_scene){.name = "identity experts, one liked by all", .wanted = 2});
+    check_identity((bk_test_scene){.name = "weights 1/k", .router = "uniform", .k = 4});
+    check_identity((bk_test_scene){
+        .name = "weights 1/k, straight", .router = "uniform", .hierarchy = BK_HIERARCHY_FLAT});
 }
 
 /* All rows to the holder of expert 4: P/EDP even shares of them.  No rank sends any, and all say
