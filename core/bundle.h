@@ -2,6 +2,8 @@
  * to bundle, a loss maps bundles to a term.
  *
  *   tokens    i32 [B,N]     symbols, 0 = padding
+ *   segments  i32 [B,N]     of pairs, whose tokens are a first text, a separator, a second text:
+ *                           1 = second text
  *   features  f32 [B,N,C]   instead of tokens
  *   mask      i32 [B,N]     1 = real position; absent: all real
  *   labels    i32 [R]       class of each row of the logits, -1 = ignored

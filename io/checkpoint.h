@@ -34,9 +34,10 @@ typedef struct bk_run_state {
     double best_value; /* of the evaluation metric */
     int64_t best_step;
     const char *data_path, *data_digest;
-    const char *config;  /* resolved configuration, YAML */
-    const char *machine; /* "P=2 lanes=4 expert=2 kernels=..." one "key: value" line each;
-                            information only */
+    const char *vocabulary_digest; /* of the subwords (io/dataset.h); "" without */
+    const char *config;            /* resolved configuration, YAML */
+    const char *machine;           /* "P=2 lanes=4 expert=2 kernels=..." one "key: value" line each;
+                                      information only */
     int64_t world_size, lanes;
 } bk_run_state;
 

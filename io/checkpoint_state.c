@@ -35,6 +35,8 @@ static bk_status write_data(bk_h5 *file, const bk_run_state *s)
     BK_TRY(bk_h5_make_group(file, "/data"));
     BK_TRY(bk_h5_set_attribute_text(file, "/data", "path", s->data_path ? s->data_path : ""));
     BK_TRY(bk_h5_set_attribute_text(file, "/data", "digest", s->data_digest ? s->data_digest : ""));
+    if (s->vocabulary_digest && *s->vocabulary_digest)
+        BK_TRY(bk_h5_set_attribute_text(file, "/data", "vocabulary", s->vocabulary_digest));
     BK_TRY(set_integer(file, "/data", "epoch", s->epoch));
     BK_TRY(set_integer(file, "/data", "cursor", s->cursor));
     return set_integer(file, "/data", "seed", (int64_t)s->seed);
@@ -124,6 +126,15 @@ static bk_status read_spike(bk_h5 *file, bk_spike_state *s)
     return get_integer(file, "/step", "spikes", &s->row);
 }
 
+/* Models of bytes, features and other symbols have none. */
+static bk_status read_vocabulary(bk_h5 *file, bk_arena *arena, bk_run_state *s)
+{
+    s->vocabulary_digest = "";
+    return bk_h5_has_attribute(file, "/data", "vocabulary")
+               ? get_text(file, "/data", "vocabulary", arena, &s->vocabulary_digest)
+               : BK_OK;
+}
+
 bk_status bk_state_read(bk_h5 *file, bk_arena *arena, bk_run_state *s)
 {
     int64_t seed;
@@ -139,6 +150,7 @@ bk_status bk_state_read(bk_h5 *file, bk_arena *arena, bk_run_state *s)
     BK_TRY(get_integer(file, "/data", "seed", &seed));
     BK_TRY(get_text(file, "/data", "path", arena, &s->data_path));
     BK_TRY(get_text(file, "/data", "digest", arena, &s->data_digest));
+    BK_TRY(read_vocabulary(file, arena, s));
     BK_TRY(bk_h5_attribute(file, "/metrics", "best_value", BK_F64, 0, &s->best_value));
     BK_TRY(get_integer(file, "/metrics", "best_step", &s->best_step));
     BK_TRY(read_machine(file, arena, s));

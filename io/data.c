@@ -70,10 +70,7 @@ void bk_samples_to(const bk_samples *s, bk_dataset *out)
     out->tokens = s->tokens;
     out->labels = s->labels;
     out->offsets = s->offsets;
-    for (int64_t i = 0; i < s->count; i++) {
-        int64_t length = s->offsets[i + 1] - s->offsets[i];
-        out->max_length = length > out->max_length ? length : out->max_length;
-    }
+    bk_dataset_measure(out);
 }
 
 /* ---- splits ---- */

@@ -2,11 +2,42 @@
  */
 #include "io/dataset.h"
 
+#include "io/digest.h"
 #include "io/files.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+
+int64_t bk_sample_length(const bk_dataset *d, int64_t sample)
+{
+    if (!d->offsets)
+        return d->positions;
+    int64_t first = d->offsets[sample + 1] - d->offsets[sample];
+    return d->tokens2 ? first + 1 + d->offsets2[sample + 1] - d->offsets2[sample] : first;
+}
+
+int64_t bk_dataset_symbols(const bk_dataset *d)
+{
+    return d->vocabulary + (d->tokens2 != NULL);
+}
+
+double bk_mean_length(const bk_dataset *d)
+{
+    int64_t total = 0;
+    for (int64_t i = 0; i < d->samples; i++)
+        total += bk_sample_length(d, i);
+    return d->samples > 0 ? (double)total / (double)d->samples : 0.0;
+}
+
+void bk_dataset_measure(bk_dataset *d)
+{
+    d->max_length = d->offsets ? 0 : d->positions;
+    for (int64_t i = 0; d->offsets && i < d->samples; i++) {
+        int64_t length = bk_sample_length(d, i);
+        d->max_length = length > d->max_length ? length : d->max_length;
+    }
+}
 
 typedef struct reader {
     bk_arena *arena;
@@ -110,62 +141,111 @@ static bk_status root_text(const reader *r, const char *name, const char *preset
 
 /* ---- tokens ---- */
 
-static bk_status check_offsets(const reader *r, int64_t total)
+/* One list of texts: /tokens, or the second texts of pairs. */
+typedef struct token_list {
+    const char *tokens_path, *offsets_path;
+    const int32_t *tokens;
+    const int64_t *offsets;
+    int64_t samples, total;
+} token_list;
+
+static bk_status check_offsets(const reader *r, const token_list *l)
 {
-    const bk_dataset *d = r->d;
     char text[160];
-    if (d->samples < 0 || d->offsets[0] != 0)
-        return refuse(r, "/offsets", "do not begin with 0");
-    for (int64_t i = 0; i < d->samples; i++)
-        if (d->offsets[i + 1] < d->offsets[i]) {
+    if (l->offsets[0] != 0)
+        return refuse(r, l->offsets_path, "do not begin with 0");
+    for (int64_t i = 0; i < l->samples; i++)
+        if (l->offsets[i + 1] < l->offsets[i]) {
             snprintf(text, sizeof text, "fall at row %lld: %lld after %lld", (long long)i + 1,
-                     (long long)d->offsets[i + 1], (long long)d->offsets[i]);
-            return refuse(r, "/offsets", text);
+                     (long long)l->offsets[i + 1], (long long)l->offsets[i]);
+            return refuse(r, l->offsets_path, text);
         }
-    if (d->offsets[d->samples] == total)
+    if (l->offsets[l->samples] == l->total)
         return BK_OK;
-    snprintf(text, sizeof text, "end with %lld at row %lld, but /tokens has %lld",
-             (long long)d->offsets[d->samples], (long long)d->samples, (long long)total);
-    return refuse(r, "/offsets", text);
+    snprintf(text, sizeof text, "end with %lld at row %lld, but %s has %lld",
+             (long long)l->offsets[l->samples], (long long)l->samples, l->tokens_path,
+             (long long)l->total);
+    return refuse(r, l->offsets_path, text);
 }
 
-static bk_status check_tokens(const reader *r)
+static bk_status check_tokens(const reader *r, const token_list *l)
 {
-    const bk_dataset *d = r->d;
-    for (int64_t i = 0; i < d->samples; i++)
-        for (int64_t j = d->offsets[i]; j < d->offsets[i + 1]; j++)
-            if (d->tokens[j] < 0 || d->tokens[j] >= d->vocabulary) {
+    for (int64_t i = 0; i < l->samples; i++)
+        for (int64_t j = l->offsets[i]; j < l->offsets[i + 1]; j++)
+            if (l->tokens[j] < 0 || l->tokens[j] >= r->d->vocabulary) {
                 char text[160];
                 snprintf(text, sizeof text,
                          "has %d at row %lld (sample %lld, place %lld), which is not in the "
                          "vocabulary 0..%lld",
-                         d->tokens[j], (long long)j, (long long)i, (long long)(j - d->offsets[i]),
-                         (long long)d->vocabulary - 1);
-                return refuse(r, "/tokens", text);
+                         l->tokens[j], (long long)j, (long long)i, (long long)(j - l->offsets[i]),
+                         (long long)r->d->vocabulary - 1);
+                return refuse(r, l->tokens_path, text);
             }
     return BK_OK;
+}
+
+static bk_status read_list(const reader *r, token_list *l)
+{
+    int64_t offsets;
+    const void *tokens, *places;
+    if (!bk_h5_exists(r->file, l->offsets_path))
+        return refuse(r, l->offsets_path, "is missing");
+    BK_TRY(read_integers(r, l->tokens_path, BK_I32, &l->total, &tokens));
+    BK_TRY(read_integers(r, l->offsets_path, BK_I64, &offsets, &places));
+    if (offsets < 1)
+        return refuse(r, l->offsets_path, "is empty");
+    l->tokens = tokens;
+    l->offsets = places;
+    l->samples = offsets - 1;
+    BK_TRY(check_offsets(r, l));
+    return check_tokens(r, l);
+}
+
+static bk_status read_second_texts(const reader *r)
+{
+    bk_dataset *d = r->d;
+    token_list l = {.tokens_path = "/tokens2", .offsets_path = "/offsets2"};
+    if (!bk_h5_exists(r->file, "/tokens2"))
+        return BK_OK;
+    BK_TRY(read_list(r, &l));
+    if (l.samples != d->samples) {
+        char text[120];
+        snprintf(text, sizeof text, "has %lld texts for %lld samples", (long long)l.samples,
+                 (long long)d->samples);
+        return refuse(r, "/offsets2", text);
+    }
+    d->tokens2 = l.tokens;
+    d->offsets2 = l.offsets;
+    return BK_OK;
+}
+
+static bk_status read_subwords(const reader *r)
+{
+    bk_dataset *d = r->d;
+    const char *digest;
+    const void *bytes;
+    if (!bk_h5_exists(r->file, "/subwords"))
+        return BK_OK;
+    BK_TRY(read_integers(r, "/subwords", BK_U8, &d->subword_bytes, &bytes));
+    d->subwords = bytes;
+    bk_sha256_text(bytes, (size_t)d->subword_bytes, d->vocabulary_digest);
+    BK_TRY(root_text(r, "vocabulary_digest", d->vocabulary_digest, &digest));
+    return strcmp(digest, d->vocabulary_digest) == 0
+               ? BK_OK
+               : refuse(r, "/subwords", "are not those of the attribute vocabulary_digest");
 }
 
 static bk_status read_tokens(const reader *r)
 {
     bk_dataset *d = r->d;
-    int64_t total, offsets;
-    const void *tokens, *places;
+    token_list l = {.tokens_path = "/tokens", .offsets_path = "/offsets"};
     BK_TRY(root_integer(r, "vocabulary", 1, INT32_MAX, &d->vocabulary));
-    if (!bk_h5_exists(r->file, "/offsets"))
-        return refuse(r, "/offsets", "is missing");
-    BK_TRY(read_integers(r, "/tokens", BK_I32, &total, &tokens));
-    BK_TRY(read_integers(r, "/offsets", BK_I64, &offsets, &places));
-    if (offsets < 1)
-        return refuse(r, "/offsets", "is empty");
-    d->tokens = tokens;
-    d->offsets = places;
-    d->samples = offsets - 1;
-    BK_TRY(check_offsets(r, total));
-    for (int64_t i = 0; i < d->samples; i++)
-        if (d->offsets[i + 1] - d->offsets[i] > d->max_length)
-            d->max_length = d->offsets[i + 1] - d->offsets[i];
-    return check_tokens(r);
+    BK_TRY(read_list(r, &l));
+    d->tokens = l.tokens;
+    d->offsets = l.offsets;
+    d->samples = l.samples;
+    BK_TRY(read_second_texts(r));
+    return read_subwords(r);
 }
 
 /* ---- features ---- */
@@ -183,7 +263,7 @@ static bk_status read_features(const reader *r)
     BK_TRY(bk_h5_read(r->file, "/features", BK_F32, r->arena, &x));
     d->features = x->data;
     d->samples = shape[0];
-    d->positions = d->max_length = shape[1];
+    d->positions = shape[1];
     d->channels = shape[2];
     if (d->positions == 0 || d->channels == 0)
         return refuse(r, "/features", "has an empty axis");
@@ -328,17 +408,17 @@ static bk_status read_all(reader *r)
     BK_TRY(root_text(r, "task", "classification", &d->task));
     BK_TRY(root_text(r, "source", "", &d->source));
     BK_TRY(root_text(r, "label_name", NULL, &d->label_name));
-    if (bk_h5_exists(r->file, "/tokens2"))
-        return bk_fail(BK_INPUT,
-                       "data set %s holds pairs of texts (%s): training reads single texts",
-                       base_name(d->path), d->path);
+    BK_TRY(root_text(r, "metric", NULL, &d->metric));
     if (bk_h5_exists(r->file, "/tokens"))
         BK_TRY(read_tokens(r));
     else if (bk_h5_exists(r->file, "/features"))
         BK_TRY(read_features(r));
     else
         return refuse(r, "/", "has neither /tokens nor /features");
+    bk_dataset_measure(d);
     BK_TRY(read_labels(r));
+    if (d->tokens2 && d->classes == 0)
+        return refuse(r, "/", "holds pairs of texts without classes");
     BK_TRY(read_splits(r));
     return read_digest(r);
 }

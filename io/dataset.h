@@ -32,20 +32,38 @@ typedef struct bk_dataset {
     int64_t classes;        /* 0: none */
     const int32_t *tokens;  /* flat, widened to int32; NULL with features */
     const int64_t *offsets; /* [samples+1] */
-    const int32_t *labels;  /* [samples] or NULL */
-    const float *features;  /* [samples, positions, channels] or NULL */
+    const int32_t *tokens2; /* second texts of pairs, like tokens; NULL: single texts */
+    const int64_t *offsets2;
+    const int32_t *labels; /* [samples] or NULL */
+    const float *features; /* [samples, positions, channels] or NULL */
     /* Of a data set that is made, instead of features: fills the rows of samples first ..
      * first+count-1, so that they need not stand in memory all at once. */
     void (*draw)(const void *context, int64_t first, int64_t count, float *features);
     const void *draw_context;
     int64_t positions, channels;
-    int64_t max_length; /* longest sample, in tokens or positions */
+    int64_t max_length; /* of the longest sample (bk_sample_length) */
     bk_split split[BK_DATASET_SPLITS];
     int splits;
-    const char *note;       /* of its making, for the summary: "171 duplicates dropped"; NULL */
-    const char *label_name; /* names of classes, '\n'-separated, or NULL */
-    char digest[65];        /* hex SHA-256 of the content (bk_dataset_digest) */
+    const char *note;        /* of its making, for the summary: "171 duplicates dropped"; NULL */
+    const char *label_name;  /* names of classes, '\n'-separated, or NULL */
+    const char *metric;      /* what tells how good a classifier is; NULL: accuracy */
+    const uint8_t *subwords; /* [subword_bytes] the model that made tokens of texts
+                                (io/subwords.h); NULL: none did */
+    int64_t subword_bytes;
+    char vocabulary_digest[65]; /* hex SHA-256 of subwords; "" without */
+    char digest[65];            /* hex SHA-256 of the content (bk_dataset_digest) */
 } bk_dataset;
+
+/* Positions of a sample: of features, of tokens, or of both texts of a pair and the separator
+ * between them. */
+int64_t bk_sample_length(const bk_dataset *d, int64_t sample);
+/* Symbols that samples are made of: the vocabulary and, for pairs, the separator behind it.  0:
+ * features. */
+int64_t bk_dataset_symbols(const bk_dataset *d);
+/* Mean over all samples; 0 without any. */
+double bk_mean_length(const bk_dataset *d);
+/* Fills max_length. */
+void bk_dataset_measure(bk_dataset *d);
 
 /* Reads, checks sizes, offsets, label and token ranges; BK_INPUT with file, object, row and reason
  * otherwise. */

@@ -18,17 +18,30 @@ static bk_dtype token_dtype(int64_t vocabulary)
     return vocabulary <= 256 ? BK_U8 : vocabulary <= 65536 ? BK_U16 : BK_I32;
 }
 
-static bk_status write_tokens(bk_h5 *file, const bk_dataset *d)
+static bk_status narrow(bk_h5 *file, const char *path, bk_dtype dtype, int64_t total,
+                        const int32_t *tokens)
 {
-    int64_t total = d->offsets[d->samples];
-    bk_dtype dtype = token_dtype(d->vocabulary);
-    BK_TRY(bk_h5_create_dataset(file, "/tokens", dtype, 1, &total));
+    BK_TRY(bk_h5_create_dataset(file, path, dtype, 1, &total));
     /* The library narrows; a range at a time bounds its conversion buffer's work and ours. */
     for (int64_t done = 0; done < total; done += NARROW_ROWS) {
         int64_t count = total - done < NARROW_ROWS ? total - done : NARROW_ROWS;
-        BK_TRY(bk_h5_write_rows(file, "/tokens", BK_I32, done, count, d->tokens + done));
+        BK_TRY(bk_h5_write_rows(file, path, BK_I32, done, count, tokens + done));
     }
-    return bk_h5_write(file, "/offsets", BK_I64, BK_SHAPE(d->samples + 1), d->offsets);
+    return BK_OK;
+}
+
+static bk_status write_tokens(bk_h5 *file, const bk_dataset *d)
+{
+    bk_dtype dtype = token_dtype(d->vocabulary);
+    BK_TRY(narrow(file, "/tokens", dtype, d->offsets[d->samples], d->tokens));
+    BK_TRY(bk_h5_write(file, "/offsets", BK_I64, BK_SHAPE(d->samples + 1), d->offsets));
+    if (d->tokens2) {
+        BK_TRY(narrow(file, "/tokens2", dtype, d->offsets2[d->samples], d->tokens2));
+        BK_TRY(bk_h5_write(file, "/offsets2", BK_I64, BK_SHAPE(d->samples + 1), d->offsets2));
+    }
+    return d->subwords
+               ? bk_h5_write(file, "/subwords", BK_U8, BK_SHAPE(d->subword_bytes), d->subwords)
+               : BK_OK;
 }
 
 /* Some at a time: all of them may not fit in memory. */
@@ -73,14 +86,20 @@ static bk_status write_split(bk_h5 *file, const bk_dataset *d, bk_split *s, bk_a
 
 /* ---- the file ---- */
 
+/* The digest of the vocabulary, NULL without. */
+static const char *vocabulary_digest(const bk_dataset *d)
+{
+    return *d->vocabulary_digest ? d->vocabulary_digest : NULL;
+}
+
 /* The texts that reading believes (io/dataset.h). */
 static bk_status write_texts(bk_h5 *file, const bk_dataset *d)
 {
-    const char *const pair[][2] = {{"format", "birkhoff-dataset"},
-                                   {"task", d->task},
-                                   {"source", d->source},
-                                   {"label_name", d->label_name},
-                                   {"digest", d->digest}};
+    const char *const pair[][2] = {
+        {"format", "birkhoff-dataset"}, {"task", d->task},
+        {"source", d->source},          {"label_name", d->label_name},
+        {"metric", d->metric},          {"vocabulary_digest", vocabulary_digest(d)},
+        {"digest", d->digest}};
     char *texts = NULL;
     size_t bytes = 0;
     FILE *stream = open_memstream(&texts, &bytes);
@@ -103,8 +122,12 @@ static bk_status write_root(bk_h5 *file, const bk_dataset *d, int64_t seed, cons
     BK_TRY(bk_h5_set_attribute(file, "/", "classes", BK_I64, 0, &d->classes));
     BK_TRY(bk_h5_set_attribute_text(file, "/", "source", d->source ? d->source : ""));
     BK_TRY(bk_h5_set_attribute(file, "/", "seed", BK_I64, 0, &seed));
-    if (d->label_name)
-        BK_TRY(bk_h5_set_attribute_text(file, "/", "label_name", d->label_name));
+    const char *const pair[][2] = {{"label_name", d->label_name},
+                                   {"metric", d->metric},
+                                   {"vocabulary_digest", vocabulary_digest(d)}};
+    for (size_t i = 0; i < sizeof pair / sizeof *pair; i++)
+        if (pair[i][1])
+            BK_TRY(bk_h5_set_attribute_text(file, "/", pair[i][0], pair[i][1]));
     return bk_h5_set_attribute_text(file, "/", "options", options ? options : "");
 }
 

@@ -72,6 +72,7 @@ BK_CHECKED bk_status bk_h5_set_attribute_text(bk_h5 *file, const char *object, c
                                               const char *text);
 /* Each of `figures` as a scalar attribute of the root, int64 or double. */
 BK_CHECKED bk_status bk_h5_set_figures(bk_h5 *file, const bk_attributes *figures);
+/* Also true where damage leaves that open: reading the attribute then says so. */
 bool bk_h5_has_attribute(bk_h5 *file, const char *object, const char *name);
 BK_CHECKED bk_status bk_h5_attribute(bk_h5 *file, const char *object, const char *name,
                                      bk_dtype dtype, int64_t count, void *data);

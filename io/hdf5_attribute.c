@@ -81,7 +81,7 @@ bool bk_h5_has_attribute(bk_h5 *file, const char *object, const char *name)
     if (!bk_h5_exists(file, object))
         return false;
     bk_h5_lock();
-    bool found = H5Aexists_by_name(file->id, object, name, H5P_DEFAULT) > 0;
+    bool found = H5Aexists_by_name(file->id, object, name, H5P_DEFAULT) != 0;
     H5Eclear2(H5E_DEFAULT);
     bk_h5_unlock();
     return found;

@@ -11,6 +11,8 @@ typedef struct span {
     int64_t first;  /* token, or value of the features */
     int64_t length; /* positions */
     int64_t sample;
+    int64_t first2; /* of a pair: token of the second text, and positions of the first one */
+    int64_t before;
 } span;
 
 /* The permutations of the two epochs that a batch may touch. */
@@ -31,8 +33,7 @@ struct bk_sampler {
 
 static int64_t length_of(const bk_sampler *s, int64_t sample)
 {
-    const bk_dataset *d = s->d;
-    int64_t length = d->features ? d->positions : d->offsets[sample + 1] - d->offsets[sample];
+    int64_t length = bk_sample_length(s->d, sample);
     return s->o.max_length > 0 && length > s->o.max_length ? s->o.max_length : length;
 }
 
@@ -59,6 +60,29 @@ static void add_windows(bk_sampler *s, int64_t sample)
                    .sample = sample};
 }
 
+/* Both texts in `room` positions: the longer one is cut until they are as long, then both, the
+ * second one first. */
+static int64_t share_of_first(int64_t first, int64_t second, int64_t room)
+{
+    int64_t half = (room + 1) / 2;
+    if (first + second <= room || first <= half)
+        return first;
+    return second < room - half ? room - second : half;
+}
+
+static span span_of(const bk_sampler *s, int64_t sample)
+{
+    const bk_dataset *d = s->d;
+    span u = {.first = first_of(s, sample), .length = length_of(s, sample), .sample = sample};
+    if (!d->tokens2)
+        return u;
+    int64_t first = d->offsets[sample + 1] - d->offsets[sample];
+    int64_t second = d->offsets2[sample + 1] - d->offsets2[sample];
+    u.first2 = d->offsets2[sample];
+    u.before = share_of_first(first, second, u.length - 1);
+    return u;
+}
+
 static void list_units(bk_sampler *s, bk_arena *arena, const bk_split *split)
 {
     bool windows = s->o.length > 0;
@@ -71,7 +95,7 @@ static void list_units(bk_sampler *s, bk_arena *arena, const bk_split *split)
         if (windows)
             add_windows(s, sample);
         else
-            s->unit[s->units++] = (span){first_of(s, sample), length_of(s, sample), sample};
+            s->unit[s->units++] = span_of(s, sample);
     }
 }
 
@@ -162,6 +186,15 @@ static batch measure(const bk_sampler *s, int64_t step, const bk_lanes *lanes, b
                    .ragged = shortest < padded};
 }
 
+/* First text, separator, second text. */
+static void copy_pair(const bk_dataset *d, const span *u, int32_t *to)
+{
+    memcpy(to, d->tokens + u->first, (size_t)u->before * sizeof *to);
+    to[u->before] = (int32_t)d->vocabulary;
+    memcpy(to + u->before + 1, d->tokens2 + u->first2,
+           (size_t)(u->length - u->before - 1) * sizeof *to);
+}
+
 static void fill_tokens(const bk_sampler *s, const batch *b, bk_arena *arena, bk_bundle *out)
 {
     bk_tensor *tokens = bk_tensor_new(arena, BK_I32, BK_SHAPE(b->samples, b->length));
@@ -169,10 +202,24 @@ static void fill_tokens(const bk_sampler *s, const batch *b, bk_arena *arena, bk
     memset(to, 0, (size_t)(b->samples * b->length) * sizeof *to);
     for (int64_t i = 0; i < b->samples; i++) {
         const span *u = unit_at(s, b->first + i);
-        if (u && u->length > 0)
+        if (u && s->d->tokens2)
+            copy_pair(s->d, u, to + i * b->length);
+        else if (u && u->length > 0)
             memcpy(to + i * b->length, s->d->tokens + u->first, (size_t)u->length * sizeof *to);
     }
     bk_bundle_set(out, "tokens", tokens);
+}
+
+static void fill_segments(const bk_sampler *s, const batch *b, bk_arena *arena, bk_bundle *out)
+{
+    bk_tensor *segments = bk_tensor_new(arena, BK_I32, BK_SHAPE(b->samples, b->length));
+    int32_t *to = segments->data;
+    for (int64_t i = 0; i < b->samples; i++) {
+        const span *u = unit_at(s, b->first + i);
+        for (int64_t n = 0; n < b->length; n++)
+            to[i * b->length + n] = u && n > u->before && n < u->length;
+    }
+    bk_bundle_set(out, "segments", segments);
 }
 
 static void fill_features(const bk_sampler *s, const batch *b, bk_arena *arena, bk_bundle *out)
@@ -239,6 +286,8 @@ void bk_sampler_batch(const bk_sampler *s, int64_t step, const bk_lanes *lanes, 
         fill_features(s, &b, arena, out);
     else
         fill_tokens(s, &b, arena, out);
+    if (s->d->tokens2)
+        fill_segments(s, &b, arena, out);
     fill_mask(s, &b, arena, out);
     fill_labels(s, &b, arena, out);
 }

@@ -12,7 +12,7 @@ typedef struct bk_sampler bk_sampler;
 typedef struct bk_sampler_options {
     int64_t batch;      /* global */
     int64_t length;     /* language models: window of length + 1; 0 otherwise */
-    int64_t max_length; /* truncate samples; 0 = no */
+    int64_t max_length; /* truncate samples (of a pair the longer text first); 0 = no */
     uint64_t seed;
     bool shuffle; /* training: a seeded permutation per epoch, the epoch's tail runs on into the
                      next epoch */
@@ -28,10 +28,11 @@ bk_sampler *bk_sampler_new(bk_arena *arena, const bk_dataset *d, const bk_split 
 int64_t bk_sampler_samples(const bk_sampler *s);
 int64_t bk_sampler_batches(const bk_sampler *s);
 
-/* Fills tokens or features, mask, labels, sequence, rows and first_sample for batch `step`, for the
- * samples of `lanes`, on `arena`.  Padded length of tokens: the longest sample of the *global*
- * batch, rounded up to a multiple of 16, so that shapes do not depend on the rank.  Features are
- * all as long: none is padded and there is no mask; what lies past the end is zeros. */
+/* Fills tokens or features, segments of pairs, mask, labels, sequence, rows and first_sample for
+ * batch `step`, for the samples of `lanes`, on `arena`.  Padded length of tokens: the longest
+ * sample of the *global* batch, rounded up to a multiple of 16, so that shapes do not depend on the
+ * rank.  Features are all as long: none is padded and there is no mask; what lies past the end is
+ * zeros. */
 void bk_sampler_batch(const bk_sampler *s, int64_t step, const bk_lanes *lanes, bk_arena *arena,
                       bk_bundle *out);
 

@@ -5,13 +5,16 @@
 
 static const struct {
     const char *name;
-    size_t offset; /* in bk_evaluation */
-    bool teacher;
+    size_t offset;         /* in bk_evaluation */
+    bool teacher, classes; /* what it needs */
 } metrics[] = {
-    {"accuracy", offsetof(bk_evaluation, accuracy), false},
-    {"cross_entropy", offsetof(bk_evaluation, cross_entropy), false},
-    {"teacher_agreement", offsetof(bk_evaluation, teacher_agreement), true},
-    {"teacher_kl", offsetof(bk_evaluation, teacher_kl), true},
+    {"accuracy", offsetof(bk_evaluation, accuracy), false, false},
+    {"cross_entropy", offsetof(bk_evaluation, cross_entropy), false, false},
+    {"f1", offsetof(bk_evaluation, metric[BK_METRIC_F1]), false, true},
+    {"matthews", offsetof(bk_evaluation, metric[BK_METRIC_MATTHEWS]), false, true},
+    {"spearman", offsetof(bk_evaluation, metric[BK_METRIC_SPEARMAN]), false, true},
+    {"teacher_agreement", offsetof(bk_evaluation, teacher_agreement), true, false},
+    {"teacher_kl", offsetof(bk_evaluation, teacher_kl), true, false},
 };
 enum { METRICS = sizeof metrics / sizeof *metrics };
 
@@ -24,7 +27,7 @@ static bk_status unknown(const char *text, const char *name)
     return bk_fail(
         BK_USAGE,
         "checkpoint.best=%s is neither none nor min: or max: and a metric%s%s%s: metrics "
-        "are accuracy, cross_entropy, teacher_agreement, teacher_kl",
+        "are accuracy, cross_entropy, f1, matthews, spearman, teacher_agreement, teacher_kl",
         text, near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
 }
 
@@ -46,6 +49,19 @@ bk_status bk_best_read(const bk_config *config, bk_best *out)
                        "RUN_DIR}, or choose another metric",
                        text);
     return BK_OK;
+}
+
+bk_status bk_best_fits(const bk_best *best, const bk_job *job)
+{
+    int64_t classes = job->data.classes;
+    if (best->metric < 0 || !metrics[best->metric].classes ||
+        (classes > 0 && classes <= BK_METRIC_CLASSES))
+        return BK_OK;
+    return bk_fail(BK_USAGE,
+                   "checkpoint.best=%s is for 1 to %d classes, the data set has %lld (%s): choose "
+                   "another metric",
+                   job->config->checkpoint.best, BK_METRIC_CLASSES, (long long)classes,
+                   job->eval->path);
 }
 
 bool bk_best_improved(const bk_best *best, const bk_evaluation *e, bk_run_state *state)

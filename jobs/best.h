@@ -13,6 +13,9 @@ typedef struct bk_best {
  * unknown metric, and for one of a teacher without a teacher. */
 BK_CHECKED bk_status bk_best_read(const bk_config *config, bk_best *out);
 
+/* BK_USAGE when the data have no classes, or too many, for the metric. */
+BK_CHECKED bk_status bk_best_fits(const bk_best *best, const bk_job *job);
+
 /* The evaluation at state->step is the best so far: notes its value and step in the state. */
 bool bk_best_improved(const bk_best *best, const bk_evaluation *e, bk_run_state *state);
 

@@ -35,7 +35,9 @@ static const bk_option data_options[] = {
     BK_OPTION_I64(bk_config_data, length, 256, 1, 1 << 24,
                   "language models: positions of a window"),
     BK_OPTION_I64(bk_config_data, max_length, 0, 0, 1 << 24,
-                  "samples are cut to this length; 0 = no"),
+                  "samples are cut to this length, of a pair the longer text first; 0 = no"),
+    BK_OPTION_CHOICE(bk_config_data, metric, BK_SHOW_AUTO, "auto|accuracy|f1|matthews|spearman",
+                     "of a classifier, shown beside its accuracy; auto: what the data set names"),
     BK_OPTION_END,
 };
 

@@ -20,6 +20,7 @@ typedef struct bk_config_run {
 typedef struct bk_config_data {
     const char *train, *eval, *split, *eval_split;
     int64_t batch, length, max_length;
+    int metric; /* BK_SHOW_* */
 } bk_config_data;
 
 typedef struct bk_config_distill {
@@ -57,6 +58,9 @@ typedef struct bk_config_parallel {
     double bucket_mb;
     bool overlap, walk;
 } bk_config_parallel;
+
+/* data.metric; from BK_SHOW_METRICS on the metrics of jobs/metric.h in their order */
+enum { BK_SHOW_AUTO, BK_SHOW_ACCURACY, BK_SHOW_METRICS };
 
 /* checkpoint.async_busy */
 enum { BK_BUSY_SKIP, BK_BUSY_WAIT };

@@ -44,14 +44,13 @@ static void print_classes(const char *names)
 
 static void print_summary(const bk_dataset *d, const char *path)
 {
-    int64_t values = d->channels > 0 ? d->positions * d->samples : d->offsets[d->samples];
     printf("%s  %lld samples, %s, %lld classes, ", path, (long long)d->samples, d->task,
            (long long)d->classes);
     if (d->channels > 0)
         printf("%lld positions x %lld channels\n", (long long)d->positions, (long long)d->channels);
     else
         printf("vocabulary %lld, length at most %lld, mean %.1f\n", (long long)d->vocabulary,
-               (long long)d->max_length, (double)values / (double)(d->samples ? d->samples : 1));
+               (long long)d->max_length, bk_mean_length(d));
     for (int i = 0; i < d->splits; i++)
         bk_split_print(&d->split[i]);
     if (d->label_name)

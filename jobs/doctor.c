@@ -3,6 +3,7 @@
 #include "core/real.h"
 #include "dist/agree.h"
 #include "io/hdf5.h"
+#include "io/subwords.h"
 #include "jobs/command.h"
 #include "jobs/json.h"
 #include "jobs/machine.h"
@@ -134,6 +135,9 @@ static void print_libraries(void)
     printf("BLAS          %s\n", bk_blas_cblas_description());
     printf("oneDNN        %s\n", bk_blas_onednn_description());
     printf("products      by %s; other kernels %s\n", bk_blas_description(), kernels());
+    printf("subwords      %s\n", bk_subwords_missing()
+                                     ? "none (tokens=subwords needs sentencepiece)"
+                                     : "by spm_train and spm_encode");
 }
 
 static const char *yes_or_no(const char *flag)
@@ -215,6 +219,7 @@ static void json_libraries(bk_json *j)
     bk_json_text(j, "onednn", bk_blas_has_onednn() ? bk_blas_onednn_description() : NULL);
     bk_json_text(j, "products", bk_blas_description());
     bk_json_text(j, "kernels", kernels());
+    bk_json_bool(j, "subwords", !bk_subwords_missing());
     bk_json_text(j, "compiler", compiler);
     bk_json_close(j);
 }

@@ -52,6 +52,8 @@ static void print_text(const bk_job *job, const bk_evaluation *e)
     printf("rows              %lld\n", (long long)e->rows);
     printf("accuracy          %.6f%s\n", e->accuracy,
            bk_ladder_text(job->eval_split, e->accuracy, ladder));
+    if (job->metric >= 0)
+        printf("%-17s %.6f\n", bk_metric_names[job->metric], e->metric[job->metric]);
     printf("cross_entropy     %.6f\n", e->cross_entropy);
     if (job->data.classes == 0)
         printf("perplexity        %.6f\nbits_per_token    %.6f\n", exp(e->cross_entropy),
@@ -74,6 +76,9 @@ static void print_json(const bk_job *job, const bk_evaluation *e)
     bk_json_integer(&j, "rows", e->rows);
     bk_json_integer(&j, "correct", e->correct);
     bk_json_number(&j, "accuracy", e->accuracy);
+    bk_json_text(&j, "metric", job->metric >= 0 ? bk_metric_names[job->metric] : "accuracy");
+    for (int i = 0; i < BK_METRICS && job->data.classes > 0; i++)
+        bk_json_number(&j, bk_metric_names[i], e->metric[i]);
     bk_json_number(&j, "cross_entropy", e->cross_entropy);
     bk_json_number(&j, "standard_error", standard_error(e));
     bk_json_number(&j, "majority", s->majority);

@@ -19,7 +19,8 @@ static int64_t argmax(const float *x, int64_t n)
     return best;
 }
 
-static void count_rows(const bk_bundle *bundle, int64_t counts[3])
+/* confusion: a count for each class and the class that it is taken for, or NULL. */
+static void count_rows(const bk_bundle *bundle, int64_t counts[3], int64_t *confusion)
 {
     const bk_tensor *logits = bk_bundle_need(bundle, "logits"),
                     *teacher = bk_bundle_get(bundle, "teacher.logits");
@@ -31,6 +32,8 @@ static void count_rows(const bk_bundle *bundle, int64_t counts[3])
         int64_t best = argmax(bk_f32(logits) + i * width, width);
         counts[0]++;
         counts[1] += best == labels[i];
+        if (confusion)
+            confusion[labels[i] * width + best]++;
         counts[2] += teacher && best == argmax(bk_f32(teacher) + i * width, width);
     }
 }
@@ -87,6 +90,21 @@ bk_stop bk_job_stop_asked(const bk_job *job)
     return (bk_stop)stop;
 }
 
+static bool counts_confusion(const bk_job *job)
+{
+    return job->data.classes > 0 && job->data.classes <= BK_METRIC_CLASSES;
+}
+
+/* Sums the counts of all ranks first. */
+static void add_metrics(const bk_job *job, int64_t *confusion, bk_evaluation *e)
+{
+    int64_t classes = job->data.classes;
+    if (confusion)
+        bk_sum_i64(job->world->loss, classes * classes, confusion);
+    for (int i = 0; i < BK_METRICS; i++)
+        e->metric[i] = confusion ? bk_metric_of(i, classes, confusion) : NAN;
+}
+
 bk_evaluation bk_job_evaluate(bk_job *job, int64_t batches)
 {
     const bk_sampler *sampler = job->eval_sampler;
@@ -95,28 +113,36 @@ bk_evaluation bk_job_evaluate(bk_job *job, int64_t batches)
     int64_t counts[3] = {0}, all = bk_sampler_batches(sampler);
     int64_t last = batches > 0 && batches < all ? batches : all;
     bk_stop stop = BK_GO_ON;
+    bk_status status = BK_OK;
+    bk_arena *scratch = bk_arena_new("evaluation");
+    int64_t classes = job->data.classes;
+    int64_t *confusion =
+        counts_confusion(job) ? BK_ZNEW(scratch, int64_t, classes * classes) : NULL;
     bk_watchdog_phase(BK_PHASE_EVALUATE);
-    for (int64_t i = 0; i < last && stop == BK_GO_ON; i++) {
+    for (int64_t i = 0; i < last && stop == BK_GO_ON && status == BK_OK; i++) {
         bk_bundle bundle = {0};
         bk_tape_begin(t);
         t->training = t->recording = false;
         bk_sampler_batch(sampler, i, &job->lanes, t->arena, &bundle);
         bk_job_teach(job, &bundle);
         bk_model_forward(job->model, t, &bundle);
-        count_rows(&bundle, counts);
+        count_rows(&bundle, counts, confusion);
         add_sums(job, &bundle, sums);
-        if (t->status != BK_OK)
-            return (bk_evaluation){.status = t->status};
+        status = t->status;
         stop = i + 1 < last ? bk_job_stop_asked(job) : BK_GO_ON;
     }
     bk_sum_i64(job->world->loss, 3, counts);
     double rows = counts[0] > 0 ? (double)counts[0] : 1.0;
-    return (bk_evaluation){.rows = counts[0],
-                           .correct = counts[1],
-                           .cross_entropy = sums[SUM_LOSS] / rows,
-                           .accuracy = (double)counts[1] / rows,
-                           .teacher_agreement = job->teacher ? (double)counts[2] / rows : NAN,
-                           .teacher_kl = job->teacher ? sums[SUM_KL] / rows : NAN,
-                           .seconds = bk_seconds() - start,
-                           .stop = stop};
+    bk_evaluation e = {.status = status,
+                       .rows = counts[0],
+                       .correct = counts[1],
+                       .cross_entropy = sums[SUM_LOSS] / rows,
+                       .accuracy = (double)counts[1] / rows,
+                       .teacher_agreement = job->teacher ? (double)counts[2] / rows : NAN,
+                       .teacher_kl = job->teacher ? sums[SUM_KL] / rows : NAN,
+                       .stop = stop};
+    add_metrics(job, confusion, &e);
+    bk_arena_free(scratch);
+    e.seconds = bk_seconds() - start;
+    return e;
 }

@@ -6,8 +6,25 @@
 
 /* ---- data sets ---- */
 
+/* For messages: the digest of subwords, or what stands for none. */
+static const char *subwords_name(const char *digest)
+{
+    return *digest ? digest : "none";
+}
+
 static bk_status check_alike(const bk_dataset *a, const bk_dataset *b)
 {
+    if (!a->tokens2 != !b->tokens2)
+        return bk_fail(BK_INPUT,
+                       "one of the data sets holds pairs of texts, the other does not (%s, %s): "
+                       "make both alike",
+                       a->path, b->path);
+    if (strcmp(a->vocabulary_digest, b->vocabulary_digest) != 0)
+        return bk_fail(BK_INPUT,
+                       "the data sets have other subwords (%s: %.16s, %s: %.16s): make the second "
+                       "with vocabulary=FIRST.h5",
+                       a->path, subwords_name(a->vocabulary_digest), b->path,
+                       subwords_name(b->vocabulary_digest));
     if (a->vocabulary == b->vocabulary && a->classes == b->classes && a->channels == b->channels)
         return BK_OK;
     return bk_fail(BK_INPUT,
@@ -50,8 +67,8 @@ static int64_t shortest_of(const bk_dataset *d)
 {
     int64_t least = d->max_length;
     for (int64_t i = 0; d->tokens && i < d->samples; i++)
-        if (d->offsets[i + 1] - d->offsets[i] < least)
-            least = d->offsets[i + 1] - d->offsets[i];
+        if (bk_sample_length(d, i) < least)
+            least = bk_sample_length(d, i);
     return least;
 }
 
@@ -60,6 +77,33 @@ static int64_t shortest(const bk_job *job)
     int64_t least = shortest_of(job->eval), other = job->train ? shortest_of(job->train) : least;
     least = other < least ? other : least;
     return least < longest(job) ? least : longest(job);
+}
+
+/* What is shown beside accuracy: the configuration's choice, else the data set's. */
+static bk_status find_metric(bk_job *job)
+{
+    const bk_dataset *d = job->eval;
+    int choice = job->config->data.metric;
+    bool counted = d->classes > 0 && d->classes <= BK_METRIC_CLASSES;
+    job->metric = -1;
+    if (choice >= BK_SHOW_METRICS && !counted)
+        return bk_fail(
+            BK_USAGE, "data.metric=%s is for 1 to %d classes, the data set has %lld (%s): say auto",
+            bk_metric_names[choice - BK_SHOW_METRICS], BK_METRIC_CLASSES, (long long)d->classes,
+            d->path);
+    if (choice >= BK_SHOW_METRICS)
+        job->metric = choice - BK_SHOW_METRICS;
+    if (choice != BK_SHOW_AUTO || !d->metric || !counted || strcmp(d->metric, "accuracy") == 0)
+        return BK_OK;
+    for (int i = 0; i < BK_METRICS; i++)
+        if (strcmp(d->metric, bk_metric_names[i]) == 0)
+            job->metric = i;
+    return job->metric >= 0
+               ? BK_OK
+               : bk_fail(BK_INPUT,
+                         "the data set names a metric that is not known, '%.40s' (%s): choose one "
+                         "by data.metric=accuracy, f1, matthews or spearman",
+                         d->metric, d->path);
 }
 
 bk_status bk_job_read_data(bk_job *job)
@@ -71,12 +115,13 @@ bk_status bk_job_read_data(bk_job *job)
             BK_INPUT,
             "the data set has neither classes nor tokens (%s): make one with birkhoff data",
             d->path);
-    job->data = (bk_model_data){.vocabulary = d->features ? 0 : d->vocabulary,
+    job->data = (bk_model_data){.vocabulary = d->features ? 0 : bk_dataset_symbols(d),
+                                .segments = d->tokens2 ? 2 : 0,
                                 .channels = d->features ? d->channels : 0,
                                 .classes = d->classes,
                                 .min_length = shortest(job),
                                 .max_length = longest(job)};
-    return BK_OK;
+    return find_metric(job);
 }
 
 /* ---- samplers ---- */
@@ -128,6 +173,7 @@ bk_status bk_job_check_fit(const bk_job *job, const bk_checkpoint *c, const char
         const char *what;
         int64_t theirs, ours;
     } row[] = {
+        {"texts a sample", axis_of(c, "model/embed/segments", 0), job->data.segments},
         {"classes", axis_of(c, "model/head/b", 0), job->data.classes},
         {"vocabulary", axis_of(c, "model/embed/tokens", 0), job->data.vocabulary},
         {"channels", axis_of(c, "model/embed/features", 1), job->data.channels},
@@ -139,5 +185,13 @@ bk_status bk_job_check_fit(const bk_job *job, const bk_checkpoint *c, const char
                            "trained on such data",
                            who, row[i].what, (long long)row[i].theirs, (long long)row[i].ours,
                            bk_checkpoint_path(c), job->eval->path);
+    const char *theirs = bk_checkpoint_state(c)->vocabulary_digest;
+    const char *ours = job->eval->vocabulary_digest;
+    if (strcmp(theirs, ours) != 0)
+        return bk_fail(BK_INPUT,
+                       "the %s has other subwords (%.16s) than the data set (%.16s) (%s, %s): make "
+                       "the data set with vocabulary=FILE.h5 of the one it was trained on",
+                       who, subwords_name(theirs), subwords_name(ours), bk_checkpoint_path(c),
+                       job->eval->path);
     return BK_OK;
 }

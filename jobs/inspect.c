@@ -135,12 +135,6 @@ static bk_status read_file(bk_arena *arena, file *f)
                                                       : BK_OK;
 }
 
-static double mean_length(const bk_dataset *d)
-{
-    double samples = (double)(d->samples > 0 ? d->samples : 1);
-    return d->features ? (double)d->positions : (double)d->offsets[d->samples] / samples;
-}
-
 static void print_dataset(const file *f)
 {
     const bk_dataset *d = f->dataset;
@@ -151,7 +145,11 @@ static void print_dataset(const file *f)
                (long long)d->channels);
     else
         printf("vocabulary   %lld\nlength       at most %lld, mean %.1f\n",
-               (long long)d->vocabulary, (long long)d->max_length, mean_length(d));
+               (long long)d->vocabulary, (long long)d->max_length, bk_mean_length(d));
+    if (d->subwords)
+        printf("subwords     sha256 %s\n", d->vocabulary_digest);
+    if (d->metric)
+        printf("metric       %s\n", d->metric);
     printf("seed         %lld\nsha256       %s\n", (long long)f->seed, d->digest);
     print_lines("source", d->source);
     print_lines("options", f->options);
@@ -196,7 +194,9 @@ static void json_dataset(bk_json *j, const file *f)
     bk_json_integer(j, "positions", d->positions);
     bk_json_integer(j, "channels", d->channels);
     bk_json_integer(j, "max_length", d->max_length);
-    bk_json_number(j, "mean_length", mean_length(d));
+    bk_json_number(j, "mean_length", bk_mean_length(d));
+    bk_json_text(j, "metric", d->metric);
+    bk_json_text(j, "vocabulary_sha256", *d->vocabulary_digest ? d->vocabulary_digest : NULL);
     bk_json_integer(j, "seed", f->seed);
     bk_json_text(j, "source", d->source);
     bk_json_text(j, "options", f->options);
@@ -306,6 +306,8 @@ static void print_directory(const directory *d)
            (long long)s->lanes, (unsigned long long)s->seed);
     printf("data         %s\nsha256       %s of the data\n             %s of the payload\n",
            s->data_path, s->data_digest, bk_checkpoint_payload(d->checkpoint));
+    if (*s->vocabulary_digest)
+        printf("subwords     sha256 %s\n", s->vocabulary_digest);
     print_lines("machine", s->machine);
     print_tensors(d->checkpoint);
     print_lines("config", s->config);
@@ -324,6 +326,7 @@ static void json_state(bk_json *j, const bk_run_state *s)
     bk_json_integer(j, "lanes", s->lanes);
     bk_json_text(j, "data_path", s->data_path);
     bk_json_text(j, "data_sha256", s->data_digest);
+    bk_json_text(j, "vocabulary_sha256", *s->vocabulary_digest ? s->vocabulary_digest : NULL);
     bk_json_text(j, "machine", s->machine);
     bk_json_text(j, "config", s->config);
 }

@@ -11,6 +11,7 @@
 #include "io/metrics.h"
 #include "io/sampler.h"
 #include "jobs/config.h"
+#include "jobs/metric.h"
 #include "models/model.h"
 
 /* A dry run opens everything that a training does and writes nothing; a measurement does so from
@@ -36,6 +37,7 @@ typedef struct bk_job {
     const bk_split *train_split, *eval_split; /* the same */
     bk_sampler *train_sampler, *eval_sampler; /* the same */
     bk_model_data data;
+    int metric;                /* shown beside accuracy: BK_METRIC_*; -1: none */
     bk_model *model, *teacher; /* teacher: NULL without */
     bk_slab *slab;
     bk_lanes lanes;
@@ -77,7 +79,7 @@ BK_CHECKED bk_status bk_job_claim_directory(bk_job *job);
 /* ---- inputs.c: data sets and samplers ---- */
 
 /* Not collective: every rank reads the files for itself; the caller agrees.  Fills data sets,
- * splits and job->data. */
+ * splits, job->data and job->metric. */
 BK_CHECKED bk_status bk_job_read_data(bk_job *job);
 /* Samplers over the splits; BK_INPUT when there is nothing to train or evaluate on. */
 BK_CHECKED bk_status bk_job_open_samplers(bk_job *job);
@@ -156,6 +158,7 @@ typedef struct bk_evaluation {
     int64_t rows, correct;
     double cross_entropy; /* mean over rows, nats */
     double accuracy;
+    double metric[BK_METRICS]; /* of a classifier of at most BK_METRIC_CLASSES, else NaN */
     double teacher_agreement, teacher_kl; /* with a teacher, else NaN */
     double seconds;
     bk_stop stop; /* a request to stop came in between: the figures are of a part only */

@@ -191,6 +191,7 @@ bk_status bk_job_resume(bk_job *job)
     }
     job->state.data_path = job->train->path;
     job->state.data_digest = job->train->digest;
+    job->state.vocabulary_digest = job->train->vocabulary_digest;
     job->state.config = job->resolved;
     job->state.machine = job->machine;
     job->state.world_size = job->world->size;

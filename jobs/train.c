@@ -161,6 +161,8 @@ static bk_stop write_evaluation(loop *l, const bk_evaluation *e)
     bk_metrics_number(l->metrics, "loss", e->cross_entropy);
     bk_metrics_number(l->metrics, "cross_entropy", e->cross_entropy);
     bk_metrics_number(l->metrics, "accuracy", e->accuracy);
+    if (job->metric >= 0)
+        bk_metrics_number(l->metrics, bk_metric_names[job->metric], e->metric[job->metric]);
     bk_metrics_integer(l->metrics, "rows", e->rows);
     if (job->teacher) {
         bk_metrics_number(l->metrics, "teacher_agreement", e->teacher_agreement);
@@ -182,12 +184,15 @@ static bk_status evaluate(loop *l, bk_stop *stop)
     *stop = e.stop;
     if (e.stop != BK_GO_ON)
         return BK_OK;
-    char ladder[128];
+    char ladder[128], metric[64] = "";
     l->is_best = bk_best_improved(&l->best, &e, &job->state);
     bk_progress_break(&l->progress);
     *stop = write_evaluation(l, &e);
-    bk_note("%s at step %lld: cross-entropy %.4f, accuracy %.4f%s%s", job->eval_split->name,
-            (long long)job->state.step, e.cross_entropy, e.accuracy,
+    if (job->metric >= 0)
+        snprintf(metric, sizeof metric, ", %s %.4f", bk_metric_names[job->metric],
+                 e.metric[job->metric]);
+    bk_note("%s at step %lld: cross-entropy %.4f, accuracy %.4f%s%s%s", job->eval_split->name,
+            (long long)job->state.step, e.cross_entropy, e.accuracy, metric,
             bk_ladder_text(job->eval_split, e.accuracy, ladder), l->is_best ? ", the best" : "");
     restart_clock(l);
     return BK_OK;
@@ -430,7 +435,9 @@ static bk_status run(bk_context *context)
     BK_TRY(bk_best_read(config, &best));
     BK_TRY(bk_job_open(context->arena, config, context->dry_run ? BK_DRY_RUN : BK_TRAIN,
                        (bk_given){0}, &job));
-    bk_status status = context->dry_run ? bk_dry_run(job) : train(job, &best);
+    bk_status status = bk_best_fits(&best, job);
+    if (status == BK_OK)
+        status = context->dry_run ? bk_dry_run(job) : train(job, &best);
     bk_job_close(job);
     return status;
 }

@@ -45,6 +45,8 @@ void bk_embed_declare(bk_model *model)
         model->tokens->decay = tied;
         model->tokens->uses = tied ? 2 : 1;
     }
+    if (model->data.segments > 0)
+        model->segments = declare_table(model, "model/embed/segments", model->data.segments, 0.02);
     if (c->positions == BK_POSITIONS_LEARNED)
         model->positions =
             declare_table(model, "model/embed/positions", rows_of_positions(model), 0.02);
@@ -88,6 +90,10 @@ bk_tensor *bk_embed_forward(bk_model *model, bk_tape *t, const bk_bundle *bundle
         model->tokens
             ? bk_embed(t, bk_bundle_need(bundle, "tokens"), bk_tape_parameter(t, model->tokens))
             : bk_part_linear(t, &model->features, bk_bundle_need(bundle, "features"));
+    if (model->segments)
+        x = bk_add(
+            t, x,
+            bk_embed(t, bk_bundle_need(bundle, "segments"), bk_tape_parameter(t, model->segments)));
     if (uses_cls(model))
         x = bk_prepend(t, x, bk_tape_parameter(t, model->cls));
     x = add_positions(model, t, x);

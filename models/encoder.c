@@ -1,4 +1,7 @@
-/* The encoder: pre-norm blocks over tokens or features, pooling, a classification head. */
+/* The encoder: pre-norm blocks over tokens or features, pooling, a classification head.  A pair of
+ * texts is one sequence, as in BERT (Devlin et al. 2019): [CLS] first separator second, where the
+ * separator is a symbol of the data, the second text has an embedding of its own added
+ * (model/embed/segments), and [CLS] stands in front with pool: cls. */
 #include "models/internal.h"
 
 static const bk_option options[] = {

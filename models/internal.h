@@ -91,7 +91,7 @@ struct bk_model {
     bool attention_list;            /* the configuration gave one entry a layer */
     bk_moe_config *moe;             /* NULL: dense */
     bk_block *block;                /* [layers] */
-    bk_parameter *tokens, *positions, *cls;
+    bk_parameter *tokens, *segments, *positions, *cls; /* segments: NULL unless of pairs */
     bk_linear_part features, head;
     bk_norm_part norm;
     bk_tensor **matrix; /* [layers]: where attention leaves its matrices (probe.c); NULL: nowhere */
@@ -137,7 +137,9 @@ bk_tensor *bk_feedforward(bk_model *model, bk_tape *t, int layer, bk_tensor *x, 
 /* Most real positions that a block sees of a sample, the CLS position among them. */
 int64_t bk_model_positions(const bk_model *model);
 void bk_embed_declare(bk_model *model);
-/* tokens or features -> x[B,N(+1),C] with positions and dropout. */
+/* tokens (and segments) or features -> x[B,N(+1),C] with positions and dropout:
+ *   x = tokens[token] (+ segments[segment]) (+ positions[place]), the CLS vector in front of all.
+ */
 bk_tensor *bk_embed_forward(bk_model *model, bk_tape *t, const bk_bundle *bundle);
 
 #endif

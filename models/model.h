@@ -13,6 +13,7 @@
 typedef struct bk_model_data {
     int64_t vocabulary; /* symbols with the padding; 0: features instead */
     int64_t channels;   /* of features; 0: tokens instead */
+    int64_t segments;   /* texts of a sample that stand behind one another; 0: one, unmarked */
     int64_t classes;    /* of a classifier; 0: language model (the vocabulary is the output) */
     int64_t min_length; /* positions of the shortest sample that is used */
     int64_t max_length; /* positions of the longest sample (of the window, for a language model) */

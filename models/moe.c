@@ -287,17 +287,28 @@ static bool in_two_hops(const saved *s)
             (a->hierarchy == BK_HIERARCHY_AUTO && bytes <= SHORT_MESSAGE));
 }
 
-/* Rows of the choices that are sent; none when they would be too many for a rank. */
-static void make_dispatch(bk_tape *t, saved *s)
+/* Packs the rows of the choices in index[T,slots] while the ranks tell each other how many. */
+static void pack(bk_tape *t, const bk_node *n, saved *s, const int32_t *index)
 {
-    int64_t slots = s->route.slots, all = s->route_args.tokens * slots;
     bk_dispatch_options o = {s->args.ep, s->args.chunks, in_two_hops(s)};
-    s->dispatch = bk_dispatch_make(t, &o, &s->route_args, sent_index(t, s), slots);
+    s->dispatch = bk_dispatch_begin(t, &o, &s->route_args, index, s->route.slots);
+    s->journey = journey_of(s, s->experts.operands);
+    bk_journey_pack(t, &s->journey, t->arena);
+    moving c = {.node = n, .saved = s, .packed = s->journey.packed};
+    bk_parallel(s->dispatch.sent, 1, s->width, copy_rows, &c);
+    bk_dispatch_finish(t, &s->dispatch, &s->route_args);
+}
+
+/* No row at all when they would be too many for a rank. */
+static void pack_what_fits(bk_tape *t, const bk_node *n, saved *s)
+{
+    int64_t slots = s->route_args.tokens * s->route.slots;
+    pack(t, n, s, sent_index(t, s));
     if (!overfull(t, s))
         return;
-    int32_t *none = BK_NEW(t->scratch, int32_t, all);
-    memset(none, 0xff, (size_t)all * sizeof *none);
-    s->dispatch = bk_dispatch_make(t, &o, &s->route_args, none, slots);
+    int32_t *none = BK_NEW(t->scratch, int32_t, slots);
+    memset(none, 0xff, (size_t)slots * sizeof *none);
+    pack(t, n, s, none);
 }
 
 static void begin_forward(bk_tape *t, bk_node *n)
@@ -307,11 +318,7 @@ static void begin_forward(bk_tape *t, bk_node *n)
     route(t, n, s);
     measure(n, s);
     lap(s, BK_MOE_ROUTE);
-    make_dispatch(t, s);
-    s->journey = journey_of(s, s->experts.operands);
-    bk_journey_pack(t, &s->journey, t->arena);
-    moving c = {.node = n, .saved = s, .packed = s->journey.packed};
-    bk_parallel(s->dispatch.sent, 1, s->width, copy_rows, &c);
+    pack_what_fits(t, n, s);
     lap(s, BK_MOE_PACK);
     bk_journey_open(t, &s->journey, t->arena);
     bk_journey_depart(t, &s->journey);

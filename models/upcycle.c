@@ -18,32 +18,36 @@ bool bk_parameter_is_of_experts(const bk_parameter *p)
 
 /* ---- what it asks of a configuration ---- */
 
-/* The sum of a token's weights, as the router of the evaluation gives them. */
-static double weight_sum(const bk_moe_config *moe)
+/* How far a token's weights, as the router of the evaluation gives them, are from a sum of 1; of
+ * two tokens that like other experts. */
+static double weight_error(const bk_moe_config *moe)
 {
+    enum { TOKENS = 2 };
     bk_arena *arena = bk_arena_new("upcycle"), *scratch = bk_arena_new("upcycle scratch");
-    bk_lanes lanes = bk_lanes_single(1);
-    double sum = 0.0, *logits = BK_NEW(arena, double, moe->experts);
-    for (int64_t e = 0; e < moe->experts; e++)
+    bk_lanes lanes = bk_lanes_single(TOKENS);
+    double sum[TOKENS] = {0}, *logits = BK_NEW(arena, double, TOKENS * moe->experts);
+    for (int64_t e = 0; e < moe->experts; e++) {
         logits[e] = -0.01 * (double)(e % 97);
+        logits[moe->experts + e] = 0.02 * (double)(e % 89);
+    }
     bk_route r = {0};
     moe->router->route(&(bk_route_args){.kind = moe->router,
                                         .logits = logits,
-                                        .tokens = 1,
+                                        .tokens = TOKENS,
                                         .experts = moe->experts,
                                         .k = moe->k,
-                                        .valid = 1,
+                                        .valid = TOKENS,
                                         .bias = BK_ZNEW(arena, double, moe->experts),
                                         .lanes = &lanes,
                                         .config = moe->router_config,
                                         .arena = arena,
                                         .scratch = scratch},
                        &r);
-    for (int64_t s = 0; s < r.slots; s++)
-        sum += r.weight[s];
+    for (int64_t i = 0; i < TOKENS * r.slots; i++)
+        sum[i / r.slots] += bk_route_sends(&r, i) ? r.weight[i] : 0.0;
     bk_arena_free(arena);
     bk_arena_free(scratch);
-    return sum;
+    return fmax(fabs(sum[0] - 1.0), fabs(sum[1] - 1.0));
 }
 
 static bk_status refuse_rest(const char *what, int64_t value, int64_t granularity)
@@ -81,7 +85,7 @@ bk_status bk_upcycle_check(const bk_model *model, bk_moe_config *moe)
 
 bk_status bk_upcycle_check_router(const bk_moe_config *moe)
 {
-    if (moe->upcycles && !(fabs(weight_sum(moe) - 1.0) < 1e-9))
+    if (moe->upcycles && !(weight_error(moe) < 1e-9))
         return bk_fail(BK_USAGE,
                        "the weights of router %s do not sum to 1, so the mixture would not begin "
                        "as the dense model (model.moe.upcycle): use a router with "

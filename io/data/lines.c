@@ -1,10 +1,12 @@
 /* io/data/lines.c - a corpus for language models: bytes + 1, one sample a document. */
 #include "io/corrupt.h"
 #include "io/files.h"
+#include "io/subwords.h"
 
 #include <string.h>
 
 typedef struct lines_config {
+    bk_subword_config subwords;
     const char *separator;
     double validation, test, swap;
     int64_t limit, max_length, seed;
@@ -21,8 +23,9 @@ static const bk_option options[] = {
     BK_OPTION_I64(lines_config, max_length, 0, 0, 1LL << 40,
                   "documents are cut to this many bytes; 0 = no"),
     BK_OPTION_F64(lines_config, swap, 0.0, 0.0, 1.0,
-                  "probability that a symbol changes places with the next (a set to evaluate on)"),
+                  "probability that a byte changes places with the next (a set to evaluate on)"),
     BK_OPTION_I64(lines_config, seed, 1, 0, 1LL << 53, "of swap"),
+    BK_SUBWORD_OPTIONS(lines_config, subwords),
     BK_OPTION_END,
 };
 
@@ -155,15 +158,21 @@ static bk_status make(const bk_data_args *a, bk_dataset *out)
     out->task = "language_model";
     out->vocabulary = 257;
     add_splits(out, a->arena, documents);
-    return BK_OK;
+    return bk_subwords_apply(a->arena, &c->subwords, out);
+}
+
+static bk_status check(const void *config)
+{
+    return bk_subwords_check(&((const lines_config *)config)->subwords);
 }
 
 const bk_data_kind bk_data_lines = {
     .name = "lines",
-    .summary = "text files as a language-model corpus, bytes",
+    .summary = "text files as a language-model corpus",
     .source = "",
     .usage = "FILE...",
     .options = options,
     .config_size = sizeof(lines_config),
+    .check = check,
     .make = make,
 };

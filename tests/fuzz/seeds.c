@@ -3,6 +3,7 @@
 #include "core/log.h"
 #include "io/checkpoint.h"
 #include "io/dataset.h"
+#include "io/digest.h"
 #include "io/files.h"
 
 #include <math.h>
@@ -41,10 +42,11 @@ static void put(const char *target, const char *name, const void *head, size_t b
 
 /* ---- data sets ---- */
 
-static void dataset(const char *name, bool features, bool labels)
+static void dataset(const char *name, bool features, bool labels, bool pairs)
 {
     static const int32_t tokens[] = {1, 2, 3, 4, 5, 6, 7, 8, 9}, label[] = {0, 1, 2, 0, 1, -1};
     static const int64_t offsets[] = {0, 1, 1, 3, 4, 7, 9}, index[] = {5, 3, 1, 0, 2, 4};
+    static const uint8_t subwords[] = {1, 2, 3};
     static const double ladder[] = {0.25, 1.0};
     static const float numbers[SAMPLES * 2 * 2] = {1.0f, -1.0f, 0.5f};
     bk_dataset d = {.task = labels ? "classification" : "language_model",
@@ -60,6 +62,14 @@ static void dataset(const char *name, bool features, bool labels)
                     .channels = 2,
                     .splits = 2,
                     .label_name = labels ? "a\nb\nc" : NULL};
+    if (pairs) {
+        d.tokens2 = tokens;
+        d.offsets2 = offsets;
+        d.metric = "f1";
+        d.subwords = subwords;
+        d.subword_bytes = sizeof subwords;
+        bk_sha256_text(subwords, sizeof subwords, d.vocabulary_digest);
+    }
     d.split[0] = (bk_split){.name = "train",
                             .index = index,
                             .count = 4,
@@ -134,9 +144,10 @@ int main(int argc, char **argv)
         return BK_USAGE;
     arena = bk_arena_new("seeds");
     root = argv[1];
-    dataset("tokens", false, true);
-    dataset("corpus", false, false);
-    dataset("features", true, true);
+    dataset("tokens", false, true, false);
+    dataset("pairs", false, true, true);
+    dataset("corpus", false, false, false);
+    dataset("features", true, true, false);
     checkpoint();
     images("pixels", 0);
     images("patches", 1);

@@ -1,4 +1,4 @@
-/* Tables, labelled lines and corpora: options, then the file. */
+/* Tables of texts and of pairs, labelled lines and corpora: options, then the file. */
 #include "io/data.h"
 #include "tests/fuzz/fuzz.h"
 
@@ -36,13 +36,54 @@ static bk_value *line_options(bk_arena *arena, bk_fuzz_input *in)
     return root;
 }
 
+static bk_value *pair_options(bk_arena *arena, bk_fuzz_input *in, int flags)
+{
+    static const char *const layout[] = {"auto", "tsv", "csv"}, *const columns[] = {
+                                                                    "label,text1,text2",
+                                                                    "text2,-,label,text1",
+                                                                    "label,-,-,text1,text2"};
+    bk_value *root = bk_value_new(arena, BK_MAP, "fuzz", 0);
+    set(arena, root, "layout", layout[(flags & 3) % 3]);
+    set(arena, root, "header", flags & 4 ? "true" : "false");
+    set(arena, root, "columns", columns[bk_fuzz_byte(in) % 3]);
+    if ((flags & 12) == 12) {
+        set(arena, root, "text1", "a");
+        set(arena, root, "text2", "b");
+        set(arena, root, "label", "c");
+    }
+    set(arena, root, "max_length", bk_arena_printf(arena, "%d", bk_fuzz_byte(in)));
+    return root;
+}
+
+static bk_value *glue_options(bk_arena *arena, bk_fuzz_input *in)
+{
+    static const char *const layout[] = {"cola", "sst2", "mrpc", "qqp", "mnli", "qnli", "rte"};
+    bk_value *root = bk_value_new(arena, BK_MAP, "fuzz", 0);
+    set(arena, root, "layout", layout[bk_fuzz_byte(in) % 7]);
+    set(arena, root, "max_length", bk_arena_printf(arena, "%d", bk_fuzz_byte(in)));
+    return root;
+}
+
+/* Bits 32 and 128 choose the kind. */
+static bk_value *options_of(bk_arena *arena, bk_fuzz_input *in, int flags, const char **kind)
+{
+    static const char *const names[] = {"text", "lines", "pairs", "glue"};
+    int choice = (flags & 128 ? 2 : 0) + (flags & 32 ? 1 : 0);
+    *kind = names[choice];
+    return choice == 0   ? text_options(arena, in, flags)
+           : choice == 1 ? line_options(arena, in)
+           : choice == 2 ? pair_options(arena, in, flags)
+                         : glue_options(arena, in);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     bk_arena *arena = bk_arena_new("fuzz");
     bk_fuzz_input in = {data, data + size};
     int flags = bk_fuzz_byte(&in);
-    const bk_data_kind *kind = bk_data_find(flags & 32 ? "lines" : "text");
-    bk_value *root = flags & 32 ? line_options(arena, &in) : text_options(arena, &in, flags);
+    const char *name;
+    bk_value *root = options_of(arena, &in, flags, &name);
+    const bk_data_kind *kind = bk_data_find(name);
     void *config = bk_arena_zalloc(arena, kind->config_size);
     if (!bk_fuzz_read(bk_options_read(kind->options, config, root, kind->name, arena)))
         bk_fuzz_wrong("%s", bk_status_text());

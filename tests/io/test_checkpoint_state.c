@@ -30,6 +30,7 @@ static void everything_comes_back(void **state)
     bk_run_state s = bk_test_state(12);
     s.moments_from = 7;
     s.seed = UINT64_MAX; /* not representable as a double, nor as int64 */
+    s.vocabulary_digest = "abc123";
     bk_run_state r = round_trip(&s, "a.h5");
     assert_int_equal(r.step, s.step);
     assert_int_equal(r.samples_seen, s.samples_seen);
@@ -43,6 +44,7 @@ static void everything_comes_back(void **state)
     assert_int_equal(r.best_step, s.best_step);
     assert_string_equal(r.data_path, s.data_path);
     assert_string_equal(r.data_digest, s.data_digest);
+    assert_string_equal(r.vocabulary_digest, s.vocabulary_digest);
     assert_string_equal(r.config, s.config); /* byte for byte */
     assert_non_null(strstr(r.machine, "P: 2"));
     assert_non_null(strstr(r.machine, "kernels: avx2"));
@@ -58,6 +60,7 @@ static void unusual_states(void **state)
     assert_int_equal(r.best_step, -1);
     assert_string_equal(r.config, "");
     assert_string_equal(r.data_path, "");
+    assert_string_equal(r.vocabulary_digest, "");
     char *config = bk_arena_zalloc(arena, 300001); /* longer than an attribute may be */
     memset(config, 'x', 300000);
     s.config = config;

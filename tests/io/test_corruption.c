@@ -3,6 +3,7 @@
  * nothing that is read. */
 #include "core/log.h"
 #include "io/checkpoint.h"
+#include "io/digest.h"
 #include "io/files.h"
 #include "tests/support/check.h"
 #include "tests/support/checkpoint.h"
@@ -128,9 +129,12 @@ static bk_status read_data(const void *context)
     return BK_OK;
 }
 
-/* Tokens or features of a few hundred samples. */
-static bk_dataset data_of(bool features)
+enum { TOKENS, FEATURES, PAIRS, FORMS };
+
+/* A few hundred samples. */
+static bk_dataset data_of(int form)
 {
+    static const uint8_t model[5000] = {1, 2, 3};
     int64_t *offsets = BK_ZNEW(arena, int64_t, SAMPLES + 1),
             *index = BK_NEW(arena, int64_t, SAMPLES);
     int32_t *labels = BK_NEW(arena, int32_t, SAMPLES),
@@ -152,16 +156,24 @@ static bk_dataset data_of(bool features)
                     .labels = labels,
                     .splits = 2,
                     .label_name = "a\nb\nc"};
-    if (features) {
+    if (form == FEATURES) {
         d.features = numbers;
-        d.positions = d.max_length = 8;
+        d.positions = 8;
         d.channels = 4;
     } else {
         d.tokens = tokens;
         d.offsets = offsets;
         d.vocabulary = 300;
-        d.max_length = 31;
     }
+    if (form == PAIRS) {
+        d.tokens2 = tokens;
+        d.offsets2 = offsets;
+        d.metric = "f1";
+        d.subwords = model;
+        d.subword_bytes = sizeof model;
+        bk_sha256_text(model, sizeof model, d.vocabulary_digest);
+    }
+    bk_dataset_measure(&d);
     d.split[0] = (bk_split){.name = "train", .index = index, .count = 200, .majority = NAN};
     d.split[1] = (bk_split){.name = "test", .index = index + 200, .count = 100, .majority = NAN};
     return d;
@@ -171,8 +183,8 @@ static bk_dataset data_of(bool features)
 static void data_sets(void **state)
 {
     (void)state;
-    for (int features = 0; features < 2; features++) {
-        bk_dataset d = data_of(features);
+    for (int form = 0; form < FORMS; form++) {
+        bk_dataset d = data_of(form);
         const char *path = bk_arena_strdup(arena, bk_test_path("data.h5"));
         assert_int_equal(bk_dataset_write(&d, path, 7, "seed: 7\n"), BK_OK);
         d.path = path;

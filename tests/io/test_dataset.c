@@ -2,6 +2,8 @@
 /* The data set file: what is written is what is read, every attribute of the interface is there,
  * and nothing damaged is believed. */
 #include "io/dataset.h"
+
+#include "io/digest.h"
 #include "tests/support/check.h"
 #include "tests/support/data.h"
 #include "tests/support/files.h"
@@ -69,6 +71,29 @@ static bk_dataset features_of(void)
     return d;
 }
 
+/* Second texts of 6 to 0 tokens, and a model of subwords that is none. */
+static bk_dataset pairs_of(int64_t vocabulary)
+{
+    static const uint8_t model[] = {3, 1, 4, 1, 5, 0, 255};
+    bk_dataset d = tokens_of(vocabulary);
+    int64_t *offsets = BK_ZNEW(arena, int64_t, SAMPLES + 1);
+    int32_t *tokens = BK_NEW(arena, int32_t, 8 * SAMPLES);
+    for (int64_t i = 0; i < SAMPLES; i++) {
+        offsets[i + 1] = offsets[i] + 6 - i % 7;
+        for (int64_t k = offsets[i]; k < offsets[i + 1]; k++)
+            tokens[k] = (int32_t)((11 * k) % vocabulary);
+    }
+    d.task = "pair_classification";
+    d.tokens2 = tokens;
+    d.offsets2 = offsets;
+    d.metric = "f1";
+    d.subwords = model;
+    d.subword_bytes = sizeof model;
+    bk_sha256_text(model, sizeof model, d.vocabulary_digest);
+    bk_dataset_measure(&d);
+    return d;
+}
+
 static const char *written(bk_dataset *d, const char *name)
 {
     const char *path = bk_arena_strdup(arena, bk_test_path("%s", name));
@@ -97,6 +122,8 @@ static void what_is_written_is_read(void **state)
         assert_true(bk_test_same_data(&d, r));
         assert_string_equal(r->label_name, d.label_name);
     }
+    bk_dataset p = pairs_of(300);
+    assert_true(bk_test_same_data(&p, read_back(written(&p, "pairs.h5"))));
     bk_dataset f = features_of();
     bk_dataset *r = read_back(written(&f, "features.h5"));
     assert_true(bk_test_same_data(&f, r));
@@ -159,6 +186,21 @@ static void the_digest_is_of_the_content(void **state)
     assert_int_equal(bk_dataset_digest(file, digest), BK_OK);
     assert_int_equal(bk_h5_close(file), BK_OK);
     assert_string_equal(digest, a.digest);
+}
+
+static void lengths_of_samples(void **state)
+{
+    (void)state;
+    const bk_dataset single = tokens_of(16), pair = pairs_of(16), features = features_of();
+    assert_int_equal(bk_sample_length(&single, 4), 4);
+    assert_int_equal(bk_sample_length(&pair, 4), 4 + 1 + 2);
+    assert_int_equal(bk_sample_length(&features, 4), 4);
+    assert_int_equal(pair.max_length, 7);
+    assert_true(bk_mean_length(&pair) == 7.0);
+    assert_true(bk_mean_length(&(bk_dataset){.positions = 3}) == 0.0);
+    assert_int_equal(bk_dataset_symbols(&single), 16);
+    assert_int_equal(bk_dataset_symbols(&pair), 17);
+    assert_int_equal(bk_dataset_symbols(&features), 0);
 }
 
 /* ---- the interface, read with the library itself ---- */
@@ -352,6 +394,68 @@ static void contradictions(void **state)
         refused(bk_test_path("wide.h5"), "vocabulary");
 }
 
+/* Damages the pairs of a whole file. */
+static void check_pair_damage(const char *dataset, hsize_t at, int64_t value, const char *word)
+{
+    bk_dataset d = pairs_of(16);
+    const char *path = written(&d, "pair.h5");
+    poke(path, dataset, at, value);
+    refused(path, word);
+}
+
+static void remove_from(const char *path, const char *object)
+{
+    hid_t file = H5Fopen(path, H5F_ACC_RDWR, H5P_DEFAULT);
+    assert_true(H5Ldelete(file, object, H5P_DEFAULT) >= 0);
+    H5Fclose(file);
+}
+
+static void copy_in(const char *path, const char *from, const char *to)
+{
+    hid_t file = H5Fopen(path, H5F_ACC_RDWR, H5P_DEFAULT);
+    assert_true(H5Ocopy(file, from, file, to, H5P_DEFAULT, H5P_DEFAULT) >= 0);
+    H5Fclose(file);
+}
+
+/* Offsets of 39 texts over 40 tokens. */
+static void fewer_texts(const char *path, const char *offsets)
+{
+    const hsize_t count = SAMPLES;
+    int64_t place[SAMPLES];
+    for (int64_t i = 0; i < SAMPLES; i++)
+        place[i] = i == SAMPLES - 1 ? SAMPLES : i;
+    hid_t file = H5Fopen(path, H5F_ACC_RDWR, H5P_DEFAULT);
+    hid_t space = H5Screate_simple(1, &count, NULL);
+    hid_t set =
+        H5Dcreate2(file, offsets, H5T_STD_I64LE, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
+    assert_true(H5Dwrite(set, H5T_NATIVE_INT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, place) >= 0);
+    H5Sclose(space);
+    H5Dclose(set);
+    H5Fclose(file);
+}
+
+static void contradictions_of_pairs(void **state)
+{
+    (void)state;
+    check_pair_damage("/offsets2", 5, 1000, "/offsets2 fall at row 6");
+    check_pair_damage("/offsets2", SAMPLES, 1000, "/tokens2 has");
+    check_pair_damage("/tokens2", 11, 16, "/tokens2 has 16 at row 11");
+    check_pair_damage("/subwords", 1, 2, "/subwords are not those");
+    bk_dataset d = pairs_of(16), unlabelled = pairs_of(16);
+    const char *path = written(&d, "pair.h5");
+    remove_from(path, "/offsets2");
+    refused(path, "/offsets2 is missing");
+    path = written(&d, "pair.h5");
+    remove_from(path, "/tokens2");
+    remove_from(path, "/offsets2");
+    copy_in(path, "/labels", "/tokens2"); /* 40 tokens of 39 texts */
+    fewer_texts(path, "/offsets2");
+    refused(path, "/offsets2 has 39 texts for 40 samples");
+    unlabelled.labels = NULL;
+    unlabelled.classes = 0;
+    refused(written(&unlabelled, "pair.h5"), "pairs of texts without classes");
+}
+
 static void shares_that_are_none(void **state)
 {
     (void)state;
@@ -433,11 +537,13 @@ int main(void)
         cmocka_unit_test(splits_carry_majority_and_ladder),
         cmocka_unit_test(majorities),
         cmocka_unit_test(the_digest_is_of_the_content),
+        cmocka_unit_test(lengths_of_samples),
         cmocka_unit_test(tokens_are_narrow),
         cmocka_unit_test(every_attribute_is_there),
         cmocka_unit_test(the_library_can_check),
         cmocka_unit_test(foreign_files),
         cmocka_unit_test(contradictions),
+        cmocka_unit_test(contradictions_of_pairs),
         cmocka_unit_test(shares_that_are_none),
         cmocka_unit_test(texts_are_plain),
         cmocka_unit_test(numbers_beyond_reason),

@@ -379,6 +379,34 @@ static void files_that_are_none(void **state)
     refused(copy, "not closed by its writer");
 }
 
+/* What cannot be told is not said to be absent: readers would then believe what has no checksum. */
+static void damaged_attributes_are_not_absent(void **state)
+{
+    (void)state;
+    const char *path = path_of("unsure.h5");
+    bk_h5 *file = created(path);
+    for (int i = 0; i < 12; i++) {
+        const char *name = bk_arena_printf(arena, "attribute%d", i);
+        good(bk_h5_set_attribute(file, "/", name, BK_I32, 0, &i));
+    }
+    good(bk_h5_close(file));
+    int64_t bytes = bk_file_size(path), seen = 0;
+    for (int64_t byte = 0; byte < bytes; byte += 7) {
+        bk_arena_mark mark = bk_arena_get_mark(arena);
+        bk_test_flip(path, (size_t)byte, 3);
+        if (bk_h5_open(arena, path, &file) == BK_OK) {
+            seen++;
+            if (!bk_h5_has_attribute(file, "/", "attribute7"))
+                fail_msg("absent with a flipped bit in byte %lld", (long long)byte);
+            bk_status closed = bk_h5_close(file);
+            (void)closed;
+        }
+        bk_test_flip(path, (size_t)byte, 3);
+        bk_arena_release(arena, mark);
+    }
+    assert_true(seen > 100);
+}
+
 static void creation_is_exclusive(void **state)
 {
     (void)state;
@@ -523,6 +551,7 @@ int main(void)
         cmocka_unit_test(texts_of_fixed_length),
         cmocka_unit_test(formats_and_versions),
         cmocka_unit_test(files_that_are_none),
+        cmocka_unit_test(damaged_attributes_are_not_absent),
         cmocka_unit_test(creation_is_exclusive),
         cmocka_unit_test(other_files_are_not_read),
         cmocka_unit_test(links_that_multiply),

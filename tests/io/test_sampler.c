@@ -113,15 +113,91 @@ static void epochs_are_permutations_without_a_seam(void **state)
     }
 }
 
+/* ---- pairs ---- */
+
+/* The same samples, with second texts 5000 + 100 i + 1, ... of length i. */
+static const bk_dataset *pairs(void)
+{
+    bk_dataset *d = BK_NEW(arena, bk_dataset, 1);
+    int64_t *offsets = BK_ZNEW(arena, int64_t, SAMPLES + 1);
+    int32_t *tokens = BK_NEW(arena, int32_t, SAMPLES * SAMPLES);
+    *d = *texts();
+    for (int64_t i = 0; i < SAMPLES; i++) {
+        offsets[i + 1] = offsets[i] + i;
+        for (int64_t k = 0; k < i; k++)
+            tokens[offsets[i] + k] = (int32_t)(5000 + 100 * i + 1 + k);
+    }
+    d->vocabulary = 9999;
+    d->tokens2 = tokens;
+    d->offsets2 = offsets;
+    return d;
+}
+
+/* Cut as a person would: the last symbol of the longer text goes, of equal ones that of the
+ * second. */
+static void cut_pair(int64_t *first, int64_t *second, int64_t room)
+{
+    while (*first + *second > room)
+        --*(*first > *second ? first : second);
+}
+
+static void check_pair(const bk_bundle *b, int64_t row, int64_t sample, int64_t first,
+                       int64_t second)
+{
+    const bk_tensor *tokens = bk_bundle_need(b, "tokens"),
+                    *segments = bk_bundle_need(b, "segments"), *mask = bk_bundle_get(b, "mask");
+    int64_t width = tokens->shape[1];
+    for (int64_t n = 0; n < width; n++) {
+        bool real = n<first + 1 + second, behind = n> first && real;
+        int64_t expected = n < first    ? 100 * sample + 1 + n
+                           : n == first ? 9999
+                           : real       ? 5000 + 100 * sample + n - first
+                                        : 0;
+        assert_int_equal(bk_i32(tokens)[row * width + n], expected);
+        assert_int_equal(bk_i32(segments)[row * width + n], behind);
+        assert_int_equal(mask ? bk_i32(mask)[row * width + n] : 1, real);
+    }
+}
+
+static void pairs_stand_behind_one_another(void **state)
+{
+    (void)state;
+    const bk_dataset *d = pairs();
+    assert_int_equal(bk_dataset_symbols(d), 10000);
+    for (int64_t most = 0; most < 40; most++) {
+        bk_sampler *s = sampler(d, (bk_sampler_options){.batch = 4, .max_length = most});
+        for (int64_t i = 0; i < SAMPLES; i++) {
+            bk_bundle b = batch_of(s, i / 4, bk_lanes_single(4));
+            int64_t sample = SAMPLES - 1 - i, first = 3 + 7 * sample % 23, second = sample;
+            if (most > 0)
+                cut_pair(&first, &second, most - 1);
+            check_pair(&b, i % 4, sample, first, second);
+        }
+    }
+}
+
+static void pairs_behind_the_end_are_padding(void **state)
+{
+    (void)state;
+    bk_sampler *s = sampler(pairs(), (bk_sampler_options){.batch = 4});
+    bk_bundle b = batch_of(s, 2, bk_lanes_single(4));
+    const bk_tensor *tokens = bk_bundle_need(&b, "tokens"),
+                    *segments = bk_bundle_need(&b, "segments");
+    assert_int_equal(b.rows, 2);
+    assert_int_equal(b.positions, (10 + 1 + 1) + (3 + 1 + 0));
+    for (int64_t k = 2 * tokens->shape[1]; k < bk_count(tokens); k++)
+        assert_true(bk_i32(tokens)[k] == 0 && bk_i32(segments)[k] == 0);
+}
+
 /* ---- lanes ---- */
 
 static void check_part(const bk_bundle *all, const bk_bundle *part, int64_t first, int64_t count)
 {
-    static const char *const names[] = {"tokens", "mask", "labels", "sequence"};
+    static const char *const names[] = {"tokens", "mask", "labels", "sequence", "segments"};
     assert_int_equal(part->rows, all->rows);
     assert_int_equal(part->positions, all->positions);
     assert_int_equal(part->first_sample, all->first_sample + first);
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 5; i++) {
         const bk_tensor *x = bk_bundle_get(all, names[i]), *y = bk_bundle_get(part, names[i]);
         assert_int_equal(x != NULL, y != NULL);
         if (!x)
@@ -136,10 +212,10 @@ static void check_part(const bk_bundle *all, const bk_bundle *part, int64_t firs
 static void lanes_partition_the_batch(void **state)
 {
     (void)state;
-    const bk_dataset *d = texts();
-    for (int windows = 0; windows < 2; windows++) {
-        bk_sampler *s = sampler(
-            d, (bk_sampler_options){.batch = 8, .seed = 5, .shuffle = true, .length = 6 * windows});
+    for (int what = 0; what < 3; what++) { /* samples, windows, pairs */
+        const bk_sampler_options o = {
+            .batch = 8, .seed = 5, .shuffle = true, .length = what == 1 ? 6 : 0};
+        bk_sampler *s = sampler(what == 2 ? pairs() : texts(), o);
         for (int64_t step = 0; step < 5; step++) {
             bk_bundle all = batch_of(s, step, bk_lanes_single(8));
             assert_int_equal(all.first_sample, 8 * step);
@@ -319,6 +395,8 @@ int main(void)
         cmocka_unit_test(a_function_of_seed_and_step),
         cmocka_unit_test(epochs_are_permutations_without_a_seam),
         cmocka_unit_test(lanes_partition_the_batch),
+        cmocka_unit_test(pairs_stand_behind_one_another),
+        cmocka_unit_test(pairs_behind_the_end_are_padding),
         cmocka_unit_test(padding_follows_the_global_batch),
         cmocka_unit_test(long_samples_are_cut),
         cmocka_unit_test(evaluation_is_in_order_and_whole),

@@ -51,17 +51,35 @@ shakespeare() {
     expect 0 1 data lines lines.txt shakespeare.h5
 }
 
+# rows FORMAT: 60 of them, of a label and a number.
+rows() { awk -v f="$1" 'BEGIN { for (i = 0; i < 60; i++) printf f "\n", i % 2, i }'; }
+
+sst2() {
+    rows '%d film number %d' >films.txt
+    expect 0 1 data text films.txt sst2.h5 layout=label_first
+}
+
+cola() {
+    rows 'xy\t%d\t\tSentence %d.' >sentences.tsv
+    expect 0 1 data glue sentences.tsv cola.h5 layout=cola
+}
+
+mrpc() {
+    { printf 'Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n'; rows '%d\t-\t-\tNumber %d.\tThat number.'; } >same.txt
+    expect 0 1 data glue same.txt mrpc.h5 layout=mrpc
+}
+
 # two_steps CONFIG: its data set and teacher are those of this folder.
 two_steps() {
     local config=$1 name data teacher=""
     name=$(basename "$config" .yaml)
-    data=$(sed -n 's#.*train: .*/\([a-z]*\.h5\).*#\1#p' "$config")
+    data=$(sed -n 's#.*train: .*/\([a-z0-9]*\.h5\).*#\1#p' "$config")
     grep -q '^distill:' "$config" && teacher="distill.teacher=$(sed -n 's#^distill:.*/\([a-z-]*\)}.*#\1#p' "$config")"
     expect 0 2 train "$config" run.dir="$name" data.train="$data" run.steps=2 log.eval_interval=0 $teacher || return
     [ -n "$(payload "$name")" ] || fail "$name left no checkpoint"
 }
 
-for data in listops mnist stripes eureka spam shakespeare; do
+for data in listops mnist stripes eureka spam shakespeare sst2 cola mrpc; do
     $data
 done
 configs=$BIRKHOFF_SOURCE/jobs/configs

@@ -4,7 +4,7 @@
 . "$BIRKHOFF_SOURCE/tests/support/lib.sh" || exit 1
 
 expect 0 1 doctor
-for line in birkhoff machine job binding MPI HDF5 BLAS oneDNN products Slurm directory /dev/shm network; do
+for line in birkhoff machine job binding MPI HDF5 BLAS oneDNN products subwords Slurm directory /dev/shm network; do
     grep -q "^$line  " out || fail "doctor has no line $line: $(cat out)"
 done
 says out 'not inside a job'

@@ -66,6 +66,7 @@ wrong 2 'model.moe.hidden=32 is not model.ffn' model.moe.hidden=32 model.moe.upc
 wrong 2 'renormalize=true' model.moe.router.renormalize=false
 wrong 2 'renormalize=true and scale=1' model.moe.router.scale=2
 wrong 2 'renormalize=true' model.moe.router.kind=sinkhorn
+wrong 2 'router expert_choice do not sum to 1' model.moe.router.kind=expert_choice
 wrong 2 'model.moe.activation is not model.activation' model.moe.activation=relu
 wrong 2 'model.moe.upcycle.from is missing' model.moe.upcycle.from=
 wrong 2 'did you mean granularity' model.moe.upcycle.granularty=2

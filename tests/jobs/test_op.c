@@ -197,7 +197,6 @@ static void routing_that_cannot_be(void **state)
     bk_test_op_reals(&op, "gate", BK_SHAPE(2, CLASSES), x);
     bk_test_op_reals(&op, "w1", BK_SHAPE(2, 1, CLASSES), x);
     bk_test_op_reals(&op, "w2", BK_SHAPE(2, CLASSES, 1), x);
-    refused(2, 1, "max_receive_factor=0.5", "moe max_receive_factor=0.5");
 }
 
 static void attention_that_cannot_be(void **state)

@@ -227,6 +227,27 @@ static void put_random_layer(int64_t tokens)
     bk_test_op_integers(&op, "mask", BK_SHAPE(tokens), mask);
 }
 
+/* Half a shared expert is none; too many rows for a rank are an error of all, with one line. */
+static void what_the_layer_refuses(void **state)
+{
+    (void)state;
+    put_random_layer(T);
+    assert_int_equal(bk_test_op_status(&op, 4, "moe router=sinkhorn max_receive_factor=1"), 70);
+    assert_true(bk_test_op_says(&op, "times its even share"));
+    assert_int_equal(bk_test_op_error_lines(&op), 1);
+    bk_test_op_run(&op, 4, "moe router=sinkhorn max_receive_factor=4");
+    bk_test_op_renew(&op);
+    put_random("x", BK_SHAPE(T, C), 1);
+    put_random("gate", BK_SHAPE(E, C), 2);
+    put_random("w1", BK_SHAPE(E, F, C), 3);
+    put_random("w2", BK_SHAPE(E, C, F), 5);
+    put_random("shared_w1", BK_SHAPE(S, C), 8);
+    assert_int_equal(bk_test_op_status(&op, 1, "moe"), 2);
+    assert_true(bk_test_op_says(&op, "shared_w1 is given without shared_w2"));
+    assert_int_equal(bk_test_op_status(&op, 1, "moe max_receive_factor=0.5"), 2);
+    assert_true(bk_test_op_says(&op, "max_receive_factor=0.5"));
+}
+
 /* Few tokens leave ranks empty; the last call has blocks that span ranks. */
 static void layers_agree_over_ranks(void **state)
 {
@@ -290,9 +311,13 @@ static void evaluation_is_plain(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(golden_routers),          cmocka_unit_test(golden_losses),
-        cmocka_unit_test(golden_capacity),         cmocka_unit_test(golden_layer),
-        cmocka_unit_test(layers_agree_over_ranks), cmocka_unit_test(figures_are_those_of_all_ranks),
+        cmocka_unit_test(golden_routers),
+        cmocka_unit_test(golden_losses),
+        cmocka_unit_test(golden_capacity),
+        cmocka_unit_test(golden_layer),
+        cmocka_unit_test(layers_agree_over_ranks),
+        cmocka_unit_test(what_the_layer_refuses),
+        cmocka_unit_test(figures_are_those_of_all_ranks),
         cmocka_unit_test(evaluation_is_plain),
     };
     return cmocka_run_group_tests(tests, open_all, close_all);

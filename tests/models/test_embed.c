@@ -35,7 +35,11 @@ static double symbol(const bk_test_model *m, int64_t sample, int64_t i, int64_t 
     const bk_tensor *features = bk_bundle_get(&m->bundle, "features");
     if (!features) {
         int32_t token = bk_i32(bk_bundle_need(&m->bundle, "tokens"))[sample * N + i];
-        return (double)value_of(m, "model/embed/tokens")[token * C + c];
+        double x = (double)value_of(m, "model/embed/tokens")[token * C + c];
+        if (!m->model->segments)
+            return x;
+        int32_t segment = bk_i32(bk_bundle_need(&m->bundle, "segments"))[sample * N + i];
+        return x + (double)value_of(m, "model/embed/segments")[segment * C + c];
     }
     int64_t channels = features->shape[2];
     const float *w = value_of(m, "model/embed/features") + c * channels;
@@ -84,6 +88,23 @@ static void tokens_and_positions(void **state)
                     "decoder");
 }
 
+static void segments_of_pairs(void **state)
+{
+    const bk_model_data data = bk_test_pairs(N);
+    const char *section[] = {"{layers: 1, width: 12, heads: 2}",
+                             "{layers: 1, width: 12, heads: 2, pool: cls, positions: sinusoid}"};
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        bk_test_model *m = bk_test_model_open(section[i], &data, bk_test_alone(), two_lanes);
+        assert_int_equal(bk_test_parameter(m, "model/embed/segments", -1)->count, 2 * C);
+        bk_test_model_batch(m, N, NULL, 0);
+        check_embedding(m, section[i]);
+    }
+    bk_test_model *single = open_tokens(section[0], false);
+    assert_null(single->model->segments);
+    bk_test_model_close(single);
+}
+
 static void features_and_positions(void **state)
 {
     const bk_model_data data = {.channels = 5, .classes = 3, .max_length = N};
@@ -118,6 +139,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tokens_and_positions),
+        cmocka_unit_test(segments_of_pairs),
         cmocka_unit_test(features_and_positions),
         cmocka_unit_test(dropout_is_for_training),
     };

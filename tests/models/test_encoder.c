@@ -179,6 +179,15 @@ static void every_parameter_has_its_gradient(void **state)
         16, ragged);
 }
 
+static void pairs_have_their_gradient(void **state)
+{
+    const bk_model_data data = bk_test_pairs(16);
+    (void)state;
+    bk_test_model *m = bk_test_model_open("{layers: 1, width: 12, heads: 2, pool: cls}", &data,
+                                          bk_test_alone(), four_lanes);
+    bk_test_model_check_gradient(m, 16, ragged);
+}
+
 static void features_have_their_gradient(void **state)
 {
     const bk_model_data data = {.channels = 5, .classes = 3, .max_length = 16};
@@ -195,6 +204,7 @@ int main(void)
         cmocka_unit_test(no_mask_means_all_real),
         cmocka_unit_test(pools_are_their_formulas),
         cmocka_unit_test(every_parameter_has_its_gradient),
+        cmocka_unit_test(pairs_have_their_gradient),
         cmocka_unit_test(features_have_their_gradient),
     };
     if (bk_blas_setup(1, BK_GEMM_AUTO) != BK_OK)

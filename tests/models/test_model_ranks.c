@@ -208,6 +208,14 @@ static void transport_with_its_gradient(void **state)
                 &data);
 }
 
+static void pairs_of_texts(void **state)
+{
+    const bk_model_data data = bk_test_pairs(LENGTH);
+    (void)state;
+    check_model("{layers: 1, width: 16, heads: 2, pool: cls, dropout: 0.1}", &data);
+    check_model("{layers: 2, width: 16, heads: 2, moe: {experts: 6, hidden: 8}}", &data);
+}
+
 /* With recompute: block, the bits of a model that keeps everything. */
 static void blocks_made_again(void **state)
 {
@@ -269,6 +277,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(experts_in_chunks),
         cmocka_unit_test(layers_with_everything),
         cmocka_unit_test(operands_in_bf16),
+        cmocka_unit_test(pairs_of_texts),
     };
     bk_arena *arena = bk_arena_new("run");
     if (bk_blas_setup(1, BK_GEMM_AUTO) != BK_OK || bk_mpi_start(&argc, &argv) != BK_OK)

@@ -46,7 +46,8 @@ static void open_rows(rows *r, int64_t experts, int only)
     for (int64_t i = 0; i < tokens * K; i++)
         r->index[i] = expert_of(r->args.first_token * K + i, experts, only);
     bk_dispatch_options options = {world->ep, chunks, two_hops};
-    r->dispatch = bk_dispatch_make(&r->tape, &options, &r->args, r->index, r->args.k);
+    r->dispatch = bk_dispatch_begin(&r->tape, &options, &r->args, r->index, r->args.k);
+    bk_dispatch_finish(&r->tape, &r->dispatch, &r->args);
 }
 
 /* Rows stand by (expert, token, slot); place and slot are inverse; to[] adds up. */
@@ -196,8 +197,9 @@ static void nothing_to_send_is_fine(void **state)
         open_rows(&r, 6, -1);
         for (int64_t i = 0; i < r.args.tokens * K; i++)
             r.index[i] = -1;
-        bk_dispatch d = bk_dispatch_make(&r.tape, &(bk_dispatch_options){world->ep, 2, two_hops},
-                                         &r.args, r.index, r.args.k);
+        bk_dispatch_options options = {world->ep, 2, two_hops};
+        bk_dispatch d = bk_dispatch_begin(&r.tape, &options, &r.args, r.index, r.args.k);
+        bk_dispatch_finish(&r.tape, &d, &r.args);
         char none;
         assert_true(d.sent == 0 && d.received == 0);
         for (int64_t chunk = 0; chunk < d.chunks; chunk++) {

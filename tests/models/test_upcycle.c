@@ -117,6 +117,8 @@ static void a_mixture_begins_as_the_dense_model(void **state)
     check_model("gelu", 2, ", shared: 6, shared_gate: true");
     check_model("gelu", 4, ", router: {score: sigmoid}");
     check_model("gelu", 2, ", router: {kind: ssr, probability: 1}");
+    check_model("gelu", 2, ", router: {kind: bias}");
+    check_model("gelu", 2, ", router: {kind: uniform}");
 }
 
 static void what_is_of_experts(void **state)

@@ -20,6 +20,8 @@ bk_status bk_test_make(bk_arena *arena, const char *kind, const char *const *inp
     BK_TRY(bk_options_read(k->options, config, root, kind, arena));
     assert_int_equal(
         bk_options_unknown(root, kind, (const bk_option *const[]){k->options, NULL}, NULL), BK_OK);
+    if (k->check)
+        BK_TRY(k->check(config));
     bk_data_args args = {.input = inputs, .config = config, .arena = arena};
     while (inputs[args.inputs])
         args.inputs++;
@@ -52,15 +54,26 @@ const bk_split *bk_test_split(const bk_dataset *d, const char *name)
     return NULL;
 }
 
-const char *bk_test_bytes(bk_arena *arena, const bk_dataset *d, int64_t i)
+static const char *bytes_of(bk_arena *arena, const int32_t *tokens, const int64_t *offsets,
+                            int64_t i)
 {
-    int64_t length = d->offsets[i + 1] - d->offsets[i];
+    int64_t length = offsets[i + 1] - offsets[i];
     char *text = bk_arena_zalloc(arena, (size_t)length + 1);
     for (int64_t k = 0; k < length; k++) {
-        assert_in_range(d->tokens[d->offsets[i] + k], 1, 256);
-        text[k] = (char)(d->tokens[d->offsets[i] + k] - 1);
+        assert_in_range(tokens[offsets[i] + k], 1, 256);
+        text[k] = (char)(tokens[offsets[i] + k] - 1);
     }
     return text;
+}
+
+const char *bk_test_bytes(bk_arena *arena, const bk_dataset *d, int64_t i)
+{
+    return bytes_of(arena, d->tokens, d->offsets, i);
+}
+
+const char *bk_test_bytes2(bk_arena *arena, const bk_dataset *d, int64_t i)
+{
+    return bytes_of(arena, d->tokens2, d->offsets2, i);
 }
 
 int64_t bk_test_sample(bk_arena *arena, const bk_dataset *d, const char *bytes)
@@ -95,6 +108,14 @@ bool bk_test_same_data(const bk_dataset *a, const bk_dataset *b)
                  same_bytes(a->offsets, b->offsets, a->samples + 1, sizeof *a->offsets);
     if (equal && a->tokens)
         equal = same_bytes(a->tokens, b->tokens, a->offsets[a->samples], sizeof *a->tokens);
+    if (equal && a->tokens2)
+        equal = same_bytes(a->offsets2, b->offsets2, a->samples + 1, sizeof *a->offsets2) &&
+                same_bytes(a->tokens2, b->tokens2, a->offsets2[a->samples], sizeof *a->tokens2);
+    equal = equal && !a->tokens2 == !b->tokens2 &&
+            strcmp(a->metric ? a->metric : "", b->metric ? b->metric : "") == 0 &&
+            strcmp(a->vocabulary_digest, b->vocabulary_digest) == 0 &&
+            a->subword_bytes == b->subword_bytes &&
+            same_bytes(a->subwords, b->subwords, a->subword_bytes, 1);
     if (equal && a->features)
         equal = a->positions == b->positions && a->channels == b->channels &&
                 same_bytes(a->features, b->features, a->samples * a->positions * a->channels,

@@ -26,6 +26,8 @@ void bk_test_refused(const char *kind, const char *const *inputs, const char *co
 const bk_split *bk_test_split(const bk_dataset *d, const char *name);
 /* Sample i as bytes (token - 1), on the arena; the length counts from the offsets. */
 const char *bk_test_bytes(bk_arena *arena, const bk_dataset *d, int64_t i);
+/* The same of the second text of a pair. */
+const char *bk_test_bytes2(bk_arena *arena, const bk_dataset *d, int64_t i);
 /* The sample with these bytes, -1 when there is none. */
 int64_t bk_test_sample(bk_arena *arena, const bk_dataset *d, const char *bytes);
 

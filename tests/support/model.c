@@ -19,6 +19,11 @@ bk_model_data bk_test_language(int64_t max_length)
     return (bk_model_data){.vocabulary = 11, .max_length = max_length};
 }
 
+bk_model_data bk_test_pairs(int64_t max_length)
+{
+    return (bk_model_data){.vocabulary = 11, .segments = 2, .classes = 3, .max_length = max_length};
+}
+
 const bk_world *bk_test_alone(void)
 {
     static const bk_world alone = {.size = 1, .nodes = 1, .expert = 1};
@@ -95,6 +100,7 @@ void bk_test_model_batch(bk_test_model *m, int64_t length, int64_t (*real)(int64
     int64_t samples = bk_lanes_samples(&t->lanes), first = bk_lanes_first_sample(&t->lanes),
             vocabulary = m->model->data.vocabulary, positions = 0;
     bk_tensor *tokens = bk_tape_constant(t, BK_I32, BK_SHAPE(samples, length)),
+              *segments = bk_tape_constant(t, BK_I32, BK_SHAPE(samples, length)),
               *mask = bk_tape_constant(t, BK_I32, BK_SHAPE(samples, length));
     for (int64_t s = 0; s < t->lanes.batch; s++)
         for (int64_t i = 0; i < length; i++) {
@@ -104,12 +110,15 @@ void bk_test_model_batch(bk_test_model *m, int64_t length, int64_t (*real)(int64
                 continue;
             int64_t at = (s - first) * length + i;
             ((int32_t *)mask->data)[at] = is_real;
+            ((int32_t *)segments->data)[at] = is_real && i > s % 5;
             ((int32_t *)tokens->data)[at] =
                 is_real ? (int32_t)bk_fill((uint64_t)(s * 1000 + i), 5, 1.0, (double)vocabulary)
                         : filler;
         }
     m->bundle = (bk_bundle){.positions = positions, .rows = t->lanes.batch};
     bk_bundle_set(&m->bundle, "tokens", tokens);
+    if (m->model->segments)
+        bk_bundle_set(&m->bundle, "segments", segments);
     if (real)
         bk_bundle_set(&m->bundle, "mask", mask);
 }

@@ -17,6 +17,7 @@ typedef struct bk_test_model {
 /* What the data of most tests look like: 11 symbols, 3 classes (none: a language model). */
 bk_model_data bk_test_classes(int64_t max_length);
 bk_model_data bk_test_language(int64_t max_length);
+bk_model_data bk_test_pairs(int64_t max_length);
 
 /* A world of one rank without messages. */
 const bk_world *bk_test_alone(void);
@@ -35,7 +36,8 @@ void bk_test_model_close(bk_test_model *m);
 bk_parameter *bk_test_parameter(const bk_test_model *m, const char *name, int expert);
 
 /* Empties the tape and makes the batch of step 0: tokens[B,N] of the own lanes, functions of the
- * global place; sample i has `real(i)` real positions (NULL: all are), the others hold `filler`. */
+ * global place; sample i has `real(i)` real positions (NULL: all are), the others hold `filler`. Of
+ * pairs, the positions behind i % 5 are the second text. */
 void bk_test_model_batch(bk_test_model *m, int64_t length, int64_t (*real)(int64_t sample),
                          int32_t filler);
 /* Features [B,N,C] instead of tokens, all real. */
