@@ -7,7 +7,7 @@
 #include "models/moe_figures.h"
 
 /* Not collective.  Adds to the open line of `m` (NULL: nothing) the list "moe", one object a layer:
- * its figures, `load` (the experts' shares of the choices since the last line, sum 1) and seconds;
+ * its figures, `load` (the experts' shares of the choices of the step, sum 1) and seconds;
  * and "moe_over_layers", three objects `over` p50, p90, max: each figure over the layers
  * (nearest-rank percentiles). */
 void bk_routing_write(bk_metrics *m, int layers, const bk_moe_figures *figures, bk_arena *arena);
