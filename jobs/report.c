@@ -252,7 +252,7 @@ const bk_command bk_command_report = {
             "the attention\n"
             "matrices over the steps and over the layers; with figure=load the share of the tokens "
             "that each\n"
-            "expert of each layer got between two lines, over the steps.\n",
+            "expert of each layer got in the steps that have a line.\n",
     .print_keys = print_keys,
     .local = true,
     .run = run,

@@ -110,3 +110,13 @@ void bk_routing_write(bk_metrics *m, int layers, const bk_moe_figures *figures, 
     write_percentile(m, "max", 1.0, layers, sorted);
     bk_metrics_close_list(m);
 }
+
+void bk_routing_attributes(const bk_moe_figures *figures, bk_attributes *attributes)
+{
+    for (int i = 0; i < FIGURES && list[i].offset < offsetof(bk_moe_figures, seconds); i++)
+        if (list[i].integer)
+            bk_attribute_set_integer(attributes, list[i].name,
+                                     (int64_t)value_of(&list[i], figures));
+        else
+            bk_attribute_set(attributes, list[i].name, value_of(&list[i], figures));
+}

@@ -128,8 +128,9 @@ void bk_moe_state_count(bk_moe_state *state, const bk_route_args *a, const bk_ro
 
 /* ---- figures ---- */
 
-static void load_figures(int64_t experts, const int64_t *load, bk_moe_figures *out)
+static void load_figures(const bk_moe_state *state, const int64_t *load, bk_moe_figures *out)
 {
+    int64_t experts = state->experts;
     double total = 0.0, squares = 0.0, most = 0.0, least = INFINITY;
     for (int64_t e = 0; e < experts; e++) {
         total += (double)load[e];
@@ -137,10 +138,13 @@ static void load_figures(int64_t experts, const int64_t *load, bk_moe_figures *o
         least = fmin(least, (double)load[e]);
     }
     double mean = total / (double)experts;
+    memset(state->share, 0, (size_t)experts * sizeof *state->share);
+    out->share = state->share;
+    out->experts = experts;
     if (total == 0.0)
         return;
     for (int64_t e = 0; e < experts; e++) {
-        double share = (double)load[e] / total, over = (double)load[e] - mean;
+        double share = state->share[e] = (double)load[e] / total, over = (double)load[e] - mean;
         squares += over * over;
         out->load_entropy -= share > 0 ? share * log(share) : 0.0;
     }
@@ -166,20 +170,6 @@ static void token_figures(int64_t experts, const int64_t *counter, const int64_t
     for (int64_t e = 0; e < experts; e++)
         out->soft_column_error =
             fmax(out->soft_column_error, fabs(real(column[e]) * (double)experts / tokens - 1.0));
-}
-
-/* share[E] of the choices since the last figures; zeros when there was none. */
-static void share_figures(bk_moe_state *state, const int64_t *since, bk_moe_figures *out)
-{
-    int64_t all = 0;
-    for (int64_t e = 0; e < state->experts; e++)
-        all += since[e];
-    for (int64_t e = 0; e < state->experts; e++) {
-        state->share[e] = all > 0 ? (double)since[e] / (double)all : 0.0;
-        out->dead += since[e] == 0;
-    }
-    out->share = state->share;
-    out->experts = state->experts;
 }
 
 /* What is largest on some rank. */
@@ -209,10 +199,11 @@ void bk_moe_state_figures(bk_moe_state *state, const bk_comm *route, bk_moe_figu
     memcpy(since, state->since, (size_t)experts * sizeof *sum);
     bk_sum_i64(route, BK_MOE_COUNTERS + 3 * experts, sum);
     *out = (bk_moe_figures){0};
-    for (int64_t e = 0; e < experts; e++)
+    for (int64_t e = 0; e < experts; e++) {
         rows += load[e];
-    share_figures(state, since, out);
-    load_figures(experts, load, out);
+        out->dead += since[e] == 0;
+    }
+    load_figures(state, load, out);
     token_figures(experts, sum, column, out);
     out->drop_rate = rows > 0 ? (double)sum[BK_MOE_DROPPED] / (double)rows : 0.0;
     rank_figures(state, route, (double)(rows - sum[BK_MOE_DROPPED]), out);

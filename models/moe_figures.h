@@ -66,7 +66,7 @@ typedef struct bk_moe_figures {
     double soft_column_error;       /* max_j |column_j E/T - 1| of the plan, or of softmax(H) */
     double aux, z;                  /* unweighted; 0 without */
     int64_t dead;                   /* experts without a token since the last call */
-    const double *share;            /* [E] of the pairs since the last call, sum 1; the state's */
+    const double *share;            /* [E] of the pairs, sum 1 (0 without any); the state's */
     int64_t router_iterations;
     int64_t router_unconverged; /* transport steps above the tolerance since the last call */
     int64_t router_held;        /* plans since then whose implicit gradient held the potentials */

@@ -113,12 +113,6 @@ void bk_router_begin(const bk_route_args *a, const bk_score_config *c, bk_route 
 /* x[T,E] += scale N(0,1) (or the given draws) at valid tokens. */
 void bk_router_add_noise(const bk_route_args *a, double scale, double *x);
 
-/* index[T,k] = the k largest of score[T,E], falling, ties to the lower expert; -1 for masked
- * tokens.  With n groups of consecutive experts of which m are kept: among those of the m groups
- * with the largest sums of their max(1, floor(k/m)) largest scores, ties to the lower group. */
-void bk_router_select(const bk_route_args *a, const bk_score_config *c, const double *score,
-                      int32_t *index);
-
 /* p[n] = softmax of h[n], or its sigmoid: the scores of one row. */
 void bk_router_scores(int score, int64_t n, const double *h, double *p);
 /* p[T,E] = the scores of all rows of h[T,E]; 0 at padding. */
@@ -149,6 +143,16 @@ bk_biased_scores bk_router_biased(const bk_route_args *a, const bk_score_config 
 /* `backward` of kinds whose weights are scores at the kept and renormalise as
  * bk_router_renormalizes says. */
 void bk_router_scores_back(const bk_route_args *a, const bk_route *r, const bk_route_back *b);
+
+/* ---- router_select.c ---- */
+
+/* BK_USAGE for groups that do not fit E and k. */
+bk_status bk_router_check_groups(const bk_score_config *c, int64_t experts, int64_t k);
+/* index[T,k] = the k largest of score[T,E], falling, ties to the lower expert; -1 for masked
+ * tokens.  With n groups of consecutive experts of which m are kept: among those of the m groups
+ * with the largest sums of their max(1, floor(k/m)) largest scores, ties to the lower group. */
+void bk_router_select(const bk_route_args *a, const bk_score_config *c, const double *score,
+                      int32_t *index);
 
 /* ---- router_transport.c ---- */
 

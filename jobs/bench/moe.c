@@ -15,7 +15,7 @@ typedef struct moe_config {
     int64_t tokens, width, hidden, experts, k, chunks, threads, warmup, repeats;
     const char *router;
     double probability;
-    int gemm, wire, hierarchy;
+    int solver, gemm, wire, hierarchy;
 } moe_config;
 
 static const bk_option options[] = {
@@ -31,6 +31,8 @@ static const bk_option options[] = {
     BK_OPTION_TEXT(moe_config, router, "topk", "router (birkhoff kinds router)"),
     BK_OPTION_F64(moe_config, probability, -1.0, -1.0, 1.0,
                   "share of the steps that route by transport (ssr); -1 = the router's default"),
+    BK_OPTION_CHOICE(moe_config, solver, 0, "default|sinkhorn|newton",
+                     "of the transport part (sinkhorn, ssr)"),
     BK_OPTION_CHOICE(moe_config, gemm, 0, "auto|onednn|cblas", "library of matrix products"),
     BK_OPTION_I64(moe_config, threads, 0, 0, 4096,
                   "threads a rank; 0 = OMP_NUM_THREADS, or cores bound / ranks on the node"),
@@ -50,15 +52,17 @@ static bk_status find_router(const moe_config *c, const bk_router_kind **out)
     return *out ? BK_OK : bk_unknown_kind("router", c->router, NULL, names);
 }
 
-/* The router's options with that probability; below 0: all defaults. */
-static bk_status router_config(bk_arena *arena, const bk_router_kind *router, double probability,
-                               void **out)
+/* The router's options with that solver and probability; below 0: its default. */
+static bk_status router_config(bk_arena *arena, const bk_router_kind *router, int solver,
+                               double probability, void **out)
 {
     const char *path = bk_arena_printf(arena, "router.%s", router->name);
     const bk_option *const tables[] = {router->options, NULL};
     bk_value *map = bk_value_new(arena, BK_MAP, "command line", 0);
     if (probability >= 0.0)
         BK_TRY(bk_value_set(arena, map, "probability", bk_arena_printf(arena, "%g", probability)));
+    if (solver > 0)
+        BK_TRY(bk_value_set(arena, map, "solver", solver == 1 ? "sinkhorn" : "newton"));
     *out = bk_arena_zalloc(arena, router->config_size);
     BK_TRY(bk_options_read(router->options, *out, map, path, arena));
     return bk_options_unknown(map, path, tables, NULL);
@@ -224,6 +228,7 @@ typedef struct routing {
     const bk_router_kind *router;
     bk_route_args args;
     int64_t iterations;
+    bk_traffic sent;
 } routing;
 
 /* From zero potentials (no bias is given): a warm start costs less. */
@@ -231,9 +236,11 @@ static bk_status route(void *context)
 {
     routing *r = context;
     bk_route out = {0};
+    bk_traffic before = bk_traffic_of(BK_TRAFFIC_ROUTE);
     bk_arena_reset(r->args.arena);
     r->router->route(&r->args, &out);
     r->iterations = out.iterations;
+    r->sent = bk_traffic_minus(bk_traffic_of(BK_TRAFFIC_ROUTE), before);
     return BK_OK;
 }
 
@@ -252,7 +259,7 @@ static bk_status time_route(routing *r, const moe_config *c, const bk_comm *comm
                             double probability, double *seconds)
 {
     void *config;
-    BK_TRY(router_config(arena, r->router, probability, &config));
+    BK_TRY(router_config(arena, r->router, c->solver, probability, &config));
     r->args.config = config;
     return bk_bench_time(comm, 1, c->repeats, route, r, seconds);
 }
@@ -281,6 +288,8 @@ static bk_status measure_transport(layer *y, const moe_config *c, const bk_world
     BK_TRY(time_route(&r, c, world->ctl, arena, 1.0, &with));
     bk_bench_add(out, "transport", "seconds", with - without);
     bk_bench_add(out, "transport", "iterations", (double)r.iterations);
+    bk_bench_add(out, "transport", "messages", (double)r.sent.messages);
+    bk_bench_add(out, "transport", "bytes", (double)r.sent.bytes);
     bk_bench_add(out, "transport", "probability", probability);
     bk_bench_add(out, "transport", "share", probability * (with - without) / out->seconds);
     return BK_OK;
@@ -342,7 +351,7 @@ static bk_status check(const moe_config *c, bk_arena *arena, bk_moe_args *a)
         return bk_fail(BK_USAGE, "k=%lld of experts=%lld (bench.moe): use fewer or have more",
                        (long long)c->k, (long long)c->experts);
     BK_TRY(find_router(c, &a->router));
-    BK_TRY(router_config(arena, a->router, c->probability, &config));
+    BK_TRY(router_config(arena, a->router, c->solver, c->probability, &config));
     a->router_config = config;
     return a->router->check ? a->router->check(config, c->experts, c->k) : BK_OK;
 }

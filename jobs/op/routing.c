@@ -1,6 +1,7 @@
 #include "jobs/op/routing.h"
 
 #include "dist/collective.h"
+#include "jobs/routing.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -255,22 +256,9 @@ void routing_output_loss(bk_operator_call *c, const char *name, const double *re
 void routing_figures(bk_operator_call *c, bk_moe_state *state, const bk_route *r)
 {
     bk_moe_figures f = {0};
-    bk_attributes *a = &c->attributes;
     bk_moe_state_figures(state, c->world->route, &f);
-    bk_attribute_set(a, "load_max_over_mean", f.load_max_over_mean);
-    bk_attribute_set(a, "load_min_over_mean", f.load_min_over_mean);
-    bk_attribute_set(a, "load_cv", f.load_cv);
-    bk_attribute_set(a, "load_entropy", f.load_entropy);
-    bk_attribute_set(a, "token_entropy", f.token_entropy);
-    bk_attribute_set(a, "confidence", f.confidence);
-    bk_attribute_set(a, "kept_mass", f.kept_mass);
-    bk_attribute_set(a, "drop_rate", f.drop_rate);
-    bk_attribute_set(a, "soft_column_error", f.soft_column_error);
-    bk_attribute_set_integer(a, "dead", f.dead);
-    bk_attribute_set_integer(a, "nonfinite_logits", f.nonfinite_logits);
-    bk_attribute_set_integer(a, "router_iterations", r->iterations);
-    bk_attribute_set_integer(a, "router_unconverged", r->transport && !r->converged);
-    bk_attribute_set_integer(a, "router_held", r->held);
+    f.ot_steps = r->transport;
+    bk_routing_attributes(&f, &c->attributes);
 }
 
 void routing_seed(const bk_operator_call *c, const char *name, double weight, double *record)

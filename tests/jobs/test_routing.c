@@ -84,11 +84,39 @@ static void one_layer_is_all_percentiles(void **state)
     bk_arena_free(arena);
 }
 
+/* An operator tells what a line of training tells, but for the clock. */
+static void attributes_are_the_same_figures(void **state)
+{
+    const double share[] = {1.0};
+    bk_arena *arena = bk_arena_new("test");
+    const bk_moe_figures f = {.experts = 1, .share = share, .load_cv = 0.5, .bytes_sent = 7};
+    bk_attributes a = {0};
+    const char *key;
+    json_t *value, *line = written(arena, 1, &f);
+    int seconds = 0;
+    (void)state;
+    bk_routing_attributes(&f, &a);
+    json_object_foreach(json_array_get(json_object_get(line, "moe"), 0), key, value)
+    {
+        int i = 0;
+        while (i < a.entries && strcmp(a.entry[i].name, key) != 0)
+            i++;
+        if (i < a.entries)
+            assert_true(a.entry[i].value == json_number_value(value));
+        else if (strcmp(key, "layer") != 0 && strcmp(key, "load") != 0)
+            seconds++;
+    }
+    assert_int_equal(seconds, BK_MOE_PHASES);
+    json_decref(line);
+    bk_arena_free(arena);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(percentiles_are_nearest_ranks),
         cmocka_unit_test(one_layer_is_all_percentiles),
+        cmocka_unit_test(attributes_are_the_same_figures),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

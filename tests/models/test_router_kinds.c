@@ -1,6 +1,6 @@
 /* test: labels=unit,golden,grad timeout=60 */
 /* What single kinds promise: the states of bias and quantile, noisy top-k and its loss, experts
- * that choose, the uniform one; groups of experts. */
+ * that choose, the uniform one. */
 #include "tests/support/router.h"
 
 #include "core/blas.h"
@@ -346,57 +346,6 @@ static void uniform_takes_turns(void **state)
     bk_test_router_close(p);
 }
 
-/* ---- groups ---- */
-
-/* The best experts of the groups whose best scores sum highest, by trying all pairs of groups. */
-static void check_groups(const char *kind, const double *h, int64_t k, int64_t summed)
-{
-    enum { GROUPS = 4, SIZE = 3, ALL = GROUPS * SIZE };
-    bk_test_router *p =
-        bk_test_router_open(kind, "groups_of_experts=4 groups_kept=2 score=sigmoid", T, ALL, h);
-    p->args.k = k;
-    const bk_route *r = bk_test_router_run(p);
-    for (int t = 0; t < T; t++) {
-        double sum[GROUPS] = {0}, best = -INFINITY;
-        int64_t pair[2] = {0, 0};
-        for (int g = 0; g < GROUPS; g++) {
-            double s[SIZE];
-            for (int e = 0; e < SIZE; e++)
-                s[e] = strcmp(kind, "topk") == 0 ? h[t * ALL + g * SIZE + e]
-                                                 : bk_router_sigmoid(h[t * ALL + g * SIZE + e]);
-            double most = fmax(s[0], fmax(s[1], s[2])), least = fmin(s[0], fmin(s[1], s[2]));
-            sum[g] = summed == 1 ? most : s[0] + s[1] + s[2] - least;
-        }
-        for (int a = 0; a < GROUPS; a++)
-            for (int b = a + 1; b < GROUPS; b++)
-                if (sum[a] + sum[b] > best) {
-                    best = sum[a] + sum[b];
-                    pair[0] = a;
-                    pair[1] = b;
-                }
-        for (int64_t s = 0; s < k; s++) {
-            int64_t group = r->index[t * k + s] / SIZE, before = 0;
-            assert_true(group == pair[0] || group == pair[1]);
-            for (int e = 0; e < ALL; e++)
-                before += (e / SIZE == pair[0] || e / SIZE == pair[1]) &&
-                          h[t * ALL + e] > h[t * ALL + r->index[t * k + s]];
-            assert_int_equal(before, s);
-        }
-    }
-    bk_test_router_close(p);
-}
-
-static void choices_stay_in_the_best_groups(void **state)
-{
-    double h[T * 12];
-    (void)state;
-    bk_test_spread(T * 12, h, 9, 2.0);
-    check_groups("topk", h, 3, 1);
-    check_groups("topk", h, 4, 2);
-    check_groups("bias", h, 4, 2);
-    check_groups("quantile", h, 2, 1);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -409,7 +358,6 @@ int main(void)
         cmocka_unit_test(golden_expert_choice),
         cmocka_unit_test(experts_take_their_capacity),
         cmocka_unit_test(uniform_takes_turns),
-        cmocka_unit_test(choices_stay_in_the_best_groups),
     };
     if (bk_blas_setup(1, BK_GEMM_AUTO) != BK_OK)
         return 1;
