@@ -49,6 +49,7 @@ spam() {
 shakespeare() {
     seq 20000 >lines.txt
     expect 0 1 data lines lines.txt shakespeare.h5
+    cp shakespeare.h5 shakespeare-parts.h5
 }
 
 # rows FORMAT: 60 of them, of a label and a number.
@@ -73,7 +74,7 @@ mrpc() {
 two_steps() {
     local config=$1 name data teacher=""
     name=$(basename "$config" .yaml)
-    data=$(sed -n 's#.*train: .*/\([a-z0-9]*\.h5\).*#\1#p' "$config")
+    data=$(sed -n 's#.*train: .*/\([a-z0-9-]*\.h5\).*#\1#p' "$config")
     grep -q '^distill:' "$config" && teacher="distill.teacher=$(sed -n 's#^distill:.*/\([a-z-]*\)}.*#\1#p' "$config")"
     expect 0 2 train "$config" run.dir="$name" data.train="$data" run.steps=2 log.eval_interval=0 $teacher || return
     [ -n "$(payload "$name")" ] || fail "$name left no checkpoint"
