@@ -28,7 +28,6 @@ struct bk_teacher {
     bk_stream *stream;       /* split */
     double waited;           /* seconds of this step in which its rows were waited for or read */
     int64_t seen;            /* requests to stop that its ranks have seen */
-    bk_status status;        /* first failure of this step */
 };
 
 /* Which batch of the training or of an evaluation, and how many there are: those that follow may be

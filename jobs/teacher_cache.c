@@ -178,7 +178,8 @@ void bk_teacher_cache_teach(bk_job *job, int64_t batch, bk_bundle *bundle)
         bk_teacher_rows_clear(&t->form, bk_teacher_rows_at(&t->form, to, place[i].count),
                               each - place[i].count);
         bk_status status = bk_teacher_file_read(f, first, place[i].count, to);
-        t->status = t->status == BK_OK ? status : t->status;
+        if (status != BK_OK)
+            job->tape.status = status;
     }
     bk_teacher_hand(arena, &t->form, samples * each, rows, bundle);
     t->waited += bk_seconds() - begun;
@@ -254,6 +255,7 @@ static packed run_batch(writer *w, int64_t batch)
     bk_job *job = w->job;
     bk_bundle bundle = {0};
     bk_arena_reset(w->arena);
+    bk_tape_begin(&job->tape);
     bk_sampler_batch(w->sampler, batch, &job->lanes, w->arena, &bundle);
     return pack(w, batch, bk_teacher_forward(job, &job->lanes, &bundle));
 }
@@ -328,7 +330,8 @@ static bk_status write_batches(writer *w)
     for (int64_t i = 0; i < batches && status == BK_OK; i++) {
         bk_watchdog_step(i + 1);
         packed own = run_batch(w, i);
-        status = bk_agree(w->job->world->ctl, collect(w, &own));
+        bk_status taken = collect(w, &own), passed = w->job->tape.status;
+        status = bk_agree(w->job->world->ctl, passed != BK_OK ? passed : taken);
         bk_progress_show(&progress, i + 1, (i + 1) % every == 0 || i + 1 == batches,
                          "of the teacher's logits");
         if (status == BK_OK && i + 1 < batches)

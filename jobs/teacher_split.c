@@ -10,11 +10,19 @@
 #include "dist/signal.h"
 #include "dist/watchdog.h"
 
+#include <stdio.h>
+
 enum { AHEAD = 2 };
-enum { TAG_REQUEST, TAG_ROWS, TAG_SEEN };
+enum { TAG_REQUEST, TAG_ROWS, TAG_SEEN, TAG_OUTCOME };
 
 /* What is asked for. */
 enum { TRAINING, EVALUATION, NOTHING_MORE };
+
+/* Of a pass of the teacher, the same on all its ranks: the first one tells all students. */
+typedef struct outcome {
+    int64_t status;
+    char text[504];
+} outcome;
 
 typedef struct request {
     int64_t subject, batch;
@@ -112,6 +120,7 @@ typedef struct delivery {
     bk_teacher_rows rows; /* of this rank's samples */
     int64_t each;         /* rows of a sample */
     int64_t *seen;        /* rank 0: what each of the teacher's ranks has seen */
+    outcome *outcome;
     bk_messages *messages;
 } delivery;
 
@@ -178,6 +187,8 @@ static void expect(bk_job *job, delivery *d)
     int ranks = teachers(job), size = students(job);
     d->messages = bk_messages_new(d->arena, between, BK_TEACHER_PARTS + 1);
     d->seen = BK_ZNEW(d->arena, int64_t, ranks);
+    d->outcome = BK_ZNEW(d->arena, outcome, 1);
+    bk_messages_receive(d->messages, size, TAG_OUTCOME, d->outcome, sizeof *d->outcome);
     parcel p = {job,     &d->form,   d->rows, range_of(job, job->world->rank, size),
                 d->each, d->messages};
     for (int t = 0; t < ranks; t++) {
@@ -221,6 +232,8 @@ static void receive(bk_job *job, delivery *d)
     job->teacher->waited += bk_seconds() - begun;
     for (int t = 0; t < teachers(job); t++)
         job->teacher->seen |= d->seen[t];
+    if (d->outcome->status != BK_OK)
+        job->tape.status = bk_fail((bk_status)d->outcome->status, "%s", d->outcome->text);
     d->taken = true;
 }
 
@@ -259,14 +272,21 @@ typedef struct shipment {
     bk_arena *arena;
     bk_messages *messages;
     int64_t seen;
+    outcome outcome;
 } shipment;
 
 static void ship(bk_job *job, shipment *s, const parcel *p)
 {
     int size = students(job);
     s->seen = bk_signals_any();
-    for (int r = 0; r < size; r++)
+    s->outcome = (outcome){.status = job->tape.status};
+    if (job->tape.status != BK_OK)
+        snprintf(s->outcome.text, sizeof s->outcome.text, "%s", bk_status_text());
+    for (int r = 0; r < size; r++) {
         move_rows(p, range_of(job, r, size), r, send_part);
+        if (job->world->rank == 0)
+            bk_messages_send(s->messages, r, TAG_OUTCOME, &s->outcome, sizeof s->outcome);
+    }
     bk_messages_send(s->messages, 0, TAG_SEEN, &s->seen, sizeof s->seen);
 }
 

@@ -133,7 +133,7 @@ static void check_batch(bk_job *file, bk_job *here, int64_t batch, bk_lanes lane
     const int32_t *label = bk_i32(bk_bundle_need(&a, "labels"));
     static const float zero[VOCABULARY];
     assert_true(bk_same_shape(x, y));
-    assert_int_equal(file->teacher->status, BK_OK);
+    assert_int_equal(file->tape.status, BK_OK);
     for (int64_t i = 0; i < bk_rows(x); i++)
         assert_memory_equal(bk_f32(x) + i * VOCABULARY,
                             label[i] >= 0 ? bk_f32(y) + i * VOCABULARY : zero, sizeof zero);
