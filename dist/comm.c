@@ -105,6 +105,8 @@ static bk_comm *wrap(bk_arena *arena, MPI_Comm handle, const char *name, bk_traf
     BK_MPI(MPI_Comm_set_errhandler(handle, MPI_ERRORS_RETURN));
     BK_MPI(MPI_Comm_rank(handle, &c->rank));
     BK_MPI(MPI_Comm_size(handle, &c->size));
+    c->world_rank = world_rank;
+    c->world_size = world_size;
     c->scratch = bk_arena_new(name);
     c->reducer = (bk_reducer){.context = c,
                               .sum_vector = bk_reducer_vector,
@@ -170,6 +172,25 @@ static bk_status check_degree(int expert, int size, const char *which)
                    expert, which, size, size);
 }
 
+/* All but the one between two worlds. */
+enum { COMMS = 10 };
+static void list_comms(const bk_world *w, bk_comm *all[COMMS])
+{
+    bk_comm *list[COMMS] = {w->world, w->ctl,         w->loss, w->route, w->ep,
+                            w->edp,   w->edp_buckets, w->node, w->data,  w->checkpoint};
+    memcpy(all, list, sizeof list);
+}
+
+static void place_in_world(const bk_world *w)
+{
+    bk_comm *all[COMMS];
+    list_comms(w, all);
+    for (int i = 0; i < COMMS; i++) {
+        all[i]->world_rank = w->rank;
+        all[i]->world_size = w->size;
+    }
+}
+
 static bk_world *open_on(bk_arena *arena, MPI_Comm base, int expert, int node_ranks)
 {
     bk_world *w = BK_ZNEW(arena, bk_world, 1);
@@ -188,6 +209,7 @@ static bk_world *open_on(bk_arena *arena, MPI_Comm base, int expert, int node_ra
     w->nodes = count_nodes(w->node, w->world);
     w->data = of_all(arena, base, "data", BK_TRAFFIC_REST);
     w->checkpoint = of_all(arena, base, "checkpoint", BK_TRAFFIC_REST);
+    place_in_world(w);
     return w;
 }
 
@@ -233,9 +255,9 @@ void bk_comm_close(bk_comm *c)
 
 void bk_world_close(bk_world *w)
 {
-    bk_comm *all[] = {w->world, w->ctl,         w->loss, w->route, w->ep,
-                      w->edp,   w->edp_buckets, w->node, w->data,  w->checkpoint};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+    bk_comm *all[COMMS];
+    list_comms(w, all);
+    for (int i = 0; i < COMMS; i++)
         bk_comm_close(all[i]);
     if (w->between)
         bk_comm_close(w->between);
@@ -249,6 +271,16 @@ int bk_comm_rank(const bk_comm *comm)
 int bk_comm_size(const bk_comm *comm)
 {
     return comm ? comm->size : 1;
+}
+
+int bk_comm_world_rank(const bk_comm *comm)
+{
+    return comm ? comm->world_rank : 0;
+}
+
+int bk_comm_world_size(const bk_comm *comm)
+{
+    return comm ? comm->world_size : 1;
 }
 
 const bk_reducer *bk_comm_reducer(const bk_comm *comm)

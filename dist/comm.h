@@ -53,6 +53,9 @@ bool bk_comm_has_levels(const bk_comm *comm);
 
 int bk_comm_rank(const bk_comm *comm);
 int bk_comm_size(const bk_comm *comm);
+/* Ranks of the world that it belongs to, and this one among them; 1 and 0 for NULL. */
+int bk_comm_world_size(const bk_comm *comm);
+int bk_comm_world_rank(const bk_comm *comm);
 
 /* The sums of core/hooks.h over this communicator; owned by the communicator. */
 const bk_reducer *bk_comm_reducer(const bk_comm *comm);

@@ -21,6 +21,7 @@ typedef struct bk_levels {
 struct bk_comm {
     MPI_Comm handle;
     int rank, size;
+    int world_rank, world_size;
     bool all_ranks; /* of all ranks of its world, which make the same calls on it */
     const char *name;
     bk_traffic_part part; /* that its messages are counted for */

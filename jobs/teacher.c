@@ -196,7 +196,8 @@ const bk_tensor *bk_teacher_forward(bk_job *job, const bk_lanes *lanes, const bk
     seen.inside = bk_transfer_teacher(job);
     bk_model_forward(t->model, &tape, &seen);
     if (tape.status != BK_OK)
-        job->tape.status = tape.status;
+        job->tape.status =
+            bk_fail(tape.status, "in the teacher: %s", bk_arena_strdup(t->arena, bk_status_text()));
     return bk_bundle_need(&seen, "logits");
 }
 

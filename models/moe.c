@@ -242,7 +242,7 @@ static saved *keep(bk_tape *t, bk_node *n)
 /* Largest number of rows that a rank would receive; *rank: which. */
 static int64_t most_received(const saved *s, int *rank)
 {
-    int size = s->args.route ? bk_mpi_size() : 1, own = s->args.route ? bk_mpi_rank() : 0;
+    int size = bk_comm_world_size(s->args.ep), own = bk_comm_world_rank(s->args.ep);
     double most = (double)(s->dispatch.received * size + size - 1 - own); /* the lowest of equals */
     bk_reduce_max(s->args.route, 1, &most);
     *rank = size - 1 - (int)((int64_t)most % size);
@@ -253,7 +253,7 @@ static int64_t most_received(const saved *s, int *rank)
 static bool overfull(bk_tape *t, const saved *s)
 {
     const bk_moe_args *a = &s->args;
-    int rank, size = a->route ? bk_mpi_size() : 1;
+    int rank, size = bk_comm_world_size(a->ep);
     if (a->max_receive_factor == 0.0)
         return false;
     double share = (double)a->valid * (double)a->k / size;
@@ -280,7 +280,8 @@ static bool in_two_hops(const saved *s)
 {
     const bk_moe_args *a = &s->args;
     bk_dtype wire = bk_wire_of(s->experts.operands, a->wire_bf16);
-    double messages = (double)bk_mpi_size() * bk_comm_size(a->ep) * fmax(1.0, (double)a->chunks);
+    double messages =
+        (double)bk_comm_world_size(a->ep) * bk_comm_size(a->ep) * fmax(1.0, (double)a->chunks);
     double bytes = (double)(a->valid * a->k * s->width) * (double)bk_dtype_size(wire) / messages;
     return bk_comm_has_levels(a->ep) &&
            (a->hierarchy == BK_HIERARCHY_TWO_LEVEL ||

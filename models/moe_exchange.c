@@ -37,7 +37,7 @@ static void count_slot(const bk_route_args *a, int size, int32_t expert, int64_t
 /* Of the fullest rank. */
 static int64_t most_lanes(const bk_comm *ep, const bk_lanes *lanes)
 {
-    int64_t ranks = bk_comm_size(ep) > 1 ? bk_mpi_size() : 1;
+    int64_t ranks = bk_comm_size(ep) > 1 ? bk_comm_world_size(ep) : 1;
     int64_t most = ranks > 1 ? (lanes->total + ranks - 1) / ranks : lanes->count;
     BK_ASSERT(lanes->count <= most || most == 0, "lanes of other ranks");
     return most > 0 ? most : 1;

@@ -17,6 +17,8 @@ static void ranks_are_numbered(void **state)
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         assert_int_equal(bk_comm_rank(all[i]), w->rank);
         assert_int_equal(bk_comm_size(all[i]), w->size);
+        assert_int_equal(bk_comm_world_rank(all[i]), w->rank);
+        assert_int_equal(bk_comm_world_size(all[i]), w->size);
         for (size_t j = 0; j < i; j++)
             assert_ptr_not_equal(all[i], all[j]);
     }
@@ -28,6 +30,8 @@ static void no_communicator_is_one_rank(void **state)
     (void)state;
     assert_int_equal(bk_comm_rank(NULL), 0);
     assert_int_equal(bk_comm_size(NULL), 1);
+    assert_int_equal(bk_comm_world_rank(NULL), 0);
+    assert_int_equal(bk_comm_world_size(NULL), 1);
     assert_null(bk_comm_reducer(NULL));
 }
 
@@ -91,6 +95,8 @@ static void check_two(int last, int expert)
     assert_true(second || w->expert == expert);
     assert_int_equal(w->size % w->expert, 0);
     assert_int_equal(bk_comm_size(w->edp) * w->expert, w->size);
+    assert_int_equal(bk_comm_world_rank(w->ep), w->rank);
+    assert_int_equal(bk_comm_world_size(w->ep), w->size);
     assert_int_equal(bk_comm_size(w->between), size);
     assert_int_equal(bk_comm_rank(w->between), rank);
     for (int i = 0; i < (second ? 3 : 1); i++) { /* calls that the other world does not make */

@@ -58,6 +58,14 @@ expect 0 1 train teacher.yaml run.dir=words data.train=text.h5 data.length=24 mo
 places words.student rows.yaml distill.teacher=words data.train=text.h5 data.length=24 model.kind=decoder parallel.walk=true
 expect 0 1 train teacher.yaml run.dir=experts model.moe.experts=5 model.moe.every=2 model.moe.hidden=16
 places experts.student student.yaml distill.teacher=experts # 24 steps are less than an epoch
+# Experts of both sides over ranks of their own.
+mixture='distill.teacher=experts model.moe.experts=4 model.moe.every=1 model.moe.hidden=8 model.moe.max_receive_factor=3'
+# shellcheck disable=SC2046,SC2086
+{
+    expect 0 1 train student.yaml run.dir=mixture $mixture
+    expect 0 4 train student.yaml run.dir=mixture.4 $(split 2) $mixture parallel.expert=2
+    same_run mixture mixture.4
+}
 says plain.file1/metrics.jsonl '"teacher_wait": '
 grep -q '"teacher_wait"' plain/metrics.jsonl && fail 'a colocated teacher is waited for'
 says plain/metrics.jsonl '"teacher_agreement": '

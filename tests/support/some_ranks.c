@@ -13,6 +13,8 @@ bk_comm *bk_test_comm_open(bk_arena *arena, int count)
     *c = (bk_comm){.handle = handle,
                    .rank = rank,
                    .size = count < bk_mpi_size() ? count : bk_mpi_size(),
+                   .world_rank = rank,
+                   .world_size = bk_mpi_size(),
                    .name = "test",
                    .scratch = bk_arena_new("test")};
     c->reducer = (bk_reducer){.context = c,
