@@ -50,6 +50,9 @@ static const bk_option distill_options[] = {
                      "file that is read from then on"),
     BK_OPTION_I64(bk_config_distill, teacher_ranks, 0, 0, 1 << 20,
                   "placement=split: so many of the last ranks run only the teacher"),
+    BK_OPTION_BOOL(bk_config_distill, evaluate, true,
+                   "evaluations say how far student and teacher agree; with a cache the teacher is "
+                   "loaded for their time"),
     BK_OPTION_TEXT(bk_config_distill, cache, NULL,
                    "placement=cached: the file (birkhoff cache); written first if it is missing"),
     BK_OPTION_CHOICE(bk_config_distill, cache_form, BK_FORM_AUTO, "auto|dense|top_k",

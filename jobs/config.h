@@ -27,6 +27,7 @@ typedef struct bk_config_distill {
     const char *teacher, *cache;
     int placement; /* bk_placement */
     int64_t teacher_ranks;
+    bool evaluate;
     int cache_form;  /* BK_FORM_* */
     int cache_dtype; /* BK_PRECISION_* */
 } bk_config_distill;

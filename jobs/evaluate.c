@@ -117,6 +117,7 @@ bk_evaluation bk_job_evaluate(bk_job *job, int64_t batches)
     int64_t *confusion =
         counts_confusion(job) ? BK_ZNEW(scratch, int64_t, classes * classes) : NULL;
     bk_watchdog_phase(BK_PHASE_EVALUATE);
+    bool judged = bk_teacher_enter_evaluation(job);
     for (int64_t i = 0; i < last && stop == BK_GO_ON; i++) {
         bk_bundle bundle = {0};
         bk_tape_begin(t);
@@ -128,9 +129,9 @@ bk_evaluation bk_job_evaluate(bk_job *job, int64_t batches)
         add_sums(job, &bundle, sums);
         stop = i + 1 < last ? bk_job_stop_asked(job) : BK_GO_ON;
     }
+    bk_teacher_leave_evaluation(job);
     bk_sum_i64(job->world->loss, 3, counts);
     double rows = counts[0] > 0 ? (double)counts[0] : 1.0;
-    bool judged = bk_teacher_evaluates(job->teacher);
     bk_evaluation e = {.rows = counts[0],
                        .correct = counts[1],
                        .cross_entropy = sums[SUM_LOSS] / rows,

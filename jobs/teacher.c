@@ -27,28 +27,68 @@ static void measure(bk_teacher *t)
 }
 
 /* The model as its checkpoint describes it. */
-static bk_status make_model(bk_job *job, const bk_checkpoint *c)
+static bk_status make_model(bk_job *job, bk_arena *arena)
 {
-    const char *text = bk_checkpoint_state(c)->config;
     bk_teacher *t = job->teacher;
+    const char *path = bk_checkpoint_path(t->checkpoint),
+               *text = bk_checkpoint_state(t->checkpoint)->config;
     bk_value *root;
-    BK_TRY(bk_yaml_parse(job->arena, bk_checkpoint_path(c), text, strlen(text), &root));
+    BK_TRY(bk_yaml_parse(arena, path, text, strlen(text), &root));
     bk_status status =
-        bk_model_new(job->arena, bk_value_get(root, "model"), &job->data, job->world, &t->model);
+        bk_model_new(arena, bk_value_get(root, "model"), &job->data, job->world, &t->model);
     if (status != BK_OK)
-        return bk_fail(status, "the teacher cannot be used here (%s): %s", bk_checkpoint_path(c),
-                       bk_arena_strdup(job->arena, bk_status_text()));
+        return bk_fail(status, "the teacher cannot be used here (%s): %s", path,
+                       bk_arena_strdup(arena, bk_status_text()));
     bk_slab_layout(bk_model_slab(t->model), 1 << 20, 16);
     measure(t);
     return BK_OK;
 }
 
-static bk_status load_model(bk_job *job, const bk_checkpoint *c)
+static bk_status load_model(bk_job *job, bk_arena *arena)
 {
     const bk_world *w = job->world;
-    BK_TRY(bk_agree(w->ctl, make_model(job, c)));
-    return bk_job_load_model(w, job->arena, c, bk_model_slab(job->teacher->model));
+    BK_TRY(bk_agree(w->ctl, make_model(job, arena)));
+    return bk_job_load_model(w, arena, job->teacher->checkpoint,
+                             bk_model_slab(job->teacher->model));
 }
+
+/* ---- a model that is held for a while ---- */
+
+static void let_go(bk_teacher *t)
+{
+    bk_arena_free(t->visit);
+    t->visit = NULL;
+    t->model = NULL;
+}
+
+static bk_status hold(bk_job *job)
+{
+    bk_teacher *t = job->teacher;
+    t->visit = bk_arena_new("teacher's model");
+    bk_status status = load_model(job, t->visit);
+    if (status != BK_OK)
+        let_go(t);
+    return status;
+}
+
+bool bk_teacher_enter_evaluation(bk_job *job)
+{
+    const bk_teacher *t = job->teacher;
+    if (!bk_teacher_evaluates(t))
+        return false;
+    bool there = !t->file || hold(job) == BK_OK;
+    if (!there)
+        bk_warn("evaluated without the teacher: %s", bk_status_text());
+    return there;
+}
+
+void bk_teacher_leave_evaluation(bk_job *job)
+{
+    if (job->teacher && job->teacher->visit)
+        let_go(job->teacher);
+}
+
+/* ---- the file ---- */
 
 /* What rank 0 sees counts. */
 static bool file_is_missing(const bk_job *job)
@@ -58,27 +98,21 @@ static bool file_is_missing(const bk_job *job)
     return missing != 0;
 }
 
-/* Its model is held while the file is written, and no longer. */
-static bk_status write_file(bk_job *job, const bk_checkpoint *c)
+static bk_status write_file(bk_job *job)
 {
-    bk_arena *kept = job->arena;
-    job->arena = bk_arena_new("teacher's model");
-    bk_status status = load_model(job, c);
-    if (status == BK_OK)
-        status = bk_teacher_cache_write(job, job->config->distill.cache);
-    bk_arena_free(job->arena);
-    job->arena = kept;
-    job->teacher->model = NULL;
+    BK_TRY(hold(job));
+    bk_status status = bk_teacher_cache_write(job, job->config->distill.cache);
+    let_go(job->teacher);
     return status;
 }
 
-static bk_status open_file(bk_job *job, const bk_checkpoint *c)
+static bk_status open_file(bk_job *job)
 {
     bool missing = file_is_missing(job);
     if (missing && job->purpose == BK_DRY_RUN) /* which writes nothing */
-        return load_model(job, c);
+        return load_model(job, job->arena);
     if (missing)
-        BK_TRY(write_file(job, c));
+        BK_TRY(write_file(job));
     return bk_agree(job->world->ctl, bk_teacher_cache_open(job));
 }
 
@@ -86,18 +120,19 @@ static bk_status open_checkpoint(bk_job *job)
 {
     const bk_config *config = job->config;
     const bk_world *w = job->world;
-    bk_checkpoint *c;
+    bk_teacher *t = job->teacher;
     BK_TRY(bk_checkpoint_open(w->checkpoint, job->arena, config->distill.teacher,
-                              (bk_checkpoint_check)config->checkpoint.verify, &c));
-    BK_TRY(bk_agree(w->ctl, bk_job_check_fit(job, c, "teacher")));
-    snprintf(job->teacher->payload, sizeof job->teacher->payload, "%s", bk_checkpoint_payload(c));
-    return job->teacher->placement == BK_CACHED ? open_file(job, c) : load_model(job, c);
+                              (bk_checkpoint_check)config->checkpoint.verify, &t->checkpoint));
+    BK_TRY(bk_agree(w->ctl, bk_job_check_fit(job, t->checkpoint, "teacher")));
+    snprintf(t->payload, sizeof t->payload, "%s", bk_checkpoint_payload(t->checkpoint));
+    return t->placement == BK_CACHED ? open_file(job) : load_model(job, job->arena);
 }
 
 static void make_teacher(bk_job *job)
 {
     job->teacher = BK_ZNEW(job->arena, bk_teacher, 1);
     job->teacher->placement = bk_teacher_placement(job->config, job->purpose);
+    job->teacher->evaluates = job->config->distill.evaluate;
     job->teacher->arena = bk_arena_new("teacher");
 }
 
@@ -109,7 +144,8 @@ static bool is_elsewhere(const bk_job *job)
 
 bk_status bk_job_open_teacher(bk_job *job)
 {
-    if (!job->config->has_distill)
+    const bk_config *c = job->config;
+    if (!c->has_distill || (job->purpose == BK_EVALUATE && !c->distill.evaluate))
         return BK_OK;
     make_teacher(job);
     bk_status status = is_elsewhere(job) ? BK_OK : open_checkpoint(job);
@@ -125,6 +161,7 @@ void bk_job_take_teacher(bk_job *job, bk_model *model)
 {
     make_teacher(job);
     job->teacher->placement = BK_COLOCATED;
+    job->teacher->evaluates = true;
     job->teacher->model = model;
     measure(job->teacher);
 }
@@ -133,9 +170,12 @@ void bk_teacher_close(bk_teacher *t)
 {
     if (!t)
         return;
-    if (t->file && bk_teacher_file_close(t->file) != BK_OK)
-        bk_warn("%s", bk_status_text());
+    if (t->file) {
+        bk_status closed = bk_teacher_file_close(t->file); /* a failed read was told by its step */
+        (void)closed;
+    }
     bk_arena_free(t->arena);
+    bk_arena_free(t->visit);
 }
 
 /* ---- a batch ---- */
@@ -169,7 +209,7 @@ static void teach_here(bk_job *job, bk_bundle *bundle)
 
 bool bk_teacher_evaluates(const bk_teacher *t)
 {
-    return t && t->placement != BK_CACHED;
+    return t && t->evaluates;
 }
 
 void bk_job_teach(bk_job *job, bk_lesson lesson, bk_bundle *bundle)
@@ -179,9 +219,9 @@ void bk_job_teach(bk_job *job, bk_lesson lesson, bk_bundle *bundle)
         return;
     if (t->placement == BK_SPLIT)
         bk_teacher_split_teach(job, lesson, bundle);
-    else if (t->file)
+    else if (t->file && !lesson.evaluation)
         bk_teacher_cache_teach(job, lesson.batch, bundle);
-    else
+    else if (t->model)
         teach_here(job, bundle);
 }
 

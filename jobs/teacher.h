@@ -15,9 +15,12 @@ typedef struct bk_stream bk_stream;
 
 struct bk_teacher {
     bk_placement placement; /* as it acts in this job: an evaluation has its teacher at hand */
-    bk_model *model;        /* NULL on students of a split, and with a file */
+    bk_model *model;        /* NULL on students of a split, and with a file but for evaluations */
     bk_arena *arena;        /* of its forward pass */
-    char payload[65];       /* digest of its parameters */
+    bk_arena *visit;        /* of a model that is held for a while; else NULL */
+    bk_checkpoint *checkpoint; /* NULL on students of a split */
+    bool evaluates;            /* evaluations have its figures */
+    char payload[65];          /* digest of its parameters */
     int64_t parameters;
     double flops_per_sample; /* forward */
     bk_teacher_form form;    /* of the rows that are received or read */
@@ -60,6 +63,10 @@ void bk_job_teach(bk_job *job, bk_lesson lesson, bk_bundle *bundle);
 /* The largest logits of a bundle, on the tape's arena; NULL: it has whole rows, or none. */
 const bk_teacher_top *bk_job_teacher_top(const bk_job *job, const bk_bundle *bundle);
 
+/* Collective.  Around an evaluation: the model of a teacher whose rows are in a file comes for its
+ * time alone.  Whether there is a teacher in it; one that is gone is a warning. */
+bool bk_teacher_enter_evaluation(bk_job *job);
+void bk_teacher_leave_evaluation(bk_job *job);
 /* Whether evaluations have the teacher's figures; NULL: no. */
 bool bk_teacher_evaluates(const bk_teacher *t);
 

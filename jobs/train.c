@@ -403,8 +403,8 @@ static void note_teacher(const bk_job *job)
         return;
     const char *path = job->config->distill.teacher;
     if (t->placement == BK_CACHED)
-        bk_note("teacher's logits of %lld rows, %s, for the training alone (%s)",
-                (long long)t->file->rows, bk_teacher_form_text(&t->form, form), t->file->path);
+        bk_note("teacher's logits of %lld rows, %s (%s)", (long long)t->file->rows,
+                bk_teacher_form_text(&t->form, form), t->file->path);
     else if (t->placement == BK_SPLIT)
         bk_note("teacher of %lld parameters on %lld other ranks, which send %s (%s)",
                 (long long)t->parameters, (long long)job->config->distill.teacher_ranks,

@@ -34,8 +34,6 @@ expect 0 2 train teacher.yaml
 
 split() { echo "distill.placement=split distill.teacher_ranks=$1"; }
 cached() { echo "distill.placement=cached distill.cache=$1"; }
-# The lines of the training alone: a file has nothing to say of evaluations.
-train_values() { values "$1" | grep '"split": "train"'; }
 
 # ---- the same bits in every place ----
 
@@ -52,10 +50,7 @@ places() {
     for ranks in 1 2; do
         # shellcheck disable=SC2046
         expect 0 $ranks train "$file" run.dir="$name.file$ranks" $(cached "$name.h5") "$@"
-        [ "$(payload "$name")" = "$(payload "$name.file$ranks")" ] || fail "$name: another payload from a file"
-        train_values "$name" >a.values
-        train_values "$name.file$ranks" >b.values
-        cmp -s a.values b.values || fail "$name: other losses from a file: $(diff a.values b.values | head -n 4)"
+        same_run "$name" "$name.file$ranks"
     done
 }
 places plain student.yaml
@@ -65,8 +60,14 @@ expect 0 1 train teacher.yaml run.dir=experts model.moe.experts=5 model.moe.ever
 places experts.student student.yaml distill.teacher=experts # 24 steps are less than an epoch
 says plain.file1/metrics.jsonl '"teacher_wait": '
 grep -q '"teacher_wait"' plain/metrics.jsonl && fail 'a colocated teacher is waited for'
-says 'plain.3 1/metrics.jsonl' '"teacher_agreement": '
-grep -q '"teacher_agreement"' plain.file1/metrics.jsonl && fail 'figures of a teacher that is not there'
+says plain/metrics.jsonl '"teacher_agreement": '
+# shellcheck disable=SC2046
+for where in 'distill.placement=colocated' "$(split 1)" "$(cached plain.h5)"; do
+    expect 0 2 train student.yaml run.dir=silent $where distill.evaluate=false
+    grep -q '"teacher_agreement"' silent/metrics.jsonl && fail "$where: figures that are not wanted"
+    [ "$(payload plain)" = "$(payload silent)" ] || fail "$where: another payload without figures"
+    rm -r silent
+done
 
 # Rows of the largest logits: the same from a file and from other ranks, and those of a colocated teacher to rounding.
 expect 0 1 train top.yaml run.dir=top
@@ -182,7 +183,8 @@ expect 4 3 train student.yaml run.dir=nan optim.lr=1e30 optim.clip=0 schedule.ki
     refuses 3 3 'does not exist' train student.yaml run.dir=bad $(split 1) data.train=none.h5
     refuses 3 3 'the teacher has classes 0' train student.yaml run.dir=bad $(split 1) distill.teacher=words
     refuses 2 3 'run.seed was 5' train student.yaml run.dir='plain.3 1' $(split 1) run.seed=6
-    refuses 2 2 'needs the teacher in evaluations' train student.yaml run.dir=bad $(cached plain.h5) checkpoint.best=min:teacher_kl
+    refuses 2 2 'needs the teacher in evaluations' train student.yaml run.dir=bad $(cached plain.h5) checkpoint.best=min:teacher_kl \
+        distill.evaluate=false
     refuses 3 2 'of another teacher' train student.yaml run.dir=bad $(cached plain.h5) distill.teacher=experts
     refuses 3 2 'of another split' train student.yaml run.dir=bad $(cached plain.h5) data.split=validation
     refuses 3 2 'of another data.max_length' train student.yaml run.dir=bad $(cached plain.h5) data.max_length=20

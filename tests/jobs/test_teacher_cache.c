@@ -10,6 +10,7 @@
 #include "jobs/load.h"
 #include "jobs/teacher.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -176,12 +177,42 @@ static void both_ways_make_the_same_file(void **state)
     }
 }
 
+/* For evaluations the teacher comes, and goes again; one that is gone is no failure. */
+static void evaluations_have_the_teacher(void **state)
+{
+    bk_job *file = reading(written("rows", HELD, ""), HELD),
+           *here = open_job(BK_DRY_RUN, student("placement: colocated"));
+    (void)state;
+    bk_slab_initialise(file->slab, 2); /* the teacher has seed 1 */
+    bk_slab_initialise(here->slab, 2);
+    bk_evaluation a = bk_job_evaluate(file, 0), b = bk_job_evaluate(here, 0);
+    assert_null(file->teacher->model);
+    assert_true(a.teacher_kl == b.teacher_kl && a.teacher_agreement == b.teacher_agreement);
+    assert_true(a.teacher_kl > 0.0);
+    const char *from = bk_arena_printf(arena, "%s/teacher", shared),
+               *to = bk_arena_printf(arena, "%s/away", shared);
+    bk_test_barrier();
+    if (bk_mpi_rank() == 0)
+        assert_int_equal(rename(from, to), 0);
+    bk_test_barrier();
+    bk_evaluation c = bk_job_evaluate(file, 0);
+    assert_true(c.cross_entropy == b.cross_entropy && isnan(c.teacher_kl));
+    assert_null(file->teacher->model);
+    bk_test_barrier();
+    if (bk_mpi_rank() == 0)
+        assert_int_equal(rename(to, from), 0);
+    bk_test_barrier();
+    bk_job_close(file);
+    bk_job_close(here);
+}
+
 static void evaluations_do_without(void **state)
 {
     bk_job *file = reading(written("rows", HELD, ""), HELD);
     bk_bundle bundle = {0};
     (void)state;
-    assert_false(bk_teacher_evaluates(file->teacher));
+    file->teacher->evaluates = false;
+    assert_false(bk_teacher_enter_evaluation(file));
     bk_job_teach(file, (bk_lesson){.evaluation = true, .batches = 1}, &bundle);
     assert_int_equal(bundle.entries, 0);
     bk_job_close(file);
@@ -239,6 +270,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_are_the_teachers),
         cmocka_unit_test(both_ways_make_the_same_file),
+        cmocka_unit_test(evaluations_have_the_teacher),
         cmocka_unit_test(evaluations_do_without),
         cmocka_unit_test(damage_ends_the_step),
     };
