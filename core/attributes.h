@@ -19,5 +19,7 @@ typedef struct bk_attributes {
 /* Set or replace; `a` may be NULL (then nothing happens). */
 void bk_attribute_set(bk_attributes *a, const char *name, double value);
 void bk_attribute_set_integer(bk_attributes *a, const char *name, int64_t value);
+/* `absent` when there is none of that name. */
+double bk_attribute_get(const bk_attributes *a, const char *name, double absent);
 
 #endif

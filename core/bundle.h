@@ -9,14 +9,26 @@
  *   labels    i32 [R]       class of each row of the logits, -1 = ignored
  *   sequence  i32 [R]       sample of each row (non-decreasing)
  *   logits    f32 [R,V]     R = B for classifiers, B N for decoders
- *   teacher.logits  f32 [R,V]
- * B counts the samples of this rank's lanes. */
+ *   teacher.logits  f32 [R,V]; or teacher.index i32, teacher.value f32 [R,k], teacher.lse f32
+ * [R,T]: the k largest of each row, and the row's log sum exp at T temperatures B counts the
+ * samples of this rank's lanes. */
 #ifndef BK_CORE_BUNDLE_H
 #define BK_CORE_BUNDLE_H
 
 #include "core/tensor.h"
 
-enum { BK_BUNDLE_MAX = 16 };
+enum { BK_BUNDLE_MAX = 16, BK_BUNDLE_LAYERS = 64 };
+
+/* What lies inside a model, for losses that look there.  Whoever asks sets `want`; the model fills
+ * what it is asked for on its tape's arena. */
+typedef struct bk_inside {
+    bool want_hidden[BK_BUNDLE_LAYERS];  /* 0: what the blocks read, l: behind block l */
+    bool want_matrix[BK_BUNDLE_LAYERS];  /* of block l, from 1 on */
+    bk_tensor *hidden[BK_BUNDLE_LAYERS]; /* [B,N,C], N with the positions that the model adds */
+    bk_tensor *matrix[BK_BUNDLE_LAYERS]; /* [B,H,N,N] */
+    bk_tensor *mask;                     /* i32 [B,N]; NULL = all real */
+    int64_t positions;                   /* global number of real ones */
+} bk_inside;
 
 typedef struct bk_bundle {
     struct {
@@ -26,6 +38,7 @@ typedef struct bk_bundle {
     int entries;
     int64_t rows;         /* global number of valid label rows of this step, over all ranks */
     int64_t positions;    /* global number of real positions of this step (mask), over all ranks */
+    bk_inside *inside;    /* of the model that runs on it; NULL: nothing is asked for */
     int64_t first_sample; /* global position of the first own sample: step * batch + its place in
                              the batch */
 } bk_bundle;

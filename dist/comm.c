@@ -4,6 +4,8 @@
 #include "dist/bucket.h"
 #include "dist/exchange.h"
 #include "dist/internal.h"
+#include "dist/messages.h"
+#include "dist/trace.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -33,6 +35,7 @@ static void poll(void)
 {
     bk_bucket_poll();
     bk_exchange_poll();
+    bk_messages_poll();
 }
 
 /* The simulator (SMPI) has no threads and says so. */
@@ -114,8 +117,14 @@ static bk_comm *duplicate(bk_arena *arena, MPI_Comm of, const char *name, bk_tra
 {
     MPI_Comm handle;
     BK_MPI(MPI_Comm_dup(of, &handle));
-    bk_comm *c = wrap(arena, handle, name, part);
-    c->all_ranks = of == MPI_COMM_WORLD;
+    return wrap(arena, handle, name, part);
+}
+
+/* Of all ranks of the world that is `base`: its calls are the same on each of them. */
+static bk_comm *of_all(bk_arena *arena, MPI_Comm base, const char *name, bk_traffic_part part)
+{
+    bk_comm *c = duplicate(arena, base, name, part);
+    c->all_ranks = true;
     return c;
 }
 
@@ -127,54 +136,89 @@ bk_comm *bk_comm_split(bk_arena *arena, MPI_Comm of, int color, int key, const c
     return wrap(arena, handle, name, part);
 }
 
-static bk_comm *split(bk_arena *arena, int color, int key, const char *name, bk_traffic_part part)
+static bk_comm *split(bk_arena *arena, const bk_comm *base, int color, const char *name)
 {
-    return bk_comm_split(arena, MPI_COMM_WORLD, color, key, name, part);
+    return bk_comm_split(arena, base->handle, color, base->rank, name, BK_TRAFFIC_EXPERT);
 }
 
-/* `ranks` in a row; 0: those that share memory. */
-static bk_comm *split_by_node(bk_arena *arena, int ranks)
+/* `ranks` of the job in a row; 0: those that share memory. */
+static bk_comm *split_by_node(bk_arena *arena, const bk_comm *base, int ranks)
 {
     MPI_Comm handle;
     if (ranks > 0)
-        return split(arena, world_rank / ranks, world_rank, "node", BK_TRAFFIC_REST);
-    BK_MPI(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, world_rank, MPI_INFO_NULL,
+        return bk_comm_split(arena, base->handle, world_rank / ranks, base->rank, "node",
+                             BK_TRAFFIC_REST);
+    BK_MPI(MPI_Comm_split_type(base->handle, MPI_COMM_TYPE_SHARED, base->rank, MPI_INFO_NULL,
                                &handle));
     return wrap(arena, handle, "node", BK_TRAFFIC_REST);
 }
 
-static int count_nodes(const bk_comm *node)
+static int count_nodes(const bk_comm *node, const bk_comm *base)
 {
     int first = node->rank == 0, nodes;
-    BK_MPI(MPI_Allreduce(&first, &nodes, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD));
+    BK_MPI(MPI_Allreduce(&first, &nodes, 1, MPI_INT, MPI_SUM, base->handle));
     return nodes;
+}
+
+static bk_status check_degree(int expert, int size, const char *which)
+{
+    if (expert >= 1 && size % expert == 0)
+        return BK_OK;
+    return bk_fail(BK_USAGE,
+                   "parallel.expert=%d does not divide the number of %sranks (%d): choose a "
+                   "divisor of %d",
+                   expert, which, size, size);
+}
+
+/* Nodes of `node_ranks` (bk_node_ranks). */
+static bk_world *open_on(bk_arena *arena, MPI_Comm base, int expert, int node_ranks)
+{
+    bk_world *w = BK_ZNEW(arena, bk_world, 1);
+    w->world = of_all(arena, base, "world", BK_TRAFFIC_REDUCE);
+    w->rank = w->world->rank;
+    w->size = w->world->size;
+    w->expert = expert;
+    w->ctl = of_all(arena, base, "ctl", BK_TRAFFIC_AGREE);
+    w->loss = of_all(arena, base, "loss", BK_TRAFFIC_LOSS);
+    w->route = of_all(arena, base, "route", BK_TRAFFIC_ROUTE);
+    w->ep = split(arena, w->world, w->rank / expert, "ep");
+    w->edp = split(arena, w->world, w->rank % expert, "edp");
+    w->edp_buckets = duplicate(arena, w->edp->handle, "edp_buckets", BK_TRAFFIC_REDUCE);
+    w->node = split_by_node(arena, w->world, node_ranks);
+    bk_levels_open(arena, w->ep, w->node, w->world);
+    w->nodes = count_nodes(w->node, w->world);
+    w->data = of_all(arena, base, "data", BK_TRAFFIC_REST);
+    w->checkpoint = of_all(arena, base, "checkpoint", BK_TRAFFIC_REST);
+    return w;
 }
 
 bk_status bk_world_open(bk_arena *arena, int expert, bk_world **world)
 {
-    if (expert < 1 || world_size % expert != 0)
-        return bk_fail(
-            BK_USAGE,
-            "parallel.expert=%d does not divide the number of ranks (%d): choose a divisor of %d",
-            expert, world_size, world_size);
     int node_ranks;
     BK_TRY(bk_node_ranks(&node_ranks));
-    bk_world *w = BK_ZNEW(arena, bk_world, 1);
-    w->rank = world_rank;
-    w->size = world_size;
-    w->expert = expert;
-    w->world = duplicate(arena, MPI_COMM_WORLD, "world", BK_TRAFFIC_REDUCE);
-    w->ctl = duplicate(arena, MPI_COMM_WORLD, "ctl", BK_TRAFFIC_AGREE);
-    w->loss = duplicate(arena, MPI_COMM_WORLD, "loss", BK_TRAFFIC_LOSS);
-    w->route = duplicate(arena, MPI_COMM_WORLD, "route", BK_TRAFFIC_ROUTE);
-    w->ep = split(arena, world_rank / expert, world_rank % expert, "ep", BK_TRAFFIC_EXPERT);
-    w->edp = split(arena, world_rank % expert, world_rank / expert, "edp", BK_TRAFFIC_EXPERT);
-    w->edp_buckets = duplicate(arena, w->edp->handle, "edp_buckets", BK_TRAFFIC_REDUCE);
-    w->node = split_by_node(arena, node_ranks);
-    bk_levels_open(arena, w->ep, w->node);
-    w->nodes = count_nodes(w->node);
-    w->data = duplicate(arena, MPI_COMM_WORLD, "data", BK_TRAFFIC_REST);
-    w->checkpoint = duplicate(arena, MPI_COMM_WORLD, "checkpoint", BK_TRAFFIC_REST);
+    BK_TRY(check_degree(expert, world_size, ""));
+    *world = open_on(arena, MPI_COMM_WORLD, expert, node_ranks);
+    return BK_OK;
+}
+
+static int common_divisor(int a, int b)
+{
+    return b == 0 ? a : common_divisor(b, a % b);
+}
+
+bk_status bk_world_open_two(bk_arena *arena, int last, int expert, bk_world **world)
+{
+    BK_ASSERT(last > 0 && last < world_size, "%d of %d ranks", last, world_size);
+    int node_ranks;
+    BK_TRY(bk_node_ranks(&node_ranks));
+    BK_TRY(check_degree(expert, world_size - last, "student "));
+    int second = world_rank >= world_size - last;
+    MPI_Comm base;
+    bk_trace_restart();
+    BK_MPI(MPI_Comm_split(MPI_COMM_WORLD, second, world_rank, &base));
+    bk_world *w = open_on(arena, base, second ? common_divisor(expert, last) : expert, node_ranks);
+    w->between = duplicate(arena, MPI_COMM_WORLD, "between", BK_TRAFFIC_TEACHER);
+    BK_MPI(MPI_Comm_free(&base));
     *world = w;
     return BK_OK;
 }
@@ -195,6 +239,8 @@ void bk_world_close(bk_world *w)
                       w->edp,   w->edp_buckets, w->node, w->data,  w->checkpoint};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         bk_comm_close(all[i]);
+    if (w->between)
+        bk_comm_close(w->between);
 }
 
 int bk_comm_rank(const bk_comm *comm)

@@ -19,6 +19,7 @@ typedef struct bk_world {
     bk_comm *node;        /* ranks that share memory */
     bk_comm *data;        /* data sets */
     bk_comm *checkpoint;  /* blocks to the writers */
+    bk_comm *between;     /* all ranks of the job, where they are two worlds; else NULL */
     int rank, size;
     int nodes;  /* that share no memory (or as BIRKHOFF_NODE_RANKS says) */
     int expert; /* EP */
@@ -37,6 +38,11 @@ const char *bk_mpi_library(void); /* "Open MPI v4.1.4, ..." */
 /* Collective.  Makes all communicators for an expert-parallel degree that divides the number of
  * ranks (else BK_USAGE). The world lives on `arena` (run arena) until bk_world_close. */
 BK_CHECKED bk_status bk_world_open(bk_arena *arena, int expert, bk_world **world);
+/* Collective over all ranks of the job.  Two worlds, one of the last `last` ranks (0 < last < size)
+ * and one of those before them; *world is this rank's, and `between` joins both.  The degree
+ * divides the ranks of the first (else BK_USAGE on all ranks); the second has the largest degree
+ * that divides it and its own number of ranks. */
+BK_CHECKED bk_status bk_world_open_two(bk_arena *arena, int last, int expert, bk_world **world);
 void bk_world_close(bk_world *world); /* Collective. */
 
 /* True for a communicator (`ep` alone) whose ranks stand on several nodes, two or more and as many

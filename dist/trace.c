@@ -124,6 +124,11 @@ uint64_t bk_trace_changes(void)
     return atomic_load_explicit(&mark.changes, memory_order_relaxed);
 }
 
+void bk_trace_restart(void)
+{
+    memset(&ring, 0, sizeof ring);
+}
+
 bk_trace_sum bk_trace_now(void)
 {
     uint64_t hash = bk_mix64(ring.hash[BK_LINE_ALL]) + ring.hash[BK_LINE_BUCKET];

@@ -26,7 +26,7 @@ typedef enum bk_call {
 
 /* Calls in the order of which all ranks agree. */
 typedef enum bk_call_line {
-    BK_LINE_ALL,    /* on communicators of all ranks */
+    BK_LINE_ALL,    /* on communicators of all ranks of a world */
     BK_LINE_BUCKET, /* starts of buckets of all ranks: they fall between the others as messages
                        arrive */
     BK_LINE_GROUP,  /* of some ranks: groups, point to point; in no hash */
@@ -56,6 +56,8 @@ void bk_trace_leave(void);
 void bk_trace_bucket(const bk_comm *comm, int number, int64_t bytes);
 void bk_trace_wait_bucket(const bk_comm *comm, int number, int64_t bytes);
 
+/* Not collective.  The sum begins anew, where ranks part that make other calls from then on. */
+void bk_trace_restart(void);
 /* Not collective. */
 bk_trace_sum bk_trace_now(void);
 /* The last calls, oldest first; their number. */

@@ -6,8 +6,8 @@ static bk_traffic parts[BK_TRAFFIC_PARTS];
 
 const char *bk_traffic_name(bk_traffic_part part)
 {
-    static const char *const names[BK_TRAFFIC_PARTS] = {"reduce", "gather", "agree", "loss",
-                                                        "route",  "expert", "rest"};
+    static const char *const names[BK_TRAFFIC_PARTS] = {"reduce", "gather", "agree",   "loss",
+                                                        "route",  "expert", "teacher", "rest"};
     return names[part];
 }
 

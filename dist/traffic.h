@@ -10,13 +10,14 @@
 #include <stdint.h>
 
 typedef enum bk_traffic_part {
-    BK_TRAFFIC_REDUCE, /* gradient buckets: reduce-scatter */
-    BK_TRAFFIC_GATHER, /* parameter buckets (gradients with zero 0): all-gather */
-    BK_TRAFFIC_AGREE,  /* the message of the step, errors */
-    BK_TRAFFIC_LOSS,   /* sums of batch-wise losses */
-    BK_TRAFFIC_ROUTE,  /* sums of routers */
-    BK_TRAFFIC_EXPERT, /* rows to experts and back, and their counts */
-    BK_TRAFFIC_REST,   /* data sets, checkpoints */
+    BK_TRAFFIC_REDUCE,  /* gradient buckets: reduce-scatter */
+    BK_TRAFFIC_GATHER,  /* parameter buckets (gradients with zero 0): all-gather */
+    BK_TRAFFIC_AGREE,   /* the message of the step, errors */
+    BK_TRAFFIC_LOSS,    /* sums of batch-wise losses */
+    BK_TRAFFIC_ROUTE,   /* sums of routers */
+    BK_TRAFFIC_EXPERT,  /* rows to experts and back, and their counts */
+    BK_TRAFFIC_TEACHER, /* rows of a teacher that has ranks of its own, and what is asked of it */
+    BK_TRAFFIC_REST,    /* data sets, checkpoints */
     BK_TRAFFIC_PARTS
 } bk_traffic_part;
 
@@ -28,7 +29,7 @@ typedef struct bk_traffic {
     double blocked; /* seconds inside blocking calls and waits */
 } bk_traffic;
 
-/* "reduce", "gather", "agree", "loss", "route", "expert", "rest" */
+/* "reduce", "gather", "agree", "loss", "route", "expert", "teacher", "rest" */
 const char *bk_traffic_name(bk_traffic_part part);
 
 /* Not collective.  Since the start, for one part and for all together. */

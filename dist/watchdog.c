@@ -26,7 +26,7 @@ static const struct {
     double factor; /* of the limit */
 } phases[BK_PHASES] = {{"start", 2.0},    {"load", 2.0},   {"batch", 1.0}, {"forward", 1.0},
                        {"backward", 1.0}, {"reduce", 1.0}, {"agree", 1.0}, {"update", 1.0},
-                       {"evaluate", 1.0}, {"save", 4.0}};
+                       {"evaluate", 1.0}, {"save", 4.0},   {"wait", 8.0}};
 
 /* ---- what the main thread says; any thread reads it ---- */
 

@@ -12,7 +12,8 @@
 #include <stdint.h>
 
 typedef enum bk_phase {
-    BK_PHASE_START, /* start and load may take twice as long as the others, a save four times */
+    BK_PHASE_START, /* start and load may take twice as long as the others, a save four times, a
+                       teacher's wait for its students eight times */
     BK_PHASE_LOAD,
     BK_PHASE_BATCH,
     BK_PHASE_FORWARD,
@@ -22,6 +23,7 @@ typedef enum bk_phase {
     BK_PHASE_UPDATE,
     BK_PHASE_EVALUATE,
     BK_PHASE_SAVE,
+    BK_PHASE_WAIT,
     BK_PHASES
 } bk_phase;
 

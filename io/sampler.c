@@ -299,3 +299,31 @@ void bk_sampler_indices(const bk_sampler *s, int64_t step, int64_t *out)
         out[i] = u ? u->sample : -1;
     }
 }
+
+/* ---- rows of logits ---- */
+
+int64_t bk_sampler_rows(const bk_sampler *s, int64_t step)
+{
+    bk_bundle counted = {0};
+    const bk_lanes none = {.total = 1, .batch = s->o.batch};
+    return s->o.length > 0 ? measure(s, step, &none, &counted).length : 1;
+}
+
+int64_t bk_sampler_sample_rows(const bk_sampler *s, int64_t sample)
+{
+    int64_t tokens = s->o.length > 0 ? s->d->offsets[sample + 1] - s->d->offsets[sample] : 2;
+    return tokens > 0 ? tokens - 1 : 0;
+}
+
+void bk_sampler_places(const bk_sampler *s, int64_t step, const bk_lanes *lanes, bk_row_place *out)
+{
+    int64_t first = step * s->o.batch + bk_lanes_first_sample(lanes);
+    for (int64_t i = 0; i < bk_lanes_samples(lanes); i++) {
+        const span *u = unit_at(s, first + i);
+        out[i] = (bk_row_place){-1, 0, 0};
+        if (u && s->o.length > 0)
+            out[i] = (bk_row_place){u->sample, u->first - s->d->offsets[u->sample], u->length};
+        else if (u)
+            out[i] = (bk_row_place){u->sample, 0, 1};
+    }
+}

@@ -40,4 +40,17 @@ void bk_sampler_batch(const bk_sampler *s, int64_t step, const bk_lanes *lanes, 
  * an evaluation: out[batch]. */
 void bk_sampler_indices(const bk_sampler *s, int64_t step, int64_t *out);
 
+/* Rows of logits of each sample of batch `step`: the padded length of windows, else 1. */
+int64_t bk_sampler_rows(const bk_sampler *s, int64_t step);
+/* Rows of a whole sample of the data set: each of its tokens but the last predicts the next, else
+ * 1. */
+int64_t bk_sampler_sample_rows(const bk_sampler *s, int64_t sample);
+
+/* Where the real rows of a unit of training stand among those of its sample. */
+typedef struct bk_row_place {
+    int64_t sample, first, count; /* sample -1, count 0: past the end of an evaluation */
+} bk_row_place;
+/* Of the samples of `lanes` in batch `step`: out[samples of the lanes]. */
+void bk_sampler_places(const bk_sampler *s, int64_t step, const bk_lanes *lanes, bk_row_place *out);
+
 #endif

@@ -48,6 +48,12 @@ bk_status bk_best_read(const bk_config *config, bk_best *out)
                        "checkpoint.best=%s needs a teacher: add distill: {teacher: "
                        "RUN_DIR}, or choose another metric",
                        text);
+    if (metrics[out->metric].teacher && !config->distill.evaluate)
+        return bk_fail(
+            BK_USAGE,
+            "checkpoint.best=%s needs the teacher in evaluations: choose another metric, "
+            "or distill.evaluate=true",
+            text);
     return BK_OK;
 }
 

@@ -1,5 +1,7 @@
 #include "jobs/config.h"
 
+#include "jobs/preset.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -43,13 +45,27 @@ static const bk_option data_options[] = {
 
 static const bk_option distill_options[] = {
     BK_OPTION_TEXT(bk_config_distill, teacher, NULL, "run directory or checkpoint of the teacher"),
-    BK_OPTION_CHOICE(bk_config_distill, placement, 0, "colocated",
-                     "where the teacher runs (colocated: on every rank)"),
+    BK_OPTION_CHOICE(bk_config_distill, placement, BK_COLOCATED, "colocated|split|cached",
+                     "where the teacher runs: on every rank, on ranks of its own, or once, into a "
+                     "file that is read from then on"),
+    BK_OPTION_I64(bk_config_distill, teacher_ranks, 0, 0, 1 << 20,
+                  "placement=split: so many of the last ranks run only the teacher"),
+    BK_OPTION_BOOL(bk_config_distill, evaluate, true,
+                   "evaluations say how far student and teacher agree; with a cache the teacher is "
+                   "loaded for their time"),
+    BK_OPTION_TEXT(bk_config_distill, cache, NULL,
+                   "placement=cached: the file (birkhoff cache); written first if it is missing"),
+    BK_OPTION_CHOICE(bk_config_distill, cache_form, BK_FORM_AUTO, "auto|dense|top_k",
+                     "what is written of a row: all logits, or the largest; auto: those where "
+                     "every distillation loss has the same top_k"),
+    BK_OPTION_CHOICE(bk_config_distill, cache_dtype, BK_PRECISION_FP32, "fp32|bf16",
+                     "in which all logits of a row are written"),
     BK_OPTION_END,
 };
 
 static const bk_option loss_options[] = {
-    BK_OPTION_TEXT_AS(bk_config_loss, kind_name, "kind", NULL, "loss (birkhoff kinds loss)"),
+    BK_OPTION_TEXT_AS(bk_config_loss, kind_name, "kind", NULL,
+                      "loss (birkhoff kinds loss), or preset (kinds preset)"),
     BK_OPTION_F64(bk_config_loss, weight, 1.0, 0.0, 1e9, "factor of the term"),
     BK_OPTION_END,
 };
@@ -284,6 +300,7 @@ static bk_status read_losses(bk_config *c)
             BK_USAGE,
             "section loss is not a list (%s): write loss: followed by - {kind: cross_entropy}",
             bk_value_place(list, where));
+    BK_TRY(bk_presets_expand(c->arena, list, &list));
     for (bk_value *entry = list->child; entry; entry = entry->next, c->losses++) {
         if (c->losses == BK_LOSSES_MAX)
             return bk_fail(BK_USAGE, "more than %d losses (%s): remove some", BK_LOSSES_MAX,
@@ -302,6 +319,17 @@ static bool is_empty(const char *text)
     return !text || !*text;
 }
 
+static bk_status check_placement(const bk_config_distill *d)
+{
+    if (d->placement == BK_SPLIT && d->teacher_ranks == 0)
+        return bk_fail(BK_USAGE, "distill.placement=split without distill.teacher_ranks: say how "
+                                 "many ranks run the teacher");
+    if (d->placement == BK_CACHED && is_empty(d->cache))
+        return bk_fail(BK_USAGE, "distill.placement=cached without distill.cache: name the file "
+                                 "of the teacher's logits, distill.cache=FILE.h5");
+    return BK_OK;
+}
+
 static bk_status check_distill(const bk_config *c)
 {
     int kd = 0;
@@ -313,12 +341,18 @@ static bk_status check_distill(const bk_config *c)
                            "loss %s needs a teacher (loss.%d): add distill: {teacher: RUN_DIR}",
                            c->loss[i].kind->name, i);
     }
+    for (int i = 0; i < c->losses && c->distill.placement != BK_COLOCATED; i++)
+        if (c->loss[i].kind->flags & BK_LOSS_LAYERS)
+            return bk_fail(BK_USAGE,
+                           "loss %s looks inside the teacher (loss.%d), which must run on the same "
+                           "ranks: use distill.placement=colocated",
+                           c->loss[i].kind->name, i);
     if (c->has_distill && kd == 0)
         return bk_fail(BK_USAGE, "section distill without a distillation loss: add one under "
                                  "loss:, such as - {kind: kl}");
     if (c->has_distill && is_empty(c->distill.teacher))
         return bk_fail(BK_USAGE, "distill.teacher is missing: name a run directory or checkpoint");
-    return BK_OK;
+    return check_placement(&c->distill);
 }
 
 static bk_status check(const bk_config *c)
@@ -401,6 +435,7 @@ bk_status bk_config_read(bk_arena *arena, bk_value *root, bk_config **out)
     resolve(c, "data", "eval", &c->data.eval);
     resolve(c, "distill", "teacher", &c->distill.teacher);
     resolve_upcycle(c);
+    resolve(c, "distill", "cache", &c->distill.cache);
     *out = c;
     return check(c);
 }

@@ -24,9 +24,17 @@ typedef struct bk_config_data {
 } bk_config_data;
 
 typedef struct bk_config_distill {
-    const char *teacher;
-    int placement;
+    const char *teacher, *cache;
+    int placement; /* bk_placement */
+    int64_t teacher_ranks;
+    bool evaluate;
+    int cache_form;  /* BK_FORM_* */
+    int cache_dtype; /* BK_PRECISION_* */
 } bk_config_distill;
+
+/* Where a teacher runs: on every rank, on ranks of its own, or once, into a file. */
+typedef enum bk_placement { BK_COLOCATED, BK_SPLIT, BK_CACHED } bk_placement;
+enum { BK_FORM_AUTO, BK_FORM_DENSE, BK_FORM_TOP_K };
 
 typedef struct bk_config_loss {
     const char *kind_name;

@@ -2,6 +2,7 @@
 #include "dist/agree.h"
 #include "jobs/json.h"
 #include "jobs/load.h"
+#include "jobs/teacher.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -58,7 +59,7 @@ static void print_text(const bk_job *job, const bk_evaluation *e)
     if (job->data.classes == 0)
         printf("perplexity        %.6f\nbits_per_token    %.6f\n", exp(e->cross_entropy),
                e->cross_entropy / log(2.0));
-    if (job->teacher)
+    if (bk_teacher_evaluates(job->teacher))
         printf("teacher_agreement %.6f\nteacher_kl        %.6f\n", e->teacher_agreement,
                e->teacher_kl);
 }
@@ -84,7 +85,7 @@ static void print_json(const bk_job *job, const bk_evaluation *e)
     bk_json_number(&j, "majority", s->majority);
     bk_json_integer(&j, "parameters", f.parameters);
     bk_json_integer(&j, "active_parameters", f.active_parameters);
-    if (job->teacher) {
+    if (bk_teacher_evaluates(job->teacher)) {
         bk_json_number(&j, "teacher_agreement", e->teacher_agreement);
         bk_json_number(&j, "teacher_kl", e->teacher_kl);
     }

@@ -1,4 +1,4 @@
-#include "jobs/job.h"
+#include "jobs/teacher.h"
 
 #include "core/log.h"
 #include "dist/collective.h"
@@ -83,9 +83,8 @@ static void add_sums(bk_job *job, const bk_bundle *bundle, double sums[SUMS])
 
 bk_stop bk_job_stop_asked(const bk_job *job)
 {
-    int64_t stop = bk_signals_any()               ? BK_STOP_SIGNAL
-                   : bk_seconds() >= job->stop_at ? BK_STOP_TIME
-                                                  : BK_GO_ON;
+    bool asked = bk_signals_any() || (job->teacher && job->teacher->seen);
+    int64_t stop = asked ? BK_STOP_SIGNAL : bk_seconds() >= job->stop_at ? BK_STOP_TIME : BK_GO_ON;
     bk_max_i64(job->world->ctl, 1, &stop);
     return (bk_stop)stop;
 }
@@ -119,18 +118,20 @@ bk_evaluation bk_job_evaluate(bk_job *job, int64_t batches)
     int64_t *confusion =
         counts_confusion(job) ? BK_ZNEW(scratch, int64_t, classes * classes) : NULL;
     bk_watchdog_phase(BK_PHASE_EVALUATE);
+    bool judged = bk_teacher_enter_evaluation(job);
     for (int64_t i = 0; i < last && stop == BK_GO_ON && status == BK_OK; i++) {
         bk_bundle bundle = {0};
         bk_tape_begin(t);
         t->training = t->recording = false;
         bk_sampler_batch(sampler, i, &job->lanes, t->arena, &bundle);
-        bk_job_teach(job, &bundle);
+        bk_job_teach(job, (bk_lesson){.evaluation = true, .batch = i, .batches = last}, &bundle);
         bk_model_forward(job->model, t, &bundle);
         count_rows(&bundle, counts, confusion);
         add_sums(job, &bundle, sums);
         status = t->status;
         stop = i + 1 < last ? bk_job_stop_asked(job) : BK_GO_ON;
     }
+    bk_teacher_leave_evaluation(job);
     bk_sum_i64(job->world->loss, 3, counts);
     double rows = counts[0] > 0 ? (double)counts[0] : 1.0;
     bk_evaluation e = {.status = status,
@@ -138,8 +139,8 @@ bk_evaluation bk_job_evaluate(bk_job *job, int64_t batches)
                        .correct = counts[1],
                        .cross_entropy = sums[SUM_LOSS] / rows,
                        .accuracy = (double)counts[1] / rows,
-                       .teacher_agreement = job->teacher ? (double)counts[2] / rows : NAN,
-                       .teacher_kl = job->teacher ? sums[SUM_KL] / rows : NAN,
+                       .teacher_agreement = judged ? (double)counts[2] / rows : NAN,
+                       .teacher_kl = judged ? sums[SUM_KL] / rows : NAN,
                        .stop = stop};
     add_metrics(job, confusion, &e);
     bk_arena_free(scratch);

@@ -2,6 +2,7 @@
 #include "io/checkpoint.h"
 #include "io/dataset.h"
 #include "io/files.h"
+#include "io/teacher_file.h"
 #include "jobs/command.h"
 #include "jobs/json.h"
 #include "jobs/load.h"
@@ -60,7 +61,8 @@ typedef struct file {
     int arrays;
     array *array;
     bk_dataset *dataset; /* NULL: not a data set */
-    char *options;       /* of its maker */
+    bk_teacher_file *teacher;
+    char *options; /* of its maker */
     int64_t seed;
     int32_t shard, shards; /* of a checkpoint */
     int64_t step;
@@ -120,6 +122,13 @@ static bk_status read_content(bk_arena *arena, bk_h5 *h, file *f)
     return strcmp(f->format, "birkhoff-dataset") == 0 ? read_maker(arena, h, f) : BK_OK;
 }
 
+static bk_status read_teacher(bk_arena *arena, file *f)
+{
+    f->teacher = BK_ZNEW(arena, bk_teacher_file, 1);
+    BK_TRY(bk_teacher_file_open(arena, f->path, 0, f->teacher));
+    return bk_teacher_file_close(f->teacher);
+}
+
 static bk_status read_file(bk_arena *arena, file *f)
 {
     bk_h5 *h;
@@ -131,6 +140,8 @@ static bk_status read_file(bk_arena *arena, file *f)
     if (status != BK_OK)
         return bk_fail(status, "%s", text);
     BK_TRY(closed);
+    if (strcmp(f->format, "birkhoff-teacher") == 0)
+        return read_teacher(arena, f);
     return strcmp(f->format, "birkhoff-dataset") == 0 ? bk_dataset_read(arena, f->path, &f->dataset)
                                                       : BK_OK;
 }
@@ -160,12 +171,26 @@ static void print_dataset(const file *f)
     }
 }
 
+static void print_teacher(const bk_teacher_file *t)
+{
+    char form[64];
+    printf("teacher      %s\ndata         %s\nsplit        %s\nrows         %lld of %lld classes, "
+           "%s\n",
+           t->teacher, t->data, t->split, (long long)t->rows, (long long)t->form.vocabulary,
+           bk_teacher_form_text(&t->form, form));
+    for (int64_t i = 0; i < t->form.temperatures; i++)
+        printf("%s%g", i == 0 ? "temperatures " : ", ", t->form.temperature[i]);
+    printf("%ssha256       %s\n", t->form.temperatures > 0 ? "\n" : "", t->digest);
+}
+
 static void print_file(const file *f)
 {
     printf("%s\nformat       %s, birkhoff %s, created %s\nbytes        %lld\n", f->path, f->format,
            f->version, f->created, (long long)f->bytes);
     if (f->dataset)
         print_dataset(f);
+    if (f->teacher)
+        print_teacher(f->teacher);
     if (f->shards > 0)
         printf("step         %lld\nshard        %d of %d, %s\n", (long long)f->step, f->shard,
                f->shards, f->complete ? "complete" : "not complete");
@@ -207,6 +232,19 @@ static void json_dataset(bk_json *j, const file *f)
     bk_json_close_list(j);
 }
 
+static void json_teacher(bk_json *j, const bk_teacher_file *t)
+{
+    bk_json_text(j, "teacher", t->teacher);
+    bk_json_text(j, "data", t->data);
+    bk_json_text(j, "split", t->split);
+    bk_json_integer(j, "rows", t->rows);
+    bk_json_integer(j, "vocabulary", t->form.vocabulary);
+    bk_json_integer(j, "top_k", t->form.top_k);
+    bk_json_text(j, "dtype", t->form.bf16 ? "bf16" : "fp32");
+    bk_json_numbers(j, "temperatures", t->form.temperatures, t->form.temperature);
+    bk_json_text(j, "sha256", t->digest);
+}
+
 static void json_file(bk_json *j, const file *f)
 {
     bk_json_open(j, NULL);
@@ -217,6 +255,8 @@ static void json_file(bk_json *j, const file *f)
     bk_json_integer(j, "bytes", f->bytes);
     if (f->dataset)
         json_dataset(j, f);
+    if (f->teacher)
+        json_teacher(j, f->teacher);
     if (f->shards > 0) {
         bk_json_integer(j, "step", f->step);
         bk_json_integer(j, "shard", f->shard);
@@ -245,9 +285,10 @@ static array tensor_at(const bk_checkpoint *c, int64_t i)
     return a;
 }
 
+/* What is no moment: the model, and what a training keeps beside it. */
 static bool in_model(const char *name)
 {
-    return strncmp(name, "model/", 6) == 0;
+    return strncmp(name, "optim/", 6) != 0;
 }
 
 /* The state of a router is in the model, too, but nobody trains it. */
@@ -408,9 +449,9 @@ const bk_command bk_command_inspect = {
     .name = "inspect",
     .summary = "what a data set, checkpoint or run holds",
     .usage = "inspect FILE|DIR [--json]",
-    .help =
-        "FILE: a data set or a shard of a checkpoint.  DIR: a checkpoint, or a run directory, of "
-        "which the newest\nvalid checkpoint is shown.\n",
+    .help = "FILE: a data set, a teacher's logits or a shard of a checkpoint.  DIR: a checkpoint, "
+            "or a run directory, of "
+            "which the newest\nvalid checkpoint is shown.\n",
     .local = true,
     .run = run,
 };

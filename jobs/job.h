@@ -16,8 +16,8 @@
 
 /* A dry run opens everything that a training does and writes nothing; a measurement does so from
  * random weights, whatever checkpoints there are; an evaluation has no gradients, no optimizer
- * state and only the data set to evaluate on. */
-typedef enum bk_purpose { BK_TRAIN, BK_DRY_RUN, BK_MEASURE, BK_EVALUATE } bk_purpose;
+ * state and only the data set to evaluate on; a cache is made of a teacher alone. */
+typedef enum bk_purpose { BK_TRAIN, BK_DRY_RUN, BK_MEASURE, BK_EVALUATE, BK_CACHE } bk_purpose;
 
 /* What the caller has at hand already; NULL: what the configuration names. */
 typedef struct bk_given {
@@ -28,17 +28,22 @@ typedef struct bk_given {
 /* Why a job is asked to stop. */
 typedef enum bk_stop { BK_GO_ON, BK_STOP_TIME, BK_STOP_SIGNAL } bk_stop;
 
+typedef struct bk_transfer bk_transfer; /* jobs/transfer.h */
+typedef struct bk_teacher bk_teacher;   /* jobs/teacher.h */
+
 typedef struct bk_job {
     bk_arena *arena; /* run arena */
     bk_purpose purpose;
     bk_config *config;
-    bk_world *world;
+    bk_world *world; /* of the students or of the teacher, where it has ranks of its own */
+    bool teaches;    /* this is one of those: there is no student, no state and no run directory */
     bk_dataset *train, *eval;                 /* train: NULL for an evaluation */
     const bk_split *train_split, *eval_split; /* the same */
     bk_sampler *train_sampler, *eval_sampler; /* the same */
     bk_model_data data;
-    int metric;                /* shown beside accuracy: BK_METRIC_*; -1: none */
-    bk_model *model, *teacher; /* teacher: NULL without */
+    int metric; /* shown beside accuracy: BK_METRIC_*; -1: none */
+    bk_model *model;
+    bk_teacher *teacher; /* NULL without */
     bk_slab *slab;
     bk_lanes lanes;
     bk_reduction *reduction;
@@ -47,10 +52,9 @@ typedef struct bk_job {
     double *records; /* [m,terms] of the last step, one row for each own lane */
     bk_arena *walk;  /* gradients of lanes that wait for others (parallel.walk) */
     bk_attributes figures[BK_LOSSES_MAX]; /* of the losses, in a step whose line is due */
-    bk_arena *teacher_arena;
-    const char *teacher_payload; /* digest of the teacher's parameters; NULL without */
-    bk_checkpoint *checkpoint;   /* resumed from; NULL: fresh */
-    bk_checkpoint *dense;        /* upcycled from; NULL: not */
+    bk_transfer *transfer;                /* losses between layers; NULL: none */
+    bk_checkpoint *checkpoint;            /* resumed from; NULL: fresh */
+    bk_checkpoint *dense;                 /* upcycled from; NULL: not */
     bk_run_state state;
     char run_id[17];
     const char *resolved;      /* the resolved configuration, YAML */
@@ -73,6 +77,10 @@ BK_CHECKED bk_status bk_job_open(bk_arena *arena, bk_config *config, bk_purpose 
                                  bk_given given, bk_job **out);
 void bk_job_close(bk_job *job); /* Collective. */
 
+/* Collective over all ranks of the job, before it is closed.  The end of what students and teacher
+ * do, where those are on different ranks: all leave with the same status. */
+BK_CHECKED bk_status bk_job_meet(bk_job *job, bk_status status);
+
 /* Collective.  Checks that the run directory can be written, takes the lock, writes config.yaml. */
 BK_CHECKED bk_status bk_job_claim_directory(bk_job *job);
 
@@ -86,14 +94,6 @@ BK_CHECKED bk_status bk_job_open_samplers(bk_job *job);
 /* BK_INPUT when a model of this checkpoint reads other tokens, features or classes than the data
  * set has.  `who` stands in the message ("teacher"). */
 BK_CHECKED bk_status bk_job_check_fit(const bk_job *job, const bk_checkpoint *c, const char *who);
-
-/* ---- teacher.c ---- */
-
-/* Collective (agreed).  Loads and verifies the teacher that distill.teacher names; nothing without.
- * An evaluation goes on without a teacher that is gone, with a warning. */
-BK_CHECKED bk_status bk_job_open_teacher(bk_job *job);
-/* Fills "teacher.logits" of the bundle on the tape's arena.  Collective with MoE. */
-void bk_job_teach(bk_job *job, bk_bundle *bundle);
 
 /* ---- state.c: between the job and its checkpoints ---- */
 
@@ -126,9 +126,13 @@ typedef struct bk_step_result {
     double aux, z;              /* means over the MoE layers, unweighted */
     bool clamps;                /* some attention clamps, and so often it did (attention.qr) */
     double clamped;
+    bool tails;  /* some loss sees the likeliest classes of the teacher alone */
+    double tail; /* the teacher's probability outside them, mean over rows; the largest of the
+                    losses */
     double grad_norm, lr;
     int64_t positions; /* real positions of the global batch */
     int64_t nonfinite;
+    double teacher_wait; /* seconds in which this rank waited for the teacher's rows or read them */
     bool spike;        /* the step was not applied: its gradient was far larger than those before */
     bk_stop stop;      /* the same on all ranks, like the next three */
     bool saver_waits;  /* no rank's part of the save under way is unfinished */
@@ -141,7 +145,8 @@ typedef struct bk_step_result {
 /* Collective.  One training step: batch, teacher, forward, losses, backward, reduction, agreement,
  * update. */
 bk_step_result bk_job_step(bk_job *job);
-/* Whether metrics.jsonl gets a line after this step, with the figures of the losses. */
+/* Whether metrics.jsonl gets a line after this step, or a dry run prints one, with the figures of
+ * the losses. */
 bool bk_job_line_due(const bk_job *job, int64_t step);
 /* Not collective.  Steps whose update was applied. */
 int64_t bk_job_updates(const bk_run_state *s);

@@ -4,6 +4,7 @@
 #include "jobs/config.h"
 #include "jobs/json.h"
 #include "jobs/options.h"
+#include "jobs/preset.h"
 #include "models/attention.h"
 #include "models/model.h"
 #include "models/router.h"
@@ -84,11 +85,19 @@ static bool get_schedule(int i, kind *out)
     return k != NULL;
 }
 
+static bool get_preset(int i, kind *out)
+{
+    const bk_preset *k = &bk_presets[i];
+    *out = (kind){k->name, k->summary, k->source, k->options};
+    return k->name != NULL;
+}
+
 static const class classes[] = {
     {"model", "model", "model: {kind: NAME}", get_model},
     {"attention", "model.attention", "model: {attention: {kind: NAME}}", get_attention},
     {"router", "model.moe.router", "model: {moe: {router: {kind: NAME}}}", get_router},
     {"loss", "loss", "loss: [{kind: NAME}]", get_loss},
+    {"preset", "loss", "loss: [{kind: preset, name: NAME}]", get_preset},
     {"optimizer", "optim", "optim: {kind: NAME}", get_optimizer},
     {"schedule", "schedule", "schedule: {kind: NAME}", get_schedule},
     {"data", NULL, "birkhoff data NAME", get_data},

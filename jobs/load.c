@@ -4,6 +4,7 @@
 #include "io/files.h"
 #include "io/yaml.h"
 #include "jobs/memory.h"
+#include "jobs/teacher.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -85,7 +86,7 @@ typedef struct step_costs {
 static double arena_bytes(const bk_job *job)
 {
     bk_arena *const arenas[] = {job->tape.arena, job->tape.scratch, job->tape.inner, job->walk,
-                                job->teacher_arena};
+                                job->teacher ? job->teacher->arena : NULL};
     double bytes = 0.0;
     for (size_t i = 0; i < sizeof arenas / sizeof *arenas; i++)
         bytes += arenas[i] ? (double)bk_arena_peak(arenas[i]) : 0.0;
@@ -137,7 +138,8 @@ static void print_memory(const bk_job *job, const step_costs *step)
 {
     double slab = 4.0 * (double)(job->slab->values + job->slab->grads);
     double moments = 4.0 * job->config->optim.kind->moments * (double)job->shard->moment_floats;
-    double teacher = job->teacher ? 4.0 * (double)bk_model_slab(job->teacher)->values : 0.0;
+    bool here = job->teacher && job->teacher->model;
+    double teacher = here ? 4.0 * (double)bk_model_slab(job->teacher->model)->values : 0.0;
     double staging = staging_bytes(job);
     double rest = fmax(0.0, step->resident - slab - moments - teacher - step->activations);
     printf("memory of rank 0      %.3f MB: parameters and gradients %.3f, moments %.3f, teacher "
@@ -145,6 +147,67 @@ static void print_memory(const bk_job *job, const step_costs *step)
            "%.3f\n",
            (step->resident + staging) / 1e6, slab / 1e6, moments / 1e6, teacher / 1e6,
            step->activations / 1e6, staging / 1e6, rest / 1e6);
+}
+
+/* Losses that match rows in groups: B b V absolute differences for groups of b rows, the price of
+ * such a loss; matrices in double, logits of the teacher in fp32. */
+static void print_losses(const bk_job *job)
+{
+    double classes = (double)(job->data.classes ? job->data.classes : job->data.vocabulary);
+    for (int i = 0; i < job->config->losses; i++) {
+        double groups = bk_attribute_get(&job->figures[i], "groups", 0.0),
+               rows = bk_attribute_get(&job->figures[i], "rows", 0.0), size = rows / groups;
+        if (groups > 0.0)
+            printf("loss %-16s %.0f rows in %.0f groups of %.0f: %.3g differences each way, %.3f "
+                   "MB a matrix, %.3f MB of teacher logits, over all ranks\n",
+                   job->config->loss[i].name, rows, groups, size, rows * size * classes,
+                   8e-6 * rows * size, 4e-6 * rows * classes);
+    }
+}
+
+/* Teacher's ranks that make N/(P-N) ~ F_teacher/(3 F_student), forward flops. */
+static int64_t balanced_ranks(double share, int64_t size)
+{
+    int64_t ranks = (int64_t)floor((double)size * share / (1.0 + share) + 0.5);
+    return ranks < 1 ? 1 : ranks > size - 1 ? size - 1 : ranks;
+}
+
+static void print_split(const bk_job *job)
+{
+    const bk_teacher *t = job->teacher;
+    int64_t size = bk_mpi_size(), ranks = job->config->distill.teacher_ranks;
+    double have = (double)ranks / (double)(size - ranks);
+    double share = t->flops_per_sample / (3.0 * bk_model_measure(job->model).flops_per_sample);
+    char form[64];
+    printf("teacher's ranks       %lld of %lld: N/(P-N) = %.3g, F_teacher/(3 F_student) = %.3g: %s "
+           "(%lld of %lld would be nearest)\n",
+           (long long)ranks, (long long)size, have, share,
+           have < share ? "the students wait" : "the teacher waits",
+           (long long)balanced_ranks(share, size), (long long)size);
+    printf("teacher's rows a step %.3f MB to the students, %s\n",
+           (double)bk_teacher_split_bytes(job) / 1e6, bk_teacher_form_text(&t->form, form));
+}
+
+static bk_status print_cached(const bk_job *job)
+{
+    const bk_teacher *t = job->teacher;
+    bk_teacher_file plan;
+    char form[64];
+    if (!t->file)
+        BK_TRY(bk_teacher_cache_plan(job, job->config->distill.cache, &plan));
+    const bk_teacher_file *f = t->file ? t->file : &plan;
+    printf("teacher's logits      %lld rows, %s, %.3f MB%s (%s)\n", (long long)f->rows,
+           bk_teacher_form_text(&f->form, form), (double)bk_teacher_cache_bytes(f) / 1e6,
+           t->file ? "" : ", to be written first", f->path);
+    return BK_OK;
+}
+
+static bk_status print_teacher(const bk_job *job)
+{
+    const bk_teacher *t = job->teacher;
+    if (t && t->placement == BK_SPLIT)
+        print_split(job);
+    return t && t->placement == BK_CACHED ? print_cached(job) : BK_OK;
 }
 
 bk_status bk_dry_run(bk_job *job)
@@ -158,8 +221,9 @@ bk_status bk_dry_run(bk_job *job)
     printf("parameters            %lld\n", (long long)f.parameters);
     printf("active parameters     %lld\n", (long long)f.active_parameters);
     printf("flops a step          %.4g\n", 3.0 * f.flops_per_sample * (double)job->lanes.batch);
+    print_losses(job);
     print_memory(job, &step);
     print_messages(job, step.sent);
     printf("checkpoint            %.3f MB\n", 4.0 * tensors * (double)job->slab->total_count / 1e6);
-    return BK_OK;
+    return print_teacher(job);
 }

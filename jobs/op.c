@@ -13,13 +13,9 @@
 
 enum { OPERATORS_MAX = 127, OPTIONS_MAX = 127 };
 
-static bk_operator_family *const families[] = {bk_operator_losses,
-                                               bk_operator_routers,
-                                               bk_operator_moe,
-                                               bk_operator_attentions,
-                                               bk_operator_reductions,
-                                               bk_operator_transports,
-                                               NULL};
+static bk_operator_family *const families[] = {
+    bk_operator_losses,     bk_operator_transfers,  bk_operator_routers,    bk_operator_moe,
+    bk_operator_attentions, bk_operator_reductions, bk_operator_transports, NULL};
 
 /* Operator number `index` over all families. */
 static bool operator_at(int index, bk_arena *arena, bk_operator *op)

@@ -28,6 +28,9 @@ static const struct {
     {"model.moe.max_receive_factor", FREE},
     {"model.moe.upcycle", FREE}, /* of the first start alone */
     {"model", TENSORS},
+    {"distill.teacher_ranks", FREE},
+    {"distill.cache", FREE},
+    {"distill.evaluate", FREE},
     {"distill", WARNED},
     {"loss", WARNED},
     {"optim.kind", MOMENTS},
@@ -154,7 +157,7 @@ static int64_t stored_tensors(const bk_checkpoint *c)
         bk_dtype dtype;
         int dims;
         bk_checkpoint_tensor(c, i, &name, &dtype, &dims, shape);
-        count += strncmp(name, "model/", strlen("model/")) == 0;
+        count += strncmp(name, "optim/", strlen("optim/")) != 0;
     }
     return count;
 }

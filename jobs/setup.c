@@ -1,4 +1,4 @@
-#include "jobs/job.h"
+#include "jobs/teacher.h"
 
 #include "core/blas.h"
 #include "core/log.h"
@@ -9,6 +9,7 @@
 #include "io/files.h"
 #include "io/hdf5.h"
 #include "io/yaml.h"
+#include "jobs/transfer.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -32,6 +33,8 @@ static int64_t choose_lanes(const bk_job *job)
     int64_t kept = job->checkpoint ? bk_checkpoint_state(job->checkpoint)->lanes : 0;
     if (job->purpose == BK_EVALUATE)
         return next_power_of_two(job->world->size);
+    if (job->lanes.total > 0) /* as the students have them */
+        return job->lanes.total;
     return wanted > 0 ? wanted : kept > 0 ? kept : next_power_of_two(job->world->size);
 }
 
@@ -61,7 +64,8 @@ static bk_status open_lanes(bk_job *job)
 
 static void note_rounding(const bk_job *job)
 {
-    if (job->purpose != BK_EVALUATE && !bk_lanes_exact(&job->lanes, job->world->size))
+    if (job->purpose != BK_EVALUATE && job->purpose != BK_CACHE &&
+        !bk_lanes_exact(&job->lanes, job->world->size))
         bk_note("%d ranks do not divide %lld lanes as a power of two: results agree with other "
                 "rank counts to rounding, not to the bit",
                 job->world->size, (long long)job->lanes.total);
@@ -102,6 +106,14 @@ static bk_status make_model(bk_job *job)
     BK_TRY(bk_model_new(job->arena, bk_value_get(c->root, "model"), &job->data, job->world,
                         &job->model));
     job->slab = bk_model_slab(job->model);
+    return BK_OK;
+}
+
+/* When everything is declared, the maps to the teacher's layers among it. */
+static bk_status lay_out(bk_job *job)
+{
+    const bk_config *c = job->config;
+    BK_TRY(bk_transfer_plan(job));
     bk_slab_layout(job->slab, (int64_t)(c->parallel.bucket_mb * 262144.0), slab_alignment(job));
     if (job->purpose != BK_EVALUATE)
         bk_slab_want_gradients(job->slab);
@@ -126,12 +138,26 @@ static bk_status check_walk(const bk_job *job)
 }
 
 /* What only the model and its data can tell about the configuration. */
+/* Keys of another placement are no mistake where one of them is tried after the other. */
+static void warn_of_placement(const bk_config_distill *d)
+{
+    static const char *const names[] = {"colocated", "split", "cached"};
+    if (d->teacher_ranks > 0 && d->placement != BK_SPLIT)
+        bk_warn("distill.teacher_ranks=%lld has no effect: distill.placement is %s",
+                (long long)d->teacher_ranks, names[d->placement]);
+    if (d->cache && d->placement != BK_CACHED)
+        bk_warn("distill.cache has no effect: distill.placement is %s (%s)", names[d->placement],
+                d->cache);
+}
+
 static bk_status check_model(const bk_job *job)
 {
     const bk_config *c = job->config;
     if (c->parallel.expert > 1 && bk_model_moe_layers(job->model) == 0)
         bk_warn("parallel.expert=%lld has no effect: the model has no experts",
                 (long long)c->parallel.expert);
+    if (job->purpose == BK_TRAIN)
+        warn_of_placement(&c->distill);
     for (int i = 0; i < c->losses; i++)
         if (c->loss[i].kind->fits)
             BK_TRY(c->loss[i].kind->fits(c->loss[i].config, job->data.classes == 0));
@@ -159,10 +185,15 @@ static const char *resolved_text(bk_job *job)
     return copy;
 }
 
+static const bk_comm *all_ranks(const bk_job *job)
+{
+    return job->world->between ? job->world->between : job->world->ctl;
+}
+
 static void make_run_id(bk_job *job)
 {
     uint64_t id = (uint64_t)time(NULL) * 0x9E3779B97F4A7C15u ^ (uint64_t)getpid();
-    bk_broadcast(job->world->ctl, 0, &id, sizeof id);
+    bk_broadcast(all_ranks(job), 0, &id, sizeof id);
     snprintf(job->run_id, sizeof job->run_id, "%016llx", (unsigned long long)id);
 }
 
@@ -179,21 +210,20 @@ static void make_tape(bk_job *job)
 
 static void make_step_room(bk_job *job)
 {
-    make_tape(job);
     job->walk = bk_arena_new("walk");
     job->records = BK_NEW(job->arena, double, job->lanes.count *BK_MAX_TERMS);
 }
 
 static const char *machine_text(const bk_job *job)
 {
+    const char *teacher = job->teacher ? job->teacher->payload : NULL;
     return bk_arena_printf(job->arena,
                            "ranks: %d\nlanes: %lld\nexpert: %d\nproducts: %s\nkernels: %s\nmpi: "
                            "%s\nhdf5: %s\ncompiler: %s%s%s",
                            job->world->size, (long long)job->lanes.total, job->world->expert,
                            bk_blas_description(), bk_cpu_avx512() ? "avx512" : "avx2",
                            bk_mpi_library(), bk_h5_version(), __VERSION__,
-                           job->teacher_payload ? "\nteacher: " : "",
-                           job->teacher_payload ? job->teacher_payload : "");
+                           teacher ? "\nteacher: " : "", teacher ? teacher : "");
 }
 
 /* ---- the run directory (rank 0; all agree on the outcome) ---- */
@@ -300,43 +330,115 @@ static void agree_on_bf16(const bk_comm *comm)
     bk_blas_allow_bf16(!lacking);
 }
 
+/* One world of all ranks, or one of the students and one of the teacher. */
+static bk_status open_communicators(bk_job *job)
+{
+    const bk_config *c = job->config;
+    int64_t last = c->distill.teacher_ranks;
+    if (bk_teacher_placement(c, job->purpose) != BK_SPLIT)
+        return bk_world_open(job->arena, (int)c->parallel.expert, &job->world);
+    if (last >= bk_mpi_size())
+        return bk_fail(BK_USAGE,
+                       "distill.teacher_ranks=%lld leaves no rank for the student (of %d): start "
+                       "more ranks, or give the teacher fewer",
+                       (long long)last, bk_mpi_size());
+    job->teaches = bk_mpi_rank() >= bk_mpi_size() - (int)last;
+    return bk_world_open_two(job->arena, (int)last, (int)c->parallel.expert, &job->world);
+}
+
 static bk_status open_world(bk_job *job)
 {
     bk_config *c = job->config;
-    if (job->purpose == BK_EVALUATE)
+    if (job->purpose == BK_EVALUATE || job->purpose == BK_CACHE)
         adapt_degree(c);
-    BK_TRY(bk_world_open(job->arena, (int)c->parallel.expert, &job->world));
+    BK_TRY(open_communicators(job));
     int64_t threads = c->parallel.threads > 0 ? c->parallel.threads : bk_topology_threads();
-    BK_TRY(bk_agree(job->world->ctl, bk_blas_setup((int)threads, BK_GEMM_AUTO)));
-    agree_on_bf16(job->world->ctl);
+    BK_TRY(bk_job_meet(job, bk_agree(job->world->ctl, bk_blas_setup((int)threads, BK_GEMM_AUTO))));
+    agree_on_bf16(all_ranks(job));
     return BK_OK;
 }
 
+/* ---- what is read, in two parts: between them the students' lanes become known ---- */
+
+/* A job of a teacher alone: on its ranks of a split, or to fill a file. */
+static bool has_student(const bk_job *job)
+{
+    return !job->teaches && job->purpose != BK_CACHE;
+}
+
 /* Each line is agreed on: all ranks take the same way out. */
-static bk_status open_inputs(bk_job *job)
+static bk_status open_first(bk_job *job)
 {
     const bk_comm *ctl = job->world->ctl;
+    if (!has_student(job))
+        return bk_agree(ctl, bk_job_read_data(job));
     BK_TRY(bk_agree(ctl, lock_existing(job)));
     BK_TRY(bk_agree(ctl, bk_job_read_data(job)));
     BK_TRY(bk_agree(ctl, find_checkpoint(job)));
     BK_TRY(bk_agree(ctl, check_fit(job)));
-    BK_TRY(bk_agree(ctl, open_lanes(job)));
+    return bk_agree(ctl, open_lanes(job));
+}
+
+static bk_status open_second(bk_job *job)
+{
+    const bk_comm *ctl = job->world->ctl;
+    if (!has_student(job))
+        BK_TRY(bk_agree(ctl, open_lanes(job)));
     BK_TRY(bk_agree(ctl, bk_job_open_samplers(job)));
-    BK_TRY(bk_agree(ctl, make_model(job)));
-    BK_TRY(bk_agree(ctl, check_model(job)));
-    BK_TRY(bk_job_upcycle(job));
-    return bk_job_open_teacher(job);
+    make_tape(job);
+    if (has_student(job)) {
+        BK_TRY(bk_agree(ctl, make_model(job)));
+        BK_TRY(bk_agree(ctl, check_model(job)));
+        BK_TRY(bk_job_upcycle(job));
+    }
+    BK_TRY(bk_job_open_teacher(job));
+    return has_student(job) ? bk_agree(ctl, lay_out(job)) : BK_OK;
+}
+
+bk_status bk_job_meet(bk_job *job, bk_status status)
+{
+    return job->world->between ? bk_agree(job->world->between, status) : status;
+}
+
+static void share_lanes(bk_job *job)
+{
+    if (job->world->between)
+        bk_broadcast(job->world->between, 0, &job->lanes.total, sizeof job->lanes.total);
+}
+
+/* What the first of the teacher's ranks knows of it. */
+static void share_teacher(bk_job *job)
+{
+    const bk_comm *between = job->world->between;
+    bk_teacher *t = job->teacher;
+    int first = bk_comm_size(between) - (int)job->config->distill.teacher_ranks;
+    bk_broadcast(between, first, t->payload, sizeof t->payload);
+    bk_broadcast(between, first, &t->parameters, sizeof t->parameters);
+    bk_broadcast(between, first, &t->flops_per_sample, sizeof t->flops_per_sample);
+}
+
+static bk_status open_inputs(bk_job *job)
+{
+    BK_TRY(bk_job_meet(job, open_first(job)));
+    share_lanes(job);
+    BK_TRY(bk_job_meet(job, open_second(job)));
+    if (!job->world->between)
+        return BK_OK;
+    share_teacher(job);
+    return bk_teacher_split_open(job);
 }
 
 static bk_status open_all(bk_job *job)
 {
     make_run_id(job);
     BK_TRY(open_inputs(job));
-    job->resolved = resolved_text(job);
-    job->machine = machine_text(job);
-    make_step_room(job);
-    if (job->purpose != BK_EVALUATE)
-        open_optimizer(job);
+    if (has_student(job)) {
+        job->resolved = resolved_text(job);
+        job->machine = machine_text(job);
+        make_step_room(job);
+        if (job->purpose != BK_EVALUATE)
+            open_optimizer(job);
+    }
     note_rounding(job);
     note_precision(job);
     return BK_OK;
@@ -364,6 +466,7 @@ bk_status bk_job_open(bk_arena *arena, bk_config *config, bk_purpose purpose, bk
 
 void bk_job_close(bk_job *job)
 {
+    bk_teacher_split_release(job);
     if (job->reduction)
         bk_reduction_gather_finish(job->reduction);
     bk_saver_free(job->saver);
@@ -371,6 +474,6 @@ void bk_job_close(bk_job *job)
     bk_arena_free(job->tape.scratch);
     bk_arena_free(job->tape.inner);
     bk_arena_free(job->walk);
-    bk_arena_free(job->teacher_arena);
+    bk_teacher_close(job->teacher);
     bk_world_close(job->world);
 }

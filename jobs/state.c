@@ -8,10 +8,11 @@
 #include <math.h>
 #include <string.h>
 
-/* "model/block0/..." -> "optim/m/block0/..." */
+/* "model/block0/..." -> "optim/m/block0/...", "distill/..." -> "optim/m/distill/..." */
 static const char *moment_name(bk_arena *arena, char moment, const char *name)
 {
-    return bk_arena_printf(arena, "optim/%c/%s", moment, name + strlen("model/"));
+    size_t prefix = strncmp(name, "model/", 6) == 0 ? 6 : 0;
+    return bk_arena_printf(arena, "optim/%c/%s", moment, name + prefix);
 }
 
 static bk_piece piece_of(const bk_parameter *p, const char *name, int64_t first, int64_t count,

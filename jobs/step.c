@@ -1,4 +1,4 @@
-#include "jobs/job.h"
+#include "jobs/teacher.h"
 
 #include "core/fault.h"
 #include "core/log.h"
@@ -6,13 +6,15 @@
 #include "dist/step.h"
 #include "dist/watchdog.h"
 #include "jobs/spike.h"
+#include "jobs/transfer.h"
 
 #include <math.h>
 #include <string.h>
 
 bool bk_job_line_due(const bk_job *job, int64_t step)
 {
-    return step % job->config->log.interval == 0 || step == job->config->run.steps;
+    return step % job->config->log.interval == 0 || step == job->config->run.steps ||
+           job->purpose == BK_DRY_RUN;
 }
 
 static void add_losses(bk_job *job, const bk_bundle *bundle)
@@ -21,6 +23,7 @@ static void add_losses(bk_job *job, const bk_bundle *bundle)
     const bk_tensor *sequence = bk_bundle_get(bundle, "sequence");
     bk_loss_args a = {.logits = bk_bundle_need(bundle, "logits"),
                       .teacher = bk_bundle_get(bundle, "teacher.logits"),
+                      .teacher_top = bk_job_teacher_top(job, bundle),
                       .labels = bk_i32(bk_bundle_need(bundle, "labels")),
                       .sequence = sequence && job->data.classes == 0 ? bk_i32(sequence) : NULL,
                       .rows = bundle->rows,
@@ -37,6 +40,7 @@ static void add_losses(bk_job *job, const bk_bundle *bundle)
         job->figures[i].entries = 0;
         a.attributes = bk_job_line_due(job, job->state.step + 1) ? &job->figures[i] : NULL;
         a.config = c->loss[i].config;
+        a.layers = bk_transfer_layers(job, i);
         bk_tape_add_term(&job->tape, c->loss[i].name, -1, c->loss[i].kind->apply(&job->tape, &a),
                          c->loss[i].weight);
     }
@@ -70,6 +74,9 @@ static void read_terms(const bk_job *job, const double *sum, bk_step_result *out
         } else if (strcmp(t->term[i].name, "clamped") == 0) {
             out->clamps = true;
             out->clamped += sum[i];
+        } else if (strcmp(t->term[i].name, "teacher_tail") == 0) {
+            out->tail = fmax(out->tail, sum[i]);
+            out->tails = true;
         } else if (strcmp(t->term[i].name, "moe_aux") == 0) {
             out->aux += sum[i];
             auxes++;
@@ -93,9 +100,10 @@ static double agree(bk_job *job, bk_step_result *out)
     bk_saver_part part = bk_saver_part_of(job->saver);
     bool clock = job->world->rank == 0;
     double now = bk_seconds();
-    bk_step_message m = {.status = t->status,
+    const bk_teacher *teacher = job->teacher;
+    bk_step_message m = {.status = t->status == BK_OK && teacher ? teacher->status : t->status,
                          .flag = {[BK_STEP_NONFINITE] = nonfinite + nonfinite_records(job),
-                                  [BK_STEP_TERM] = bk_signals_term(),
+                                  [BK_STEP_TERM] = bk_signals_term() || (teacher && teacher->seen),
                                   [BK_STEP_USR1] = bk_signals_usr1(),
                                   [BK_STEP_TIME] = now >= job->stop_at,
                                   [BK_STEP_SAVE_DONE] = part == BK_PART_DONE,
@@ -150,7 +158,9 @@ static void pass(bk_job *job, bk_bundle *bundle)
     bk_tape_begin(t);
     bk_sampler_batch(job->train_sampler, job->state.step, &t->lanes, t->arena, bundle);
     bk_watchdog_phase(BK_PHASE_FORWARD);
-    bk_job_teach(job, bundle);
+    bk_job_teach(job, (bk_lesson){.batch = job->state.step, .batches = job->config->run.steps},
+                 bundle);
+    bundle->inside = bk_transfer_student(job);
     bk_model_forward(job->model, t, bundle);
     add_losses(job, bundle);
     bk_watchdog_phase(BK_PHASE_BACKWARD);
@@ -235,8 +245,13 @@ static bk_step_result one_step(bk_job *job)
 {
     bk_bundle bundle = {0};
     bk_step_result out = {0};
+    if (job->teacher) {
+        job->teacher->waited = 0.0;
+        job->teacher->status = BK_OK;
+    }
     forward_backward(job, &bundle);
     out.positions = bundle.positions;
+    out.teacher_wait = job->teacher ? job->teacher->waited : 0.0;
     bk_watchdog_phase(BK_PHASE_AGREE);
     out.grad_norm = agree(job, &out);
     if (out.status != BK_OK)

@@ -17,6 +17,7 @@
 #include "jobs/routing.h"
 #include "jobs/saving.h"
 #include "jobs/slurm.h"
+#include "jobs/teacher.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -34,6 +35,7 @@ typedef struct loop {
     double end; /* of the time limit, bk_seconds(); INFINITY without */
     int64_t logged_step, logged_positions;
     double logged_at;
+    double waited;   /* since then, for the teacher's rows */
     int64_t skipped; /* steps in a row */
     bk_saving saving;
     bool is_best; /* the evaluation of this step was the best so far */
@@ -67,6 +69,21 @@ static void write_figures(const loop *l, const bk_config_loss *loss, const bk_at
     }
 }
 
+/* "kl_share": what each term makes of the weighted sum of absolute values.  Of values, not of
+ * gradients: those of the terms are never apart. */
+static void write_shares(const loop *l, const bk_step_result *r)
+{
+    const bk_config *c = l->job->config;
+    double sum = 0.0;
+    for (int i = 0; i < c->losses; i++)
+        sum += c->loss[i].weight * fabs(r->term[i]);
+    for (int i = 0; i < c->losses && c->losses > 1 && sum > 0.0; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "%s_share", c->loss[i].name);
+        bk_metrics_number(l->metrics, name, c->loss[i].weight * fabs(r->term[i]) / sum);
+    }
+}
+
 static void write_terms(const loop *l, const bk_step_result *r)
 {
     const bk_job *job = l->job;
@@ -74,6 +91,9 @@ static void write_terms(const loop *l, const bk_step_result *r)
         bk_metrics_number(l->metrics, job->config->loss[i].name, r->term[i]);
         write_figures(l, &job->config->loss[i], &job->figures[i]);
     }
+    write_shares(l, r);
+    if (r->tails)
+        bk_metrics_number(l->metrics, "teacher_tail", r->tail);
     if (r->clamps)
         bk_metrics_integer(l->metrics, "clamped", (int64_t)r->clamped);
     if (bk_model_moe_layers(job->model) > 0) {
@@ -87,6 +107,15 @@ static void restart_clock(loop *l)
     l->logged_step = l->job->state.step;
     l->logged_positions = l->job->state.tokens_seen;
     l->logged_at = bk_seconds();
+    l->waited = 0.0;
+}
+
+/* Seconds a step that this rank waited for the teacher's rows, or read them, since the last line.
+ */
+static double mean_wait(const loop *l)
+{
+    int64_t steps = l->job->state.step - l->logged_step;
+    return steps > 0 ? l->waited / (double)steps : 0.0;
 }
 
 /* What a line says about the machine. */
@@ -100,13 +129,14 @@ typedef struct machine_figures {
 static void rates(const loop *l, machine_figures *out)
 {
     const bk_job *job = l->job;
+    const bk_teacher *teacher = job->teacher;
     double seconds = bk_seconds() - l->logged_at;
     double samples = (double)(job->state.step - l->logged_step) * (double)job->lanes.batch;
     double flops = 3.0 * bk_model_measure(job->model).flops_per_sample;
-    if (job->teacher)
-        flops += bk_model_measure(job->teacher).flops_per_sample;
+    if (teacher && teacher->placement != BK_CACHED)
+        flops += teacher->flops_per_sample;
     out->tokens_per_second = (double)(job->state.tokens_seen - l->logged_positions) / seconds;
-    out->utilization = flops * samples / seconds / (l->peak * job->world->size);
+    out->utilization = flops * samples / seconds / (l->peak * bk_mpi_size());
 }
 
 static void write_line(loop *l, const bk_step_result *r, const machine_figures *f)
@@ -124,6 +154,8 @@ static void write_line(loop *l, const bk_step_result *r, const machine_figures *
     bk_metrics_integer(l->metrics, "bytes_sent", sent.bytes);
     bk_metrics_integer(l->metrics, "messages_sent", sent.messages);
     bk_metrics_number(l->metrics, "seconds_blocked", sent.blocked);
+    if (l->job->teacher && l->job->teacher->placement != BK_COLOCATED)
+        bk_metrics_number(l->metrics, "teacher_wait", mean_wait(l));
     write_moe(l);
     bk_metrics_end(l->metrics);
 }
@@ -135,9 +167,11 @@ static void report(loop *l, const bk_step_result *r)
     machine_figures f = {0};
     rates(l, &f);
     f.peak_bytes = due ? bk_peak_bytes_of_ranks(job->world->ctl) : bk_peak_bytes();
-    char text[160];
-    snprintf(text, sizeof text, "loss %.4f  lr %.3g  %.0f tokens/s  %.2f GB", r->loss, r->lr,
-             f.tokens_per_second, 1e-9 * (double)f.peak_bytes);
+    char text[160], wait[32] = "";
+    if (job->teacher && job->teacher->placement == BK_SPLIT)
+        snprintf(wait, sizeof wait, "  waits %.3f s", mean_wait(l));
+    snprintf(text, sizeof text, "loss %.4f  lr %.3g  %.0f tokens/s  %.2f GB%s", r->loss, r->lr,
+             f.tokens_per_second, 1e-9 * (double)f.peak_bytes, wait);
     bk_progress_show(&l->progress, job->state.step, due, text);
     if (!due)
         return;
@@ -164,7 +198,7 @@ static bk_stop write_evaluation(loop *l, const bk_evaluation *e)
     if (job->metric >= 0)
         bk_metrics_number(l->metrics, bk_metric_names[job->metric], e->metric[job->metric]);
     bk_metrics_integer(l->metrics, "rows", e->rows);
-    if (job->teacher) {
+    if (bk_teacher_evaluates(job->teacher)) {
         bk_metrics_number(l->metrics, "teacher_agreement", e->teacher_agreement);
         bk_metrics_number(l->metrics, "teacher_kl", e->teacher_kl);
     }
@@ -252,15 +286,27 @@ static bk_status spike(loop *l, const bk_step_result *r)
     return BK_OK;
 }
 
+static void warn_of_tail(const bk_step_result *r)
+{
+    static bool warned;
+    if (r->tail > 0.01)
+        bk_warn_once(&warned,
+                     "the teacher's classes outside top_k hold %.2g %% of its probability "
+                     "(teacher_tail): above 1 %% the losses are off by as much; raise top_k",
+                     100.0 * r->tail);
+}
+
 static bk_status one_step(loop *l, bk_step_result *r)
 {
     double start = bk_seconds();
     *r = bk_job_step(l->job);
     l->longest_step = fmax(l->longest_step, bk_seconds() - start);
+    l->waited += r->teacher_wait;
     BK_TRY(bk_saving_move(&l->saving, r));
     if (r->status == BK_NONFINITE)
         return not_finite(l, r);
     BK_TRY(r->status);
+    warn_of_tail(r);
     l->skipped = 0;
     if (r->spike)
         return spike(l, r);
@@ -289,7 +335,7 @@ static bk_status catch_up(loop *l)
 {
     const bk_job *job = l->job;
     int64_t step = job->state.step;
-    int made = job->world->rank == 0 && bk_metrics_has(l->metrics, step, "rows");
+    int made = job->world->rank == 0 && bk_metrics_has(l->metrics, step, "accuracy");
     bk_broadcast(job->world->ctl, 0, &made, sizeof made);
     if (step == 0 || made || step > job->config->run.steps || !evaluation_due(l))
         return BK_OK;
@@ -317,9 +363,27 @@ static bk_status run_steps(loop *l)
 static bool only_sinkd(const bk_config *c)
 {
     for (int i = 0; i < c->losses; i++)
-        if (strcmp(c->loss[i].kind->name, "sinkd") != 0)
+        if (strcmp(c->loss[i].kind->name, "sinkd") != 0 && c->loss[i].weight > 0.0)
             return false;
     return true;
+}
+
+static void note_teacher(const bk_job *job)
+{
+    const bk_teacher *t = job->teacher;
+    char form[64];
+    if (!t)
+        return;
+    const char *path = job->config->distill.teacher;
+    if (t->placement == BK_CACHED)
+        bk_note("teacher's logits of %lld rows, %s (%s)", (long long)t->file->rows,
+                bk_teacher_form_text(&t->form, form), t->file->path);
+    else if (t->placement == BK_SPLIT)
+        bk_note("teacher of %lld parameters on %lld other ranks, which send %s (%s)",
+                (long long)t->parameters, (long long)job->config->distill.teacher_ranks,
+                bk_teacher_form_text(&t->form, form), path);
+    else
+        bk_note("teacher of %lld parameters (%s)", (long long)t->parameters, path);
 }
 
 static void begin_notes(const bk_job *job)
@@ -337,9 +401,7 @@ static void begin_notes(const bk_job *job)
     if (job->dense)
         bk_note("the experts begin as the dense feed-forward of %s",
                 bk_checkpoint_path(job->dense));
-    if (job->teacher)
-        bk_note("teacher of %lld parameters (%s)",
-                (long long)bk_model_measure(job->teacher).parameters, job->config->distill.teacher);
+    note_teacher(job);
     bk_model_advise(job->model, job->config->run.steps);
     if (only_sinkd(job->config))
         bk_warn("sinkd is the only loss: it cannot know which sample is which (permutation "
@@ -399,7 +461,6 @@ static bk_status train_watched(bk_job *job, const bk_best *best)
     BK_TRY(open_metrics(&l));
     begin_notes(job);
     l.end = find_end(job);
-    bk_machine_warn(job->world, bk_blas_threads());
     l.progress = bk_progress_start(job->state.step, job->config->run.steps);
     restart_clock(&l);
     bk_status status = run_steps(&l);
@@ -426,6 +487,19 @@ static bk_status train(bk_job *job, const bk_best *best)
 
 /* ---- the command ---- */
 
+static bk_status work(const bk_context *context, bk_job *job, const bk_best *best)
+{
+    bk_status status = BK_OK;
+    if (!context->dry_run)
+        bk_machine_warn(job->world, bk_blas_threads()); /* all ranks of the job meet in it */
+    if (job->teaches)
+        bk_teacher_serve(job);
+    else if ((status = bk_best_fits(best, job)) == BK_OK)
+        status = context->dry_run ? bk_dry_run(job) : train(job, best);
+    bk_teacher_split_release(job);
+    return bk_job_meet(job, status);
+}
+
 static bk_status run(bk_context *context)
 {
     bk_config *config;
@@ -435,9 +509,7 @@ static bk_status run(bk_context *context)
     BK_TRY(bk_best_read(config, &best));
     BK_TRY(bk_job_open(context->arena, config, context->dry_run ? BK_DRY_RUN : BK_TRAIN,
                        (bk_given){0}, &job));
-    bk_status status = bk_best_fits(&best, job);
-    if (status == BK_OK)
-        status = context->dry_run ? bk_dry_run(job) : train(job, &best);
+    bk_status status = work(context, job, &best);
     bk_job_close(job);
     return status;
 }

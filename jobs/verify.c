@@ -21,9 +21,11 @@ const bk_command bk_command_verify = {
     .name = "verify",
     .summary = "re-read every byte of a checkpoint or data set against its digests",
     .usage = "verify DIR|FILE",
-    .help = "DIR: a run directory (each of its checkpoints) or a checkpoint; FILE: a data set.\n"
-            "Prints one line a file, what is wrong with it, and \"valid\" or \"damaged\".  Under "
-            "MPI the ranks share the files.\n"
-            "Status: 0 valid, 3 something is wrong.\n",
+    .help =
+        "DIR: a run directory (each of its checkpoints) or a checkpoint; FILE: a data set, or a "
+        "teacher's logits.\n"
+        "Prints one line a file, what is wrong with it, and \"valid\" or \"damaged\".  Under "
+        "MPI the ranks share the files.\n"
+        "Status: 0 valid, 3 something is wrong.\n",
     .run = run,
 };

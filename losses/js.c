@@ -7,7 +7,7 @@ static const bk_option options[] = {
     BK_ROW_T_SQUARED(true),
     BK_OPTION_F64(bk_row_config, beta, 0.5, 0.0, 1.0,
                   "b, neither 0 nor 1: those are kl and reverse_kl"),
-    BK_ROW_REDUCTION,
+    BK_ROW_COMMON,
     BK_OPTION_END,
 };
 
@@ -33,6 +33,7 @@ const bk_loss_kind bk_loss_js = {
     .options = options,
     .config_size = sizeof(bk_row_config),
     .flags = BK_LOSS_TEACHER,
+    .whole = bk_row_whole,
     .check = check,
     .apply = apply,
 };

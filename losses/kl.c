@@ -9,7 +9,7 @@ static const bk_option options[] = {
     BK_OPTION_F64(bk_row_config, skew, 0.0, 0.0, 0.999999,
                   "a: mix of the teacher in the second argument"),
     BK_OPTION_BOOL(bk_row_config, entropy, true, "false: leave out sum q log q (same gradient)"),
-    BK_ROW_REDUCTION,
+    BK_ROW_COMMON,
     BK_OPTION_END,
 };
 
@@ -25,5 +25,6 @@ const bk_loss_kind bk_loss_kl = {
     .options = options,
     .config_size = sizeof(bk_row_config),
     .flags = BK_LOSS_TEACHER,
+    .whole = bk_row_whole,
     .apply = apply,
 };

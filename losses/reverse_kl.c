@@ -7,7 +7,7 @@ static const bk_option options[] = {
     BK_ROW_T_SQUARED(true),
     BK_OPTION_F64(bk_row_config, skew, 0.0, 0.0, 0.999999,
                   "a: mix of the student in the second argument"),
-    BK_ROW_REDUCTION,
+    BK_ROW_COMMON,
     BK_OPTION_END,
 };
 
@@ -23,5 +23,6 @@ const bk_loss_kind bk_loss_reverse_kl = {
     .options = options,
     .config_size = sizeof(bk_row_config),
     .flags = BK_LOSS_TEACHER,
+    .whole = bk_row_whole,
     .apply = apply,
 };

@@ -7,7 +7,7 @@
 
 double bk_row_weight(const bk_loss_args *args, int reduction)
 {
-    return reduction == 1 ? 1.0 : args->rows > 0 ? 1.0 / (double)args->rows : 0.0;
+    return reduction == BK_SUM ? 1.0 : args->rows > 0 ? 1.0 / (double)args->rows : 0.0;
 }
 
 void bk_row_sum_lanes(const bk_tape *t, int64_t rows, const double *value, double *out)
@@ -24,6 +24,8 @@ typedef struct row_attributes {
     bk_loss_args args;
     bk_divergence_options options;
     double weight;
+    const bk_tensor *teacher; /* NULL: top */
+    bk_top top;
 } row_attributes;
 
 static const void *row(const void *data, const bk_tensor *x, int64_t i)
@@ -34,8 +36,8 @@ static const void *row(const void *data, const bk_tensor *x, int64_t i)
 static void shape(bk_tape *t, bk_node *n)
 {
     const row_attributes *a = n->attributes;
-    const bk_tensor *s = n->in[0], *q = a->args.teacher;
-    BK_ASSERT(q && bk_same_shape(s, q) && q->dtype == s->dtype,
+    const bk_tensor *s = n->in[0], *q = a->teacher;
+    BK_ASSERT(!q || (bk_same_shape(s, q) && q->dtype == s->dtype),
               "student and teacher differ in shape");
     n->out[0]->dtype = BK_F64;
     n->out[0]->dims = 1;
@@ -44,8 +46,41 @@ static void shape(bk_tape *t, bk_node *n)
 
 static char *thread_work(bk_tape *t, const bk_tensor *s, size_t *bytes)
 {
-    *bytes = (3 * (size_t)bk_cols(s) * bk_dtype_size(s->dtype) + 127) / 64 * 64;
+    *bytes = (4 * (size_t)bk_cols(s) * bk_dtype_size(s->dtype) + 127) / 64 * 64;
     return bk_arena_alloc(t->scratch, *bytes * (size_t)bk_blas_threads());
+}
+
+static bk_coarse_row coarse_row(const row_attributes *a, int64_t i)
+{
+    int64_t k = a->top.k;
+    size_t real = bk_dtype_size(a->args.logits->dtype);
+    return (bk_coarse_row){.k = k,
+                           .index = a->top.index + i * k,
+                           .log_q = (const char *)a->top.log_q + (size_t)(i * (k + 1)) * real};
+}
+
+static double row_value(const row_attributes *a, const bk_tensor *s, int64_t i, void *work)
+{
+    const bk_row_kernels *k = bk_rows_of(s->dtype);
+    if (a->top.k == 0)
+        return k->divergence(bk_cols(s), row(s->data, s, i), row(a->teacher->data, s, i),
+                             &a->options, work);
+    bk_coarse_row q = coarse_row(a, i);
+    return k->coarse(bk_cols(s), row(s->data, s, i), &q, &a->options, work);
+}
+
+static void row_back(const row_attributes *a, const bk_tensor *s, int64_t i, double seed,
+                     void *work, void *grad)
+{
+    const bk_row_kernels *k = bk_rows_of(s->dtype);
+    void *ds = (void *)(uintptr_t)row(grad, s, i);
+    if (a->top.k == 0) {
+        k->divergence_back(bk_cols(s), row(s->data, s, i), row(a->teacher->data, s, i), &a->options,
+                           a->weight * seed, work, ds);
+        return;
+    }
+    bk_coarse_row q = coarse_row(a, i);
+    k->coarse_back(bk_cols(s), row(s->data, s, i), &q, &a->options, a->weight * seed, work, ds);
 }
 
 static void forward(bk_tape *t, bk_node *n)
@@ -59,12 +94,9 @@ static void forward(bk_tape *t, bk_node *n)
     double *value = BK_NEW(t->scratch, double, rows);
 #pragma omp parallel for schedule(static) num_threads(bk_blas_threads()) if (bk_count(s) > 65536)
     for (int64_t i = 0; i < rows; i++)
-        value[i] =
-            !bk_row_valid(&a->args, i)
-                ? 0.0
-                : a->weight * bk_rows_of(s->dtype)->divergence(
-                                  bk_cols(s), row(s->data, s, i), row(a->args.teacher->data, s, i),
-                                  &a->options, work + bytes * (size_t)omp_get_thread_num());
+        value[i] = bk_row_valid(&a->args, i)
+                       ? a->weight * row_value(a, s, i, work + bytes * (size_t)omp_get_thread_num())
+                       : 0.0;
     bk_row_sum_lanes(t, rows, value, n->out[0]->data);
     bk_arena_release(t->scratch, mark);
 }
@@ -83,10 +115,7 @@ static void backward(bk_tape *t, bk_node *n)
 #pragma omp parallel for schedule(static) num_threads(bk_blas_threads()) if (bk_count(s) > 65536)
         for (int64_t i = bk_lane_row(&t->lanes, bk_rows(s), l); i < last; i++)
             if (bk_row_valid(&a->args, i))
-                bk_rows_of(s->dtype)->divergence_back(
-                    bk_cols(s), row(s->data, s, i), row(a->args.teacher->data, s, i), &a->options,
-                    a->weight * seed[l], work + bytes * (size_t)omp_get_thread_num(),
-                    (void *)(uintptr_t)row(grad, s, i));
+                row_back(a, s, i, seed[l], work + bytes * (size_t)omp_get_thread_num(), grad);
     }
     bk_arena_release(t->scratch, mark);
 }
@@ -102,6 +131,13 @@ static double temperature_now(const bk_loss_args *args, const bk_row_config *c)
     return c->temperature + (c->temperature_end - c->temperature) * (double)args->step / last;
 }
 
+const char *bk_row_whole(const void *config)
+{
+    const bk_row_config *c = config;
+    bool runs = c->temperature_end != 0.0 && c->temperature_end != c->temperature;
+    return runs ? "temperature_end" : NULL;
+}
+
 bk_tensor *bk_row_loss(bk_tape *t, const bk_loss_args *args, bk_divergence kind)
 {
     const bk_row_config *c = args->config;
@@ -114,5 +150,6 @@ bk_tensor *bk_row_loss(bk_tape *t, const bk_loss_args *args, bk_divergence kind)
     a.weight = bk_row_weight(args, c->reduction);
     if (c->t_squared)
         a.weight *= a.options.temperature * a.options.temperature;
+    a.top = bk_top_read(t, args, c->top_k, a.options.temperature, &a.teacher);
     return bk_apply(t, &row_loss, 1, &args->logits, 1, &a, sizeof a)->out[0];
 }

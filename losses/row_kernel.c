@@ -225,6 +225,117 @@ static void divergence_back(int64_t n, const void *s, const void *t, const bk_di
     softmax_back(n, lp, h, weight, o->temperature, ds);
 }
 
+/* ---- divergences of k classes and a rest ---- */
+
+/* a is a worse choice than b. */
+static inline bool worse(const real *x, int32_t a, int32_t b)
+{
+    return x[a] < x[b] || (x[a] == x[b] && a > b);
+}
+
+/* The worst of heap[count] rises to its root. */
+static void sift(const real *x, int64_t count, int32_t *heap, int64_t at)
+{
+    int32_t moved = heap[at];
+    for (int64_t child; (child = 2 * at + 1) < count; at = child) {
+        child += child + 1 < count && worse(x, heap[child + 1], heap[child]);
+        if (!worse(x, heap[child], moved))
+            break;
+        heap[at] = heap[child];
+    }
+    heap[at] = moved;
+}
+
+/* Pieces without a larger one are passed over in vectors. */
+static void select_top(int64_t n, const void *x_, int64_t k, int32_t *heap)
+{
+    enum { PIECE = 256 };
+    const real *x = x_;
+    for (int64_t j = 0; j < k; j++)
+        heap[j] = (int32_t)j;
+    for (int64_t j = k / 2; j-- > 0;)
+        sift(x, k, heap, j);
+    for (int64_t first = k; first < n; first += PIECE) {
+        int64_t last = first + PIECE < n ? first + PIECE : n;
+        if (!(max(last - first, x + first) > x[heap[0]]))
+            continue;
+        for (int64_t v = first; v < last; v++)
+            if (x[v] > x[heap[0]]) {
+                heap[0] = (int32_t)v;
+                sift(x, k, heap, 0);
+            }
+    }
+    for (int64_t j = k - 1; j > 0; j--) { /* the worst last */
+        int32_t last = heap[j];
+        heap[j] = heap[0];
+        heap[0] = last;
+        sift(x, j, heap, 0);
+    }
+}
+
+/* The same as log_softmax in lp, but for the classes index[k], which move to y. */
+static void coarse_logs(int64_t n, const void *x, double temperature, int64_t k,
+                        const int32_t *index, void *lp_, void *y_)
+{
+    real *lp = lp_, *y = y_;
+    log_softmax(n, x, temperature, lp);
+    for (int64_t j = 0; j < k; j++) {
+        y[j] = lp[index[j]];
+        lp[index[j]] = -(real)INFINITY;
+    }
+    real most = max(n, lp);
+    y[k] = most + (real)log(sum_exp(n, lp, most, 1));
+}
+
+static double coarse(int64_t n, const void *s, const bk_coarse_row *q,
+                     const bk_divergence_options *o, void *work)
+{
+    real *lp = work, *c = lp + n, *y = c + q->k + 1;
+    coarse_logs(n, s, o->temperature, q->k, q->index, lp, c);
+    terms(q->k + 1, c, q->log_q, o, y);
+    return sum(q->k + 1, y);
+}
+
+/* Outside S every p_v goes with that of the rest.  inside[k]: dD/ds of the classes of S. */
+static void plain_kl_back(int64_t n, const real *lp, int64_t k, const real *c, const real *lq,
+                          real factor, real *inside, real *ds)
+{
+    real shift = lq[k] - c[k];
+    for (int64_t j = 0; j < k; j++)
+        inside[j] = factor * (bk_exp(c[j]) - bk_exp(lq[j]));
+    for (int64_t v = 0; v < n; v++)
+        ds[v] += factor * (bk_exp(lp[v]) - bk_exp(lp[v] + shift));
+}
+
+static void coarse_softmax_back(int64_t n, const real *lp, int64_t k, real *c, const real *h,
+                                real factor, real *inside, real *ds)
+{
+    for (int64_t j = 0; j <= k; j++)
+        c[j] = bk_exp(c[j]);
+    real inner = (real)dot(k + 1, c, h), rest = factor * (h[k] - inner);
+    for (int64_t j = 0; j < k; j++)
+        inside[j] = factor * c[j] * (h[j] - inner);
+    for (int64_t v = 0; v < n; v++)
+        ds[v] += rest * bk_exp(lp[v]);
+}
+
+/* lp holds -inf, so p = 0, for the classes of S. */
+static void coarse_back(int64_t n, const void *s, const bk_coarse_row *q,
+                        const bk_divergence_options *o, double weight, void *work, void *ds_)
+{
+    real *lp = work, *c = lp + n, *h = c + q->k + 1, *inside = h + q->k + 1, *ds = ds_;
+    real factor = (real)(weight / o->temperature);
+    coarse_logs(n, s, o->temperature, q->k, q->index, lp, c);
+    if (o->kind == BK_KL && o->skew == 0.0) {
+        plain_kl_back(n, lp, q->k, c, q->log_q, factor, inside, ds);
+    } else {
+        slopes(q->k + 1, c, q->log_q, o, h);
+        coarse_softmax_back(n, lp, q->k, c, h, factor, inside, ds);
+    }
+    for (int64_t j = 0; j < q->k; j++)
+        ds[q->index[j]] += inside[j];
+}
+
 /* ---- softmax by parts ---- */
 
 static bk_row_norm normalise(int64_t n, const void *x_, double temperature)
@@ -273,6 +384,10 @@ const bk_row_kernels BK_KERNEL(bk_row_kernels) = {
     .cross_entropy_back = cross_entropy_back,
     .divergence = divergence,
     .divergence_back = divergence_back,
+    .select = select_top,
+    .coarse_logs = coarse_logs,
+    .coarse = coarse,
+    .coarse_back = coarse_back,
     .normalise = normalise,
     .softmax = softmax,
     .softmax_add = softmax_add,

@@ -10,6 +10,7 @@
 #include "core/attributes.h"
 #include "core/vector.h"
 
+#include <math.h>
 #include <string.h>
 
 static const bk_option options[] = {
@@ -18,12 +19,16 @@ static const bk_option options[] = {
     BK_OPTION_I64(bk_sinkd_config, iterations, 20, 1, 10000, "normalisations of rows and columns"),
     BK_OPTION_F64(bk_sinkd_config, tolerance, 0.0, 0.0, 1.0,
                   "> 0: stop when the row sums are this near to 1"),
-    BK_OPTION_CHOICE(bk_sinkd_config, gradient, BK_SINKD_UNROLLED, "unrolled|envelope|implicit",
-                     "unrolled: of the printed loss; envelope: plan held; implicit: solver=newton"),
+    BK_OPTION_CHOICE(
+        bk_sinkd_config, gradient, BK_SINKD_UNROLLED, "unrolled|envelope|implicit",
+        "unrolled: of the printed loss; envelope: plan held; implicit: marginals held"),
     BK_OPTION_CHOICE(bk_sinkd_config, reduction, 0, "mean|sum",
                      "mean: divided by the global row count"),
     BK_OPTION_TEXT(bk_sinkd_config, group, "global",
                    "rows matched together: global, lane, sequence, or a size"),
+    BK_OPTION_BOOL(bk_sinkd_config, debias, false,
+                   "minus half of student against itself and half of teacher against itself"),
+    BK_TOP_K(bk_sinkd_config),
     BK_OPTION_I64(bk_sinkd_config, chunk, 4096, 0, 1 << 30,
                   "vocabulary columns at a time; 0 = all"),
     BK_OPTION_CHOICE(bk_sinkd_config, solver, BK_SINKD_SINKHORN, "sinkhorn|newton",
@@ -45,9 +50,6 @@ static bk_status check_solver(const bk_sinkd_config *c)
     if (newton && c->domain == BK_SINKD_DIRECT)
         return bk_fail(BK_USAGE, "solver=newton of sinkd works with logarithms (domain=direct): "
                                  "remove domain");
-    if (!newton && c->gradient == BK_SINKD_IMPLICIT)
-        return bk_fail(BK_USAGE, "gradient=implicit of sinkd needs a solved plan "
-                                 "(solver=sinkhorn): use solver=newton or gradient=unrolled");
     return BK_OK;
 }
 
@@ -57,6 +59,11 @@ static bk_status check(const void *config, bk_dtype dtype)
     const bk_sinkd_config *c = config;
     int64_t size;
     BK_TRY(check_solver(c));
+    if (c->debias && c->top_k > 0)
+        return bk_fail(BK_USAGE,
+                       "debias=true of sinkd does not go with top_k=%lld: the two biases would not "
+                       "cancel; remove one",
+                       (long long)c->top_k);
     if (c->domain == BK_SINKD_DIRECT && c->epsilon < bk_sinkd_direct_bound(dtype))
         return bk_fail(BK_USAGE,
                        "domain=direct of sinkd needs epsilon >= %g in %s (epsilon=%g): "
@@ -72,6 +79,11 @@ static bk_status check(const void *config, bk_dtype dtype)
                    c->group);
 }
 
+static const char *whole(const void *config)
+{
+    return ((const bk_sinkd_config *)config)->debias ? "debias" : NULL;
+}
+
 static bk_status fits(const void *config, bool sequences)
 {
     const bk_sinkd_config *c = config;
@@ -84,11 +96,10 @@ static bk_status fits(const void *config, bool sequences)
 
 /* ---- what a call returns ---- */
 
-/* value[m]: sum_ij P_ij C_ij over the rows of each own lane, in row order. */
-static void loss_by_lane(bk_tape *t, const bk_sinkd *s, double *value)
+/* value[m] += share sum_ij P_ij C_ij over the rows of each own lane, in row order. */
+static void add_value(bk_tape *t, const bk_sinkd *s, double share, double *value)
 {
     double *x = BK_NEW(t->scratch, double, s->columns);
-    memset(value, 0, (size_t)t->lanes.count * sizeof *value);
     for (int64_t k = 0; k < s->blocks; k++) {
         const bk_sinkhorn_block *b = &s->block[k];
         for (int64_t i = 0; i < b->rows; i++) {
@@ -96,7 +107,7 @@ static void loss_by_lane(bk_tape *t, const bk_sinkd *s, double *value)
             bk_sinkd_plan_row(s, b, i, x);
             for (int64_t j = 0; j < b->columns; j++)
                 sum += x[j] * bk_sinkd_cost(s, b->s[i * b->columns + j]);
-            value[bk_sinkhorn_lane(&s->problem, b->first + i)] += s->weight * sum;
+            value[bk_sinkhorn_lane(&s->problem, b->first + i)] += share * s->weight * sum;
         }
     }
 }
@@ -130,15 +141,17 @@ static double entropic_value(bk_tape *t, const bk_sinkd *s)
     return s->config->epsilon * value;
 }
 
-/* Newton steps of the problem that took most. */
+/* Collective.  Newton steps of the problem that took most. */
 static int64_t most_steps(const bk_sinkd *s)
 {
-    int64_t most = 0;
+    double most = 0.0;
     for (int64_t p = 0; p < bk_sinkd_problems(s); p++)
-        most = s->solution[p].newton_steps > most ? s->solution[p].newton_steps : most;
-    return most;
+        most = fmax(most, (double)s->solution[p].newton_steps);
+    bk_reduce_max(bk_comm_reducer(s->args.comm), 1, &most);
+    return (int64_t)most;
 }
 
+/* Collective. */
 static void report(bk_tape *t, const bk_sinkd *s)
 {
     bk_attributes *a = s->args.attributes;
@@ -168,42 +181,103 @@ static void write_plan(bk_tape *t, const bk_sinkd *s)
 
 /* ---- the tape node ---- */
 
+/* What the node is made from. */
+typedef struct attributes {
+    bk_loss_args args;
+    const bk_tensor *teacher; /* NULL: top */
+    bk_top top;
+} attributes;
+
+/* W(p,q), and with `debias` W(p,p) and W(q,q). */
+enum { MATCHINGS = 3 };
+static const double share_of[MATCHINGS] = {1.0, -0.5, -0.5};
+
+typedef struct matchings {
+    int count;
+    bk_sinkd match[MATCHINGS];
+} matchings;
+
 static void shape(bk_tape *t, bk_node *n)
 {
-    const bk_loss_args *a = n->attributes;
-    BK_ASSERT(a->teacher && bk_same_shape(n->in[0], a->teacher) &&
-                  a->teacher->dtype == n->in[0]->dtype,
+    const attributes *a = n->attributes;
+    BK_ASSERT(!a->teacher ||
+                  (bk_same_shape(n->in[0], a->teacher) && a->teacher->dtype == n->in[0]->dtype),
               "student and teacher differ in shape");
     n->out[0]->dtype = BK_F64;
     n->out[0]->dims = 1;
     n->out[0]->shape[0] = t->lanes.count;
 }
 
+/* Collective.  Rows, sides and costs of all matchings. */
+static void make_costs(bk_tape *t, const attributes *a, matchings *m)
+{
+    bk_sinkd *s = &m->match[0];
+    *s = (bk_sinkd){.args = a->args, .config = a->args.config};
+    m->count = s->config->debias ? MATCHINGS : 1;
+    bk_sinkd_match_rows(t, s);
+    s->weight = s->config->reduction == BK_SUM ? 1.0 : s->total > 0 ? 1.0 / (double)s->total : 0.0;
+    s->left = bk_sinkd_side_new(t, s, a->args.logits);
+    if (!a->teacher) {
+        bk_sinkd_top_cost(t, s, &a->top);
+        return;
+    }
+    s->right = bk_sinkd_side_new(t, s, a->teacher);
+    bk_sinkd_side_hold(t, s, s->right);
+    if (s->config->debias) {
+        m->match[1] = m->match[2] = *s;
+        bk_sinkd_side_hold(t, s, s->left);
+        m->match[1].right = s->left;
+        m->match[2].left = s->right;
+    }
+    for (int i = 0; i < m->count; i++)
+        bk_sinkd_make_cost(t, &m->match[i]);
+}
+
 static void forward(bk_tape *t, bk_node *n)
 {
-    const bk_loss_args *a = n->attributes;
-    bk_sinkd *s = n->saved = BK_ZNEW(t->arena, bk_sinkd, 1);
+    matchings *m = n->saved = BK_ZNEW(t->arena, matchings, 1);
+    double *value = n->out[0]->data;
     bk_arena_mark mark = bk_arena_get_mark(t->scratch);
-    s->args = *a;
-    s->config = a->config;
-    bk_sinkd_match_rows(t, s);
-    s->weight = s->config->reduction == 1 ? 1.0 : s->total > 0 ? 1.0 / (double)s->total : 0.0;
-    bk_sinkd_make_cost(t, s);
-    bk_sinkd_make_plan(t, s);
-    loss_by_lane(t, s, n->out[0]->data);
-    report(t, s);
-    write_plan(t, s);
+    make_costs(t, n->attributes, m);
+    memset(value, 0, (size_t)t->lanes.count * sizeof *value);
+    for (int i = 0; i < m->count; i++) {
+        bk_sinkd_make_plan(t, &m->match[i]);
+        add_value(t, &m->match[i], share_of[i], value);
+    }
+    report(t, &m->match[0]);
+    write_plan(t, &m->match[0]);
     bk_arena_release(t->scratch, mark);
+}
+
+/* Both arguments of -W(p,p)/2 move: h_i -= 1/2 sum_j (G_ij + G_ji) sign(p_iv - p_jv). */
+static void own_back(bk_tape *t, const bk_sinkd *s, const double *seed)
+{
+    double *const *adjoint = bk_sinkd_plan_back(t, s);
+    double **turned = BK_NEW(t->scratch, double *, s->blocks + 1);
+    for (int64_t k = 0; k < s->blocks; k++)
+        turned[k] = BK_NEW(t->scratch, double, s->block[k].rows * s->block[k].columns);
+    bk_sinkd_transpose(t, s, adjoint, turned);
+    for (int64_t k = 0; k < s->blocks; k++)
+        for (int64_t i = 0; i < s->block[k].rows * s->block[k].columns; i++)
+            turned[k][i] = share_of[1] * (adjoint[k][i] + turned[k][i]);
+    bk_sinkd_cost_back(t, s, turned, seed);
 }
 
 /* Every lane has the same seed: rows of other lanes see this lane's loss through the plan. */
 static void backward(bk_tape *t, bk_node *n)
 {
-    const bk_sinkd *s = n->saved;
+    const matchings *m = n->saved;
+    const bk_sinkd *s = &m->match[0];
     if (s->total == 0)
         return;
     bk_arena_mark mark = bk_arena_get_mark(t->scratch);
-    bk_sinkd_cost_back(t, s, bk_sinkd_plan_back(t, s), n->out[0]->grad);
+    double *const *adjoint = bk_sinkd_plan_back(t, s);
+    if (s->k > 0)
+        bk_sinkd_top_cost_back(t, s, adjoint, n->out[0]->grad);
+    else
+        bk_sinkd_cost_back(t, s, adjoint, n->out[0]->grad);
+    if (m->count > 1)
+        own_back(t, &m->match[1], n->out[0]->grad);
     bk_arena_release(t->scratch, mark);
 }
 
@@ -212,7 +286,11 @@ static const bk_op sinkd = {
 
 static bk_tensor *apply(bk_tape *t, const bk_loss_args *args)
 {
-    return bk_apply(t, &sinkd, 1, &args->logits, 1, args, sizeof *args)->out[0];
+    const bk_sinkd_config *c = args->config;
+    attributes a = {.args = *args};
+    a.top = bk_top_read(t, args, c->top_k, c->temperature, &a.teacher);
+    BK_ASSERT(a.teacher || !c->debias, "debias needs whole rows of the teacher");
+    return bk_apply(t, &sinkd, 1, &args->logits, 1, &a, sizeof a)->out[0];
 }
 
 const bk_loss_kind bk_loss_sinkd = {
@@ -224,5 +302,6 @@ const bk_loss_kind bk_loss_sinkd = {
     .flags = BK_LOSS_TEACHER | BK_LOSS_COLLECTIVE | BK_LOSS_GROUPS,
     .check = check,
     .fits = fits,
+    .whole = whole,
     .apply = apply,
 };

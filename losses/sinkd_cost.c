@@ -22,53 +22,50 @@ static int64_t padded(int64_t classes)
 
 /* ---- logits ---- */
 
-static const char *student_row(const bk_sinkd *s, int64_t i)
+/* Own row i of a side. */
+static const char *row_of(const bk_sinkd *s, const bk_sinkd_side *side, int64_t i)
 {
-    const bk_tensor *x = s->args.logits;
-    return (const char *)x->data + (size_t)(s->place[i] * bk_cols(x)) * element(s);
+    return side->logits + (size_t)(s->place[i] * bk_cols(s->args.logits)) * element(s);
 }
 
-static const char *teacher_row(const bk_sinkd *s, int64_t j)
+bk_sinkd_side *bk_sinkd_side_new(bk_tape *t, const bk_sinkd *s, const bk_tensor *logits)
 {
-    int64_t row = s->teacher_place ? s->teacher_place[j] : j;
-    return s->teacher + (size_t)(row * bk_cols(s->args.logits)) * element(s);
+    int64_t classes = bk_cols(logits);
+    const bk_row_kernels *k = bk_rows_of(logits->dtype);
+    bk_sinkd_side *side = BK_NEW(t->arena, bk_sinkd_side, 1);
+    *side = (bk_sinkd_side){.logits = logits->data, .own = BK_NEW(t->arena, bk_row_norm, s->rows)};
+#pragma omp parallel for schedule(dynamic, 4) \
+    num_threads(bk_blas_threads()) if (s->rows * classes > SMALL)
+    for (int64_t i = 0; i < s->rows; i++)
+        side->own[i] = k->normalise(classes, row_of(s, side, i), s->config->temperature);
+    return side;
 }
 
-/* Collective when groups straddle ranks: the valid teacher rows of all of them, packed. */
-static void find_teacher(bk_tape *t, bk_sinkd *s)
+size_t bk_sinkd_kept = 256 << 20;
+
+/* Columns of the rank that holds most. */
+static int64_t most_columns(const bk_sinkd *s)
 {
-    s->teacher = s->args.teacher->data;
-    s->teacher_place = s->place;
+    int64_t most = 0;
+    for (int r = 0; r < bk_comm_size(s->args.comm); r++) {
+        int64_t first, last;
+        bk_sinkd_span(s, r, &first, &last);
+        most = last - first > most ? last - first : most;
+    }
+    return most;
+}
+
+/* All ranks keep the logits, or none: the others would wait for them. */
+void bk_sinkd_side_hold(bk_tape *t, const bk_sinkd *s, bk_sinkd_side *side)
+{
+    size_t row = (size_t)bk_cols(s->args.logits) * element(s);
+    side->held = side->own;
     if (!s->shared)
         return;
-    size_t row = (size_t)bk_cols(s->args.teacher) * element(s);
-    char *own = bk_arena_alloc(t->scratch, (size_t)s->rows * row);
-    for (int64_t i = 0; i < s->rows; i++)
-        memcpy(own + (size_t)i * row, teacher_row(s, i), row);
-    int size = bk_comm_size(s->args.comm);
-    int64_t *bytes = BK_NEW(t->scratch, int64_t, size);
-    for (int r = 0; r < size; r++)
-        bytes[r] = s->count[r] * (int64_t)row;
-    char *all = bk_arena_alloc(t->arena, (size_t)s->total * row);
-    bk_allgather_bytes(s->args.comm, own, s->rows * (int64_t)row, bytes, all);
-    s->teacher = all;
-    s->teacher_place = NULL;
-}
-
-static void normalise(bk_tape *t, bk_sinkd *s)
-{
-    int64_t classes = bk_cols(s->args.logits);
-    const bk_row_kernels *k = bk_rows_of(s->args.logits->dtype);
-    s->p_norm = BK_NEW(t->arena, bk_row_norm, s->rows);
-    s->q_norm = BK_NEW(t->arena, bk_row_norm, s->columns);
-#pragma omp parallel for schedule(dynamic, 4) \
-    num_threads(bk_blas_threads()) if ((s->rows + s->columns) * classes > SMALL)
-    for (int64_t i = 0; i < s->rows + s->columns; i++)
-        if (i < s->rows)
-            s->p_norm[i] = k->normalise(classes, student_row(s, i), s->config->temperature);
-        else
-            s->q_norm[i - s->rows] =
-                k->normalise(classes, teacher_row(s, i - s->rows), s->config->temperature);
+    side->held = BK_NEW(t->arena, bk_row_norm, s->columns);
+    bk_sinkd_exchange(t, s, sizeof *side->own, side->own, side->held);
+    bool few = (size_t)most_columns(s) * row <= bk_sinkd_kept;
+    side->kept = few ? bk_arena_alloc(t->arena, (size_t)s->columns * row) : NULL;
 }
 
 /* ---- chunks ---- */
@@ -77,6 +74,7 @@ static void normalise(bk_tape *t, bk_sinkd *s)
  * ld elements apart, so that they do not all fall on the same lines of the cache. */
 typedef struct chunk {
     int64_t first, classes, width, ld;
+    char *own, *held;      /* shared: logits of these classes, [rows,classes], [columns,classes] */
     char *p, *q;           /* [rows,ld], [columns,ld] */
     double *p_sum, *q_sum; /* sums of their rows */
 } chunk;
@@ -90,38 +88,73 @@ static chunk chunk_new(bk_tape *t, const bk_sinkd *s)
     c.q = bk_arena_alloc(t->scratch, (size_t)(s->columns * c.ld) * element(s));
     c.p_sum = BK_NEW(t->scratch, double, s->rows);
     c.q_sum = BK_NEW(t->scratch, double, s->columns);
+    if (s->shared)
+        c.own = bk_arena_alloc(t->scratch, (size_t)(s->rows * c.width) * element(s));
+    if (s->shared && !s->right->kept)
+        c.held = bk_arena_alloc(t->scratch, (size_t)(s->columns * c.width) * element(s));
     return c;
 }
 
+/* Collective if s->shared.  The logits of the right side's rows in the chunk. */
+static void chunk_hold(bk_tape *t, const bk_sinkd *s, chunk *c)
+{
+    bk_sinkd_side *right = s->right;
+    size_t bytes = (size_t)c->classes * element(s);
+    if (right->kept)
+        c->held = right->kept + (size_t)(c->first * s->columns) * element(s);
+    if (!s->shared || c->first < right->known)
+        return;
+    bk_arena_mark mark = bk_arena_get_mark(t->scratch);
+    for (int64_t i = 0; i < s->rows; i++)
+        memcpy(c->own + (size_t)i * bytes, row_of(s, right, i) + (size_t)c->first * element(s),
+               bytes);
+    bk_sinkd_exchange(t, s, bytes, c->own, c->held);
+    right->known = right->kept ? c->first + c->classes : 0;
+    bk_arena_release(t->scratch, mark);
+}
+
+/* x: the classes of the chunk out of one row. */
 static double fill_row(const bk_sinkd *s, const chunk *c, const char *x, bk_row_norm norm,
                        char *probabilities)
 {
     size_t used = (size_t)c->classes * element(s);
     memset(probabilities + used, 0, (size_t)c->width * element(s) - used);
     return bk_rows_of(s->args.logits->dtype)
-        ->softmax(c->classes, x + (size_t)c->first * element(s), s->config->temperature, norm,
-                  probabilities);
+        ->softmax(c->classes, x, s->config->temperature, norm, probabilities);
 }
 
-/* Moves to the chunk that begins at class `first`; false behind the last one. */
-static bool chunk_fill(const bk_sinkd *s, chunk *c, int64_t first)
+static void fill_left(const bk_sinkd *s, chunk *c, int64_t i)
+{
+    c->p_sum[i] = fill_row(s, c, row_of(s, s->left, i) + (size_t)c->first * element(s),
+                           s->left->own[i], c->p + (size_t)(i * c->ld) * element(s));
+}
+
+static void fill_right(const bk_sinkd *s, chunk *c, int64_t j)
+{
+    const char *x =
+        s->shared ? c->held + (size_t)(j * c->classes) * element(s)
+                  : row_of(s, s->right, j + s->column - s->first) + (size_t)c->first * element(s);
+    c->q_sum[j] = fill_row(s, c, x, s->right->held[j], c->q + (size_t)(j * c->ld) * element(s));
+}
+
+/* Moves to the chunk that begins at class `first`; false behind the last one.  Collective if
+ * s->shared. */
+static bool chunk_fill(bk_tape *t, const bk_sinkd *s, chunk *c, int64_t first)
 {
     int64_t left = bk_cols(s->args.logits) - first;
-    size_t row = (size_t)c->ld * element(s);
     if (left <= 0)
         return false;
     c->first = first;
     c->classes = left < c->width ? left : c->width;
     c->width = padded(c->classes);
+    chunk_hold(t, s, c);
 #pragma omp parallel for schedule(dynamic, 4) \
     num_threads(bk_blas_threads()) if ((s->rows + s->columns) * c->width > SMALL)
-    for (int64_t i = 0; i < s->rows + s->columns; i++) {
-        int64_t j = i - s->rows;
-        if (j < 0)
-            c->p_sum[i] = fill_row(s, c, student_row(s, i), s->p_norm[i], c->p + (size_t)i * row);
+    for (int64_t i = 0; i < s->rows + s->columns; i++)
+        if (i < s->rows)
+            fill_left(s, c, i);
         else
-            c->q_sum[j] = fill_row(s, c, teacher_row(s, j), s->q_norm[j], c->q + (size_t)j * row);
-    }
+            fill_right(s, c, i - s->rows);
     bk_poll();
     return true;
 }
@@ -163,9 +196,7 @@ static bk_sinkd_tile tile_of(const bk_sinkd *s, const chunk *c, const band *b)
 
 /* ---- cost ---- */
 
-/* The own part of every group becomes a block of the transport problem.  Returns the arrays s of
- * the blocks, zero so far. */
-static double *const *make_blocks(bk_tape *t, bk_sinkd *s)
+double *const *bk_sinkd_make_blocks(bk_tape *t, bk_sinkd *s)
 {
     double **cost = BK_NEW(t->scratch, double *, s->groups + 1);
     s->block = BK_NEW(t->arena, bk_sinkhorn_block, s->groups + 1);
@@ -181,6 +212,14 @@ static double *const *make_blocks(bk_tape *t, bk_sinkd *s)
         b->rows = hi - lo;
         b->s = cost[s->blocks++] = BK_ZNEW(t->arena, double, b->rows * b->columns);
     }
+    s->problem = (bk_sinkhorn){.block = s->block,
+                               .blocks = s->blocks,
+                               .rows = s->rows,
+                               .columns = s->columns,
+                               .lane_row = s->lane_row,
+                               .lanes = &t->lanes,
+                               .reducer = s->reducer,
+                               .scratch = t->scratch};
     return cost;
 }
 
@@ -194,8 +233,7 @@ static void add_distances(const bk_sinkd *s, const chunk *c, const band *b, doub
                     cost + b->row * k->columns);
 }
 
-/* S = -C/epsilon; what rounding left below 0 is 0, and NaN stays. */
-static void scale_cost(const bk_sinkd *s, double *const *cost)
+void bk_sinkd_scale_cost(const bk_sinkd *s, double *const *cost)
 {
     for (int64_t k = 0; k < s->blocks; k++)
         for (int64_t i = 0; i < s->block[k].rows * s->block[k].columns; i++)
@@ -204,27 +242,17 @@ static void scale_cost(const bk_sinkd *s, double *const *cost)
 
 void bk_sinkd_make_cost(bk_tape *t, bk_sinkd *s)
 {
+    double *const *cost = bk_sinkd_make_blocks(t, s);
     bk_arena_mark mark = bk_arena_get_mark(t->scratch);
-    find_teacher(t, s);
-    normalise(t, s);
-    double *const *cost = make_blocks(t, s);
     chunk c = chunk_new(t, s);
     bands b = cut_bands(t, s);
-    for (int64_t v = 0; chunk_fill(s, &c, v); v += c.classes) {
+    for (int64_t v = 0; chunk_fill(t, s, &c, v); v += c.classes) {
 #pragma omp parallel for schedule(dynamic, 1) \
     num_threads(bk_blas_threads()) if (s->rows * s->columns * c.width > SMALL)
         for (int64_t i = 0; i < b.count; i++)
             add_distances(s, &c, &b.band[i], cost[b.band[i].block]);
     }
-    scale_cost(s, cost);
-    s->problem = (bk_sinkhorn){.block = s->block,
-                               .blocks = s->blocks,
-                               .rows = s->rows,
-                               .columns = s->columns,
-                               .lane_row = s->lane_row,
-                               .lanes = &t->lanes,
-                               .reducer = s->shared ? bk_comm_reducer(s->args.comm) : NULL,
-                               .scratch = t->scratch};
+    bk_sinkd_scale_cost(s, cost);
     bk_arena_release(t->scratch, mark);
 }
 
@@ -265,7 +293,7 @@ static void subtract_inner(const bk_sinkd *s, const back *w)
 #pragma omp parallel for schedule(dynamic, 4) \
     num_threads(bk_blas_threads()) if (s->rows * classes > SMALL)
     for (int64_t i = 0; i < s->rows; i++)
-        k->softmax_add(classes, student_row(s, i), s->config->temperature, s->p_norm[i],
+        k->softmax_add(classes, row_of(s, s->left, i), s->config->temperature, s->left->own[i],
                        -w->factor[i] * w->inner[i], grad_row(s, w, i));
 }
 
@@ -280,7 +308,7 @@ void bk_sinkd_cost_back(bk_tape *t, const bk_sinkd *s, double *const *adjoint, c
               .grad = bk_grad(t, s->args.logits)};
     for (int64_t i = 0; i < s->rows; i++)
         w.factor[i] = s->weight * seed[bk_sinkhorn_lane(&s->problem, i)] / s->config->temperature;
-    for (int64_t v = 0; chunk_fill(s, &c, v); v += c.classes) {
+    for (int64_t v = 0; chunk_fill(t, s, &c, v); v += c.classes) {
 #pragma omp parallel for schedule(dynamic, 1) \
     num_threads(bk_blas_threads()) if (s->rows * s->columns * c.width > SMALL)
         for (int64_t i = 0; i < b.count; i++)

@@ -19,10 +19,11 @@ void bk_sinkd_make_kernel(bk_tape *t, bk_sinkd *s)
     }
 }
 
-/* ---- K times a vector ---- */
+/* ---- a matrix times a vector ---- */
 
 typedef struct product {
     const bk_sinkd *s;
+    double *const *matrix;
     const double *x;
     double *y;
 } product;
@@ -39,15 +40,14 @@ static void multiply_rows(void *context, int64_t first, int64_t last)
         const bk_sinkhorn_block *b = &c->s->block[k];
         int64_t end = between(last - b->first, 0, b->rows);
         for (int64_t i = between(first - b->first, 0, b->rows); i < end; i++)
-            c->y[b->first + i] = bk_vector(BK_F64)->dot(
-                b->columns, c->s->kernel[k] + i * b->columns, c->x + b->column);
+            c->y[b->first + i] =
+                bk_vector(BK_F64)->dot(b->columns, c->matrix[k] + i * b->columns, c->x + b->column);
     }
 }
 
-/* y[rows] = K x for x[columns]. */
-static void multiply(const bk_sinkd *s, const double *x, double *y)
+void bk_sinkd_multiply(const bk_sinkd *s, double *const *matrix, const double *x, double *y)
 {
-    bk_parallel(s->rows, 1, s->columns, multiply_rows, &(product){s, x, y});
+    bk_parallel(s->rows, 1, s->columns, multiply_rows, &(product){s, matrix, x, y});
 }
 
 /* Columns are shared out, so that each is summed over the rows in their order. */
@@ -61,16 +61,17 @@ static void multiply_columns(void *context, int64_t first, int64_t last)
                 n = between(last - b->column, 0, b->columns) - j;
         for (int64_t i = 0; n > 0 && i < b->rows; i++)
             bk_vector(BK_F64)->axpy(
-                n, c->x[b->first + i], s->kernel[k] + i * b->columns + j,
+                n, c->x[b->first + i], c->matrix[k] + i * b->columns + j,
                 c->y + bk_sinkhorn_lane(&s->problem, b->first + i) * s->columns + b->column + j);
     }
 }
 
-/* Collective.  y[columns] = K^T x for x[rows], by the lane tree; local: [m,columns] of scratch. */
-static void multiply_transposed(const bk_sinkd *s, const double *x, double *local, double *y)
+void bk_sinkd_multiply_transposed(const bk_sinkd *s, double *const *matrix, const double *x,
+                                  double *local, double *y)
 {
     memset(local, 0, (size_t)(s->problem.lanes->count * s->columns) * sizeof *local);
-    bk_parallel(s->columns, BK_PARALLEL_VECTOR, s->rows, multiply_columns, &(product){s, x, local});
+    bk_parallel(s->columns, BK_PARALLEL_VECTOR, s->rows, multiply_columns,
+                &(product){s, matrix, x, local});
     bk_sinkhorn_sum(&s->problem, s->columns, local, y);
 }
 
@@ -84,9 +85,9 @@ void bk_sinkd_direct_step(bk_tape *t, const bk_sinkd *s, int64_t n)
 {
     bk_arena_mark mark = bk_arena_get_mark(t->scratch);
     double *local = BK_NEW(t->scratch, double, t->lanes.count * s->columns);
-    multiply(s, s->g[n - 1], s->f[n]);
+    bk_sinkd_multiply(s, s->kernel, s->g[n - 1], s->f[n]);
     invert(s->rows, s->f[n]);
-    multiply_transposed(s, s->f[n], local, s->g[n]);
+    bk_sinkd_multiply_transposed(s, s->kernel, s->f[n], local, s->g[n]);
     invert(s->columns, s->g[n]);
     bk_arena_release(t->scratch, mark);
 }
@@ -163,7 +164,7 @@ void bk_sinkd_direct_unroll(bk_tape *t, const bk_sinkd *s, double *rows, double 
     for (int64_t n = s->iterations; n >= 1; n--) {
         scale_by(s->columns, s->g[n], columns);
         add_term(s, &w, s->f[n], columns);
-        multiply(s, columns, next);
+        bk_sinkd_multiply(s, s->kernel, columns, next);
         for (int64_t i = 0; i < s->rows; i++) /* f[n-1] acts through g[n-1] alone */
             rows[i] = s->f[n][i] * ((n == s->iterations ? rows[i] : 0.0) - s->f[n][i] * next[i]);
         add_term(s, &w, rows, s->g[n - 1]);
@@ -171,7 +172,7 @@ void bk_sinkd_direct_unroll(bk_tape *t, const bk_sinkd *s, double *rows, double 
             multiply_out(t, s, &w, adjoint);
         if (n == 1) /* g[0] is constant */
             return;
-        multiply_transposed(s, rows, local, columns);
+        bk_sinkd_multiply_transposed(s, s->kernel, rows, local, columns);
         scale_by(s->columns, s->g[n - 1], columns);
         bk_vector(BK_F64)->scale(s->columns, -1.0, columns);
     }

@@ -43,18 +43,48 @@ double bk_sinkd_row_violation(bk_tape *t, const bk_sinkd *s)
     return worst;
 }
 
-/* g <- before - log(column sums), or with a maximum where a sum underflows.  All ranks hold the
- * same sums, so they decide alike. */
-static void column_step(const bk_sinkd *s, const double *f, const double *before, double *g)
+/* True for a column that other ranks add to. */
+static bool is_sent(const bk_sinkd *s, int64_t j)
+{
+    return s->shared && s->message->place[j] >= 0;
+}
+
+/* Columns of this rank alone whose sum underflowed. */
+static bool own_sunk(const bk_sinkd *s, const double *sum)
 {
     for (int64_t j = 0; j < s->columns; j++)
-        if (g[j] < 1e-280) {
-            bk_sinkhorn_shifted_columns(&s->problem, f, g);
-            return;
-        }
+        if (!is_sent(s, j) && sum[j] < BK_SINKD_LEAST)
+            return true;
+    return false;
+}
+
+/* The columns of this rank alone, again, with a maximum. */
+static void shift_own(const bk_sinkd *s, const double *f, double *g)
+{
+    bk_arena_mark mark = bk_arena_get_mark(s->problem.scratch);
+    double *shifted = BK_NEW(s->problem.scratch, double, s->columns);
+    bk_sinkhorn alone = s->problem;
+    alone.reducer = NULL;
+    bk_sinkhorn_shifted_columns(&alone, f, shifted);
+    for (int64_t j = 0; j < s->columns; j++)
+        g[j] = is_sent(s, j) ? g[j] : shifted[j];
+    bk_arena_release(s->problem.scratch, mark);
+}
+
+/* g holds column sums: g <- before - log(sums), or with a maximum where a sum underflows.  All
+ * ranks hold the same sums of what they share, so they decide alike. */
+static void column_step(const bk_sinkd *s, const double *f, const double *before, double *g)
+{
+    bool own = own_sunk(s, g);
+    if (s->shared && s->message->sunk) {
+        bk_sinkhorn_shifted_columns(&s->problem, f, g);
+        return;
+    }
     bk_log_f64(s->columns, g, g);
     for (int64_t j = 0; j < s->columns; j++)
         g[j] = before[j] - g[j];
+    if (own)
+        shift_own(s, f, g);
 }
 
 static void log_step(const bk_sinkd *s, int64_t n)
@@ -184,11 +214,13 @@ static void unroll(bk_tape *t, const bk_sinkd *s, double *const *adjoint)
     }
 }
 
-/* One block of P (envelope), of P (1 - C/epsilon) (unrolled), or of zeros (implicit). */
+/* One block of P (envelope, implicit by sweeps), of P (1 - C/epsilon) (unrolled), or of zeros
+ * (implicit by Newton). */
 static double *start_adjoint(bk_tape *t, const bk_sinkd *s, const bk_sinkhorn_block *b)
 {
     double *adjoint = BK_ZNEW(t->scratch, double, b->rows * b->columns);
-    for (int64_t i = 0; s->config->gradient != BK_SINKD_IMPLICIT && i < b->rows; i++)
+    bool zeros = s->config->gradient == BK_SINKD_IMPLICIT && s->solution;
+    for (int64_t i = 0; !zeros && i < b->rows; i++)
         bk_sinkd_plan_row(s, b, i, adjoint + i * b->columns);
     for (int64_t i = 0; s->config->gradient == BK_SINKD_UNROLLED && i < b->rows * b->columns; i++)
         adjoint[i] *= 1.0 + b->s[i];
@@ -202,7 +234,9 @@ double *const *bk_sinkd_plan_back(bk_tape *t, const bk_sinkd *s)
         adjoint[k] = start_adjoint(t, s, &s->block[k]);
     if (s->config->gradient == BK_SINKD_UNROLLED)
         unroll(t, s, adjoint);
-    else if (s->config->gradient == BK_SINKD_IMPLICIT)
+    else if (s->config->gradient == BK_SINKD_IMPLICIT && s->solution)
         bk_sinkd_newton_back(t, s, adjoint);
+    else if (s->config->gradient == BK_SINKD_IMPLICIT)
+        bk_sinkd_implicit(t, s, adjoint);
     return adjoint;
 }

@@ -93,14 +93,33 @@ static bool groups_straddle(const bk_sinkd *s)
     return false;
 }
 
+void bk_sinkd_span(const bk_sinkd *s, int r, int64_t *first, int64_t *last)
+{
+    int64_t from = 0, g = 0;
+    for (int i = 0; i < r; i++)
+        from += s->count[i];
+    *first = *last = from;
+    if (s->count[r] == 0)
+        return;
+    while (s->start[g + 1] <= from)
+        g++;
+    *first = s->start[g];
+    while (s->start[g + 1] < from + s->count[r])
+        g++;
+    *last = s->start[g + 1];
+}
+
 void bk_sinkd_match_rows(bk_tape *t, bk_sinkd *s)
 {
     bk_arena_mark mark = bk_arena_get_mark(t->scratch);
+    int64_t last;
     number_rows(t, s);
     count_rows(t, s);
     cut_groups(t, s);
+    bk_sinkd_span(s, bk_comm_rank(s->args.comm), &s->column, &last);
+    s->columns = last - s->column;
     s->shared = groups_straddle(s);
-    s->column = s->shared ? 0 : s->first;
-    s->columns = s->shared ? s->total : s->rows;
+    if (s->shared)
+        bk_sinkd_plan_message(t, s);
     bk_arena_release(t->scratch, mark);
 }

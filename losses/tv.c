@@ -5,7 +5,7 @@
 static const bk_option options[] = {
     BK_ROW_TEMPERATURE,
     BK_ROW_T_SQUARED(false),
-    BK_ROW_REDUCTION,
+    BK_ROW_COMMON,
     BK_OPTION_END,
 };
 
@@ -21,5 +21,6 @@ const bk_loss_kind bk_loss_tv = {
     .options = options,
     .config_size = sizeof(bk_row_config),
     .flags = BK_LOSS_TEACHER,
+    .whole = bk_row_whole,
     .apply = apply,
 };

@@ -111,8 +111,7 @@ static bk_tensor *attention(bk_model *model, bk_tape *t, int layer, bk_tensor *x
     for (int i = 0; i < part->owns; i++)
         a.parameter[i] =
             part->own[i] ? bk_tape_parameter(t, part->own[i]) : fixed_leaf(t, part->fixed[i]);
-    if (model->matrix && config->kind->flags & BK_ATTENTION_MATRIX)
-        a.matrix = &model->matrix[layer];
+    a.matrix = bk_inside_matrix(model, layer);
     bk_tensor *y = config->kind->apply(t, &a);
     return bk_part_linear(t, &part->o, joined ? y : bk_merge_heads(t, y));
 }

@@ -27,8 +27,12 @@ static void forward(bk_model *model, bk_tape *t, bk_bundle *bundle)
 {
     bk_tensor *x = bk_embed_forward(model, t, bundle);
     bk_tensor *mask = bk_bundle_get(bundle, "mask");
-    for (int i = 0; i < model->config.layers; i++)
+    bk_inside_positions(model, mask, bundle->positions);
+    bk_inside_hidden(model, 0, x);
+    for (int i = 0; i < model->config.layers; i++) {
         x = bk_block_forward(model, t, i, x, mask, bundle->positions);
+        bk_inside_hidden(model, i + 1, x);
+    }
     bk_tape_segment(t, "head");
     x = bk_part_norm(model, t, &model->norm, x);
     x = bk_reshape(t, x, BK_SHAPE(bk_rows(x), bk_cols(x)));

@@ -54,8 +54,12 @@ static void forward(bk_model *model, bk_tape *t, bk_bundle *bundle)
         mask = mask ? mask_with_cls(t, mask) : NULL;
         positions += t->lanes.batch;
     }
-    for (int i = 0; i < model->config.layers; i++)
+    bk_inside_positions(model, mask, positions);
+    bk_inside_hidden(model, 0, x);
+    for (int i = 0; i < model->config.layers; i++) {
         x = bk_block_forward(model, t, i, x, mask, positions);
+        bk_inside_hidden(model, i + 1, x);
+    }
     bk_tape_segment(t, "head");
     x = pool(model, t, bk_part_norm(model, t, &model->norm, x), mask);
     bk_bundle_set(bundle, "logits", bk_part_linear(t, &model->head, x));

@@ -95,7 +95,16 @@ struct bk_model {
     bk_linear_part features, head;
     bk_norm_part norm;
     bk_tensor **matrix; /* [layers]: where attention leaves its matrices (probe.c); NULL: nowhere */
+    bk_inside *inside;  /* what the bundle of a forward pass asks for; else NULL */
 };
+
+/* ---- inside.c ---- */
+/* Keeps x[B,N,C] behind `block` blocks if it is asked for. */
+void bk_inside_hidden(bk_model *model, int block, bk_tensor *x);
+/* Keeps mask and number of real positions, as the blocks see them. */
+void bk_inside_positions(bk_model *model, bk_tensor *mask, int64_t positions);
+/* Where attention of a layer, from 0 on, is to leave its matrix; NULL: nowhere. */
+bk_tensor **bk_inside_matrix(bk_model *model, int layer);
 
 /* ---- config.c ---- */
 BK_CHECKED bk_status bk_model_read_config(bk_model *model, bk_value *section);

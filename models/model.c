@@ -39,7 +39,9 @@ const bk_model_kind *bk_model_kind_of(const bk_model *model)
 
 void bk_model_forward(bk_model *model, bk_tape *t, bk_bundle *bundle)
 {
+    model->inside = bundle->inside;
     model->kind->forward(model, t, bundle);
+    model->inside = NULL;
 }
 
 /* ---- figures ---- */

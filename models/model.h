@@ -43,12 +43,24 @@ BK_CHECKED bk_status bk_model_new(bk_arena *arena, bk_value *section, const bk_m
 bk_slab *bk_model_slab(bk_model *model);
 const bk_model_kind *bk_model_kind_of(const bk_model *model);
 
-/* Collective (MoE layers).  Sets "logits" in the bundle; adds auxiliary terms to the tape. */
+/* Collective (MoE layers).  Sets "logits" in the bundle, and what bundle->inside asks for; adds
+ * auxiliary terms to the tape.  Matrices need a tape that keeps what lies inside blocks (t->inner
+ * NULL, or the model's recompute none while recording). */
 void bk_model_forward(bk_model *model, bk_tape *t, bk_bundle *bundle);
 
 /* Collective.  Behind a step that was applied: the routers' states move on.  A step that was not is
  * forgotten by the next one. */
 void bk_model_step_routers(bk_model *model);
+
+/* What losses that look inside a model ask of it. */
+typedef struct bk_model_shape {
+    int64_t layers, width, heads;
+    int64_t front;   /* positions put before those of a sample */
+    bool recomputes; /* activations are made twice: what lies inside blocks is gone */
+} bk_model_shape;
+bk_model_shape bk_model_shape_of(const bk_model *model);
+/* The attention kind of a layer, from 0 on, if it makes no matrix; else NULL. */
+const char *bk_model_without_matrix(const bk_model *model, int layer);
 
 /* Warns about what is valid but does not do what it seems to over `steps` training steps. */
 void bk_model_advise(const bk_model *model, int64_t steps);

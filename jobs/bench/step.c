@@ -9,11 +9,12 @@
 #include "jobs/bench.h"
 #include "jobs/load.h"
 #include "jobs/memory.h"
+#include "jobs/teacher.h"
 
 #include <math.h>
 
 typedef struct step_config {
-    int layout, gemm;
+    int layout, gemm, distill;
     const char *config;
     int64_t batch, length, vocabulary, warmup, repeats;
     bool profile;
@@ -28,6 +29,10 @@ static const bk_option options[] = {
     BK_OPTION_I64(step_config, length, 0, 0, 1 << 24,
                   "positions of a sample; 0 = 256, or as configured"),
     BK_OPTION_I64(step_config, vocabulary, 0, 0, 1 << 30, "of the layout; 0 = 50257"),
+    BK_OPTION_CHOICE(
+        step_config, distill, 0, "none|kl|sinkd",
+        "layout: with a teacher of the same layout and this loss (sinkd: kl, too; in groups of "
+        "256 rows)"),
     BK_OPTION_CHOICE(step_config, gemm, 0, "auto|onednn|cblas", "library of matrix products"),
     BK_OPTION_I64(step_config, warmup, 2, 0, BK_BENCH_REPEATS, "steps that do not count"),
     BK_OPTION_I64(step_config, repeats, 5, 1, BK_BENCH_REPEATS, "steps; the median counts"),
@@ -36,6 +41,7 @@ static const bk_option options[] = {
 };
 
 enum { GPT2 = 1 }; /* the choice of layout */
+enum { NONE };     /* of distill */
 
 /* ---- configuration ---- */
 
@@ -44,6 +50,10 @@ static const char gpt2[] = "run: {dir: none}\n"
                            "model: {kind: decoder, layers: 12, width: 768, heads: 12, "
                            "activation: gelu_tanh, positions: learned, tied: true}\n"
                            "schedule: {kind: constant}\n";
+
+static const char *const losses[] = {
+    "", "distill: {teacher: generated}\nloss: [{kind: kl}]\n",
+    "distill: {teacher: generated}\nloss: [{kind: kl}, {kind: sinkd, group: 256}]\n"};
 
 /* There is room: the key was one of the arguments itself. */
 static void overlay(bk_context *context, const char *path, int64_t value)
@@ -56,13 +66,18 @@ static void overlay(bk_context *context, const char *path, int64_t value)
 static bk_status load(bk_context *context, const step_config *c, bk_config **out)
 {
     char *text = NULL;
-    if (c->config && (c->layout == GPT2 || c->vocabulary > 0))
+    if (c->config && (c->layout == GPT2 || c->vocabulary > 0 || c->distill != NONE))
         return bk_fail(BK_USAGE, "%s says what to measure, and config=%s too: give one",
-                       c->layout == GPT2 ? "layout" : "vocabulary", c->config);
+                       c->layout == GPT2    ? "layout"
+                       : c->distill != NONE ? "distill"
+                                            : "vocabulary",
+                       c->config);
     overlay(context, "data.batch", c->batch);
     overlay(context, "data.length", c->length);
-    if (!c->config)
-        return bk_load_config_text(context, "layout=gpt2", gpt2, out);
+    if (!c->config) {
+        const char *all = bk_arena_printf(context->arena, "%s%s", gpt2, losses[c->distill]);
+        return bk_load_config_text(context, "layout=gpt2", all, out);
+    }
     BK_TRY(bk_read_text_everywhere(context->arena, c->config, &text));
     return bk_load_config_text(context, c->config, text, out);
 }
@@ -92,6 +107,20 @@ static bk_dataset *generate(bk_arena *arena, const bk_config *config, int64_t sy
                       .split = {{.name = "train", .index = index, .count = 1}},
                       .splits = 1};
     return d;
+}
+
+/* ---- the teacher: the student's layout, other random weights ---- */
+
+static bk_status make_teacher(bk_job *job)
+{
+    bk_model *model;
+    BK_TRY(bk_model_new(job->arena, bk_value_get(job->config->root, "model"), &job->data,
+                        job->world, &model));
+    bk_slab *slab = bk_model_slab(model);
+    bk_slab_layout(slab, 1 << 20, 16);
+    bk_slab_initialise(slab, (uint64_t)job->config->run.seed + 1);
+    bk_job_take_teacher(job, model);
+    return BK_OK;
 }
 
 /* ---- seconds by op ---- */
@@ -168,8 +197,8 @@ static void add_largest(const bk_comm *comm, double value, const char *name, dou
 static void add_communication(work *w, double steps, bk_bench_result *out)
 {
     static const char *const bytes[BK_TRAFFIC_PARTS] = {
-        "reduce_bytes", "gather_bytes", "agree_bytes", "loss_bytes",
-        "route_bytes",  "expert_bytes", "rest_bytes"};
+        "reduce_bytes", "gather_bytes", "agree_bytes",   "loss_bytes",
+        "route_bytes",  "expert_bytes", "teacher_bytes", "rest_bytes"};
     const bk_comm *ctl = w->job->world->ctl;
     bk_traffic sum = bk_traffic_sum(w->sent);
     double exposed = w->sent[BK_TRAFFIC_REDUCE].blocked + w->sent[BK_TRAFFIC_GATHER].blocked;
@@ -195,7 +224,7 @@ static double flops_of(const bk_job *job)
 {
     double flops = 3.0 * bk_model_measure(job->model).flops_per_sample;
     if (job->teacher)
-        flops += bk_model_measure(job->teacher).flops_per_sample;
+        flops += job->teacher->flops_per_sample;
     return flops * (double)job->lanes.batch;
 }
 
@@ -234,10 +263,14 @@ static bk_status run(bk_context *context, const void *config, bk_bench_result *o
     bk_config *full;
     bk_job *job;
     BK_TRY(load(context, c, &full));
+    if (c->distill != NONE)
+        full->has_distill = false; /* the teacher is in no file */
     bk_dataset *data = c->config ? NULL : generate(context->arena, full, c->vocabulary);
     BK_TRY(bk_job_open(context->arena, full, BK_MEASURE, (bk_given){.data = data}, &job));
     bk_status status =
         bk_agree(job->world->ctl, bk_blas_setup(bk_blas_threads(), (bk_gemm_library)c->gemm));
+    if (status == BK_OK && c->distill != NONE)
+        status = bk_agree(job->world->ctl, make_teacher(job));
     if (status == BK_OK)
         status = measure(job, c, out);
     bk_job_close(job);

@@ -94,8 +94,8 @@ struct bk_operator_call {
 /* ---- families: fill *op (zero before) with operator `index`; false past the last ---- */
 
 typedef bool bk_operator_family(int index, bk_arena *arena, bk_operator *op);
-bk_operator_family bk_operator_losses, bk_operator_routers, bk_operator_moe, bk_operator_attentions,
-    bk_operator_reductions, bk_operator_transports;
+bk_operator_family bk_operator_losses, bk_operator_transfers, bk_operator_routers, bk_operator_moe,
+    bk_operator_attentions, bk_operator_reductions, bk_operator_transports;
 
 /* ---- for families ---- */
 

@@ -2,6 +2,7 @@
 #include "tests/support/check.h"
 #include "tests/support/ranks.h"
 
+#include "dist/agree.h"
 #include "dist/collective.h"
 
 #include <string.h>
@@ -76,6 +77,57 @@ static void wrong_degree_is_refused_everywhere(void **state)
     }
 }
 
+/* Two worlds, each with ranks, sums and agreement of its own, and one communicator of all. */
+static void check_two(int last, int expert)
+{
+    int size = bk_mpi_size(), rank = bk_mpi_rank(), first = size - last;
+    bool second = rank >= first;
+    bk_arena *arena = bk_arena_new("test");
+    bk_world *w;
+    assert_int_equal(bk_world_open_two(arena, last, expert, &w), BK_OK);
+    assert_int_equal(w->size, second ? last : first);
+    assert_int_equal(w->rank, second ? rank - first : rank);
+    assert_int_equal(bk_comm_size(w->ep), w->expert);
+    assert_true(second || w->expert == expert);
+    assert_int_equal(w->size % w->expert, 0);
+    assert_int_equal(bk_comm_size(w->edp) * w->expert, w->size);
+    assert_int_equal(bk_comm_size(w->between), size);
+    assert_int_equal(bk_comm_rank(w->between), rank);
+    for (int i = 0; i < (second ? 3 : 1); i++) { /* calls that the other world does not make */
+        int64_t sum = 1;
+        bk_sum_i64(w->loss, 1, &sum);
+        assert_int_equal(sum, w->size);
+        assert_int_equal(bk_agree(w->ctl, BK_OK), BK_OK);
+    }
+    assert_int_equal(bk_agree(w->between, BK_OK), BK_OK);
+    bk_status worst = rank == size - 1 ? bk_fail(BK_INPUT, "one of them") : BK_OK;
+    assert_int_equal(bk_agree(w->between, worst), BK_INPUT);
+    assert_string_equal(bk_status_text(), "one of them");
+    bk_world_close(w);
+    bk_arena_free(arena);
+}
+
+static void two_worlds(void **state)
+{
+    int size = bk_mpi_size();
+    (void)state;
+    if (size == 1)
+        skip();
+    for (int last = 1; last < size; last++)
+        for (int expert = 1; expert <= size; expert++) {
+            bk_arena *arena = bk_arena_new("test");
+            bk_world *w = NULL;
+            if ((size - last) % expert == 0) {
+                check_two(last, expert);
+            } else {
+                assert_int_equal(bk_world_open_two(arena, last, expert, &w), BK_USAGE);
+                assert_non_null(strstr(bk_status_text(), "student ranks"));
+                assert_null(w);
+            }
+            bk_arena_free(arena);
+        }
+}
+
 /* Ranks of a node share memory; the nodes cover all ranks. */
 static void nodes_cover_all_ranks(void **state)
 {
@@ -115,6 +167,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(wrong_degree_is_refused_everywhere),
         cmocka_unit_test(nodes_cover_all_ranks),
         cmocka_unit_test(traffic_is_kept_apart),
+        cmocka_unit_test(two_worlds), /* after which the ranks have made other calls */
     };
     bk_test_ranks_start(&argc, &argv);
     return bk_test_ranks_stop(cmocka_run_group_tests(tests, NULL, NULL));

@@ -389,9 +389,70 @@ static void features_are_copied(void **state)
     assert_int_equal(bk_i32(bk_bundle_need(&b, "labels"))[0], 1);
 }
 
+/* ---- rows of logits ---- */
+
+/* The place of a unit says where its labels come from: row n of sample i predicts token n + 1. */
+static void check_places(const bk_dataset *d, const bk_sampler *s, int64_t step, bk_lanes lanes)
+{
+    bk_bundle b = batch_of(s, step, lanes);
+    const int32_t *label = bk_i32(bk_bundle_need(&b, "labels"));
+    int64_t samples = bk_lanes_samples(&lanes), each = bk_sampler_rows(s, step);
+    bk_row_place *place = BK_NEW(arena, bk_row_place, samples);
+    bk_sampler_places(s, step, &lanes, place);
+    assert_int_equal(samples * each, bk_count(bk_bundle_need(&b, "labels")));
+    for (int64_t i = 0; i < samples; i++) {
+        assert_int_equal(place[i].sample, sample_of(&b, i));
+        assert_true(place[i].first + place[i].count <= bk_sampler_sample_rows(s, place[i].sample));
+        for (int64_t n = 0; n < each; n++) {
+            int64_t at = d->offsets[place[i].sample] + place[i].first + n + 1;
+            assert_int_equal(label[i * each + n], n < place[i].count ? d->tokens[at] : -1);
+        }
+    }
+}
+
+static void places_of_windows(void **state)
+{
+    (void)state;
+    const bk_dataset *d = texts();
+    bk_sampler *s =
+        sampler(d, (bk_sampler_options){.batch = 8, .length = 5, .seed = 2, .shuffle = true});
+    int64_t rows = 0, windows = 0;
+    for (int64_t step = 0; step < 20; step++)
+        for (int r = 0; r < 4; r++)
+            check_places(d, s, step, bk_lanes_of_rank(4, 8, r, 4));
+    for (int64_t i = 0; i < SAMPLES; i++) {
+        rows += bk_sampler_sample_rows(s, i);
+        windows += (bk_sampler_sample_rows(s, i) + 4) / 5;
+    }
+    assert_int_equal(rows, d->offsets[SAMPLES] - SAMPLES); /* all tokens but the first of each */
+    assert_int_equal(windows, bk_sampler_samples(s));
+}
+
+static void places_of_samples(void **state)
+{
+    (void)state;
+    const bk_dataset *d = texts();
+    bk_sampler *s = sampler(d, (bk_sampler_options){.batch = 4});
+    bk_lanes lanes = bk_lanes_single(4);
+    bk_row_place place[4];
+    for (int64_t step = 0; step < 3; step++) {
+        bk_sampler_places(s, step, &lanes, place);
+        assert_int_equal(bk_sampler_rows(s, step), 1);
+        for (int64_t i = 0; i < 4; i++) {
+            bool there = 4 * step + i < SAMPLES; /* the last batch runs past the end */
+            assert_int_equal(place[i].sample, there ? SAMPLES - 1 - (4 * step + i) : -1);
+            assert_int_equal(place[i].first, 0);
+            assert_int_equal(place[i].count, there);
+        }
+    }
+    assert_int_equal(bk_sampler_sample_rows(s, 3), 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(places_of_windows),
+        cmocka_unit_test(places_of_samples),
         cmocka_unit_test(a_function_of_seed_and_step),
         cmocka_unit_test(epochs_are_permutations_without_a_seam),
         cmocka_unit_test(lanes_partition_the_batch),

@@ -21,6 +21,7 @@ for name in $(names models/router/kinds.def); do listed router "$name"; done
 for name in $(names losses/kinds.def); do listed loss "$name"; done
 for name in $(names models/kinds.def); do listed model "$name"; done
 for name in $(names io/data/kinds.def); do listed data "$name"; done
+for name in official default; do listed preset "$name"; done
 for name in adamw sgd; do listed optimizer "$name"; done
 for name in constant linear cosine drop; do listed schedule "$name"; done
 

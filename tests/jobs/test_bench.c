@@ -106,6 +106,23 @@ static void profile_names_the_ops(void **state)
     json_decref(r);
 }
 
+/* A teacher of the same layout, and its losses. */
+static void step_with_a_teacher(void **state)
+{
+    (void)state;
+    for (int ranks = 1; ranks <= 2; ranks++) {
+        json_t *r = run_json(ranks, "bench step --json profile=true distill=sinkd " TINY);
+        check_step(r, ranks, 64);
+        assert_true(number(json_object_get(r, "forward"), "row_loss") > 0);
+        assert_true(number(json_object_get(r, "backward"), "sinkd") > 0);
+        json_decref(r);
+    }
+    json_t *r = run_json(1, "bench step --json profile=true distill=kl " TINY);
+    assert_true(number(json_object_get(r, "backward"), "row_loss") > 0);
+    assert_null(json_object_get(json_object_get(r, "forward"), "sinkd"));
+    json_decref(r);
+}
+
 static void write_file(const char *name, const char *text)
 {
     char path[256];
@@ -287,6 +304,27 @@ static void solvers_of_a_router(void **state)
     }
 }
 
+static void sinkd_in_its_modes(void **state)
+{
+    static const struct {
+        const char *options;
+        double elements;
+    } modes[] = {{"gradient=implicit", 2.0 * 12 * 12 * 97},
+                 {"debias=true gradient=envelope", 5.0 * 12 * 12 * 97},
+                 {"top_k=7", 2.0 * 12 * 12 * 7}};
+    (void)state;
+    for (size_t i = 0; i < sizeof modes / sizeof *modes; i++) {
+        char arguments[256];
+        snprintf(arguments, sizeof arguments,
+                 "bench sinkd --json rows=12 vocabulary=97 repeats=2 threads=1 %s",
+                 modes[i].options);
+        json_t *r = run_json(1, arguments);
+        bk_check_error(fabs(number(r, "rate") * number(r, "seconds") / modes[i].elements - 1.0),
+                       1e-9, "elements of sinkd %s", modes[i].options);
+        json_decref(r);
+    }
+}
+
 /* The loss of the same logits on one rank and on two. */
 static void sinkd_and_sinkhorn(void **state)
 {
@@ -364,6 +402,8 @@ static void wrong_usage(void **state)
         "bench step layout=gpt2 config=none.yaml",
         "bench step vocabulary=5 config=none.yaml",
         "bench step parallel.lanes=3",
+        "bench step distill=tv",
+        "bench step distill=kl config=none.yaml",
         "bench gemm model.layers=2",
         "bench gemm m=0",
         "bench moe k=9",
@@ -375,6 +415,8 @@ static void wrong_usage(void **state)
         "bench sinkd rows=0",
         "bench sinkd epsilon=0",
         "bench sinkd temperature=1",
+        "bench sinkd gradient=none",
+        "bench sinkd debias=true top_k=3",
         "bench sinkhorn iterations=0",
         "bench sinkhorn rows=4",
         "bench attention kind=sofmax",
@@ -415,12 +457,14 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(step_of_the_layout),
         cmocka_unit_test(profile_names_the_ops),
+        cmocka_unit_test(step_with_a_teacher),
         cmocka_unit_test(step_of_a_configuration),
         cmocka_unit_test(libraries_are_chosen),
         cmocka_unit_test(kernels_and_machine),
         cmocka_unit_test(mixture_of_experts),
         cmocka_unit_test(transport_of_a_router),
         cmocka_unit_test(solvers_of_a_router),
+        cmocka_unit_test(sinkd_in_its_modes),
         cmocka_unit_test(sinkd_and_sinkhorn),
         cmocka_unit_test(attention_counts_its_pairs),
         cmocka_unit_test(lists_and_helps),

@@ -47,7 +47,7 @@ static const char everything[] =
     "  norm_epsilon: 1.0e-6\n"
     "  attention: [{kind: softmax}, {kind: softmax, dropout: 0.25}]\n"
     "  moe: {every: 2, experts: 4, k: 1, aux: switch, router: {kind: ssr, probability: 0.3}}\n"
-    "distill: {teacher: ../teacher}\n"
+    "distill: {teacher: ../teacher, placement: cached, cache: logits.h5}\n"
     "loss:\n"
     "  - {kind: cross_entropy, weight: 0.2}\n"
     "  - {kind: kl, weight: 0.8, temperature: 2}\n"
@@ -159,6 +159,7 @@ static void paths(void **state)
     assert_path(c->run.dir, "out/x");
     assert_path(c->data.eval, "runs/b.h5");
     assert_path(c->distill.teacher, "runs/../teacher");
+    assert_path(c->distill.cache, "runs/logits.h5");
     assert_string_equal(c->data.train, "/data/a.h5");
     const char *text = "run: {dir: x}\ndata: {train: sub/a.h5}\n";
     assert_int_equal(bk_yaml_parse(arena, "/etc/b.yaml", text, strlen(text), &root), BK_OK);
@@ -203,6 +204,12 @@ static const char *const refused[][2] = {
     {RUN "loss:\n  - {kind: kl}\n", "loss kl needs a teacher"},
     {RUN "distill: {teacher: t}\n", "section distill without a distillation loss"},
     {RUN "distill: {}\nloss:\n  - {kind: kl}\n", "distill.teacher is missing"},
+    {RUN "distill: {teacher: t, placement: split}\nloss:\n  - {kind: kl}\n",
+     "distill.placement=split without distill.teacher_ranks"},
+    {RUN "distill: {teacher: t, placement: cached}\nloss:\n  - {kind: kl}\n",
+     "distill.placement=cached without distill.cache"},
+    {RUN "distill: {teacher: t, placement: elsewhere}\nloss:\n  - {kind: kl}\n",
+     "distill.placement"},
     {RUN "parallel: {lanes: 3}\n", "parallel.lanes=3 is not a power of two"},
     {RUN "model: {kind: encodr}\n",
      "unknown model kind 'encodr' (runs/a.yaml:3): did you mean encoder?"},

@@ -63,7 +63,9 @@ static void the_list_has_every_kind(void **state)
     page_shows(text, "moe: ");
     page_shows(text, "reduce: ");
     page_shows(text, "sum: ");
-    page_shows(text, "student[B,V], teacher[B,V], mask[B] integer (optional)");
+    page_shows(text,
+               "student[B,V], teacher[B,V] (optional), teacher_index[B,k] integer (optional)");
+    page_shows(text, "student[B,N,C], teacher[B,N,D], w[D,C] (optional)");
     page_shows(text, "grad/out, grad/matrix -> grad/q, grad/k, grad/v");
 }
 
@@ -73,7 +75,8 @@ static void help_shows_the_options(void **state)
     for (int i = 0; bk_losses[i]; i++) {
         const char *text = page(bk_arena_printf(op.arena, "%s --help", bk_losses[i]->name));
         for (const bk_option *o = bk_losses[i]->options; o->name; o++)
-            if (strcmp(o->name, "temperature_end") != 0) /* acts in training only */
+            if (strcmp(o->name, "temperature_end") != 0 && strcmp(o->name, "layers") != 0 &&
+                strcmp(o->name, "projection") != 0) /* act in training only */
                 page_shows(text, o->name);
     }
     page_shows(page("moe --help router=ssr"), "probability");
@@ -115,7 +118,8 @@ static void wrong_words_name_the_nearest(void **state)
     refused(2, 1, "group=lane acts in training only", "sinkd group=lane");
     refused(2, 1, "skew", "kl skew=1.5");
     refused(2, 1, "did you mean sum", "kl reduction=sun");
-    refused(2, 1, "debias", "sinkd debias=true");
+    refused(2, 1, "did you mean debias", "sinkd debais=true");
+    refused(2, 1, "acts in training only", "hidden layers=last");
     refused(2, 1, "domain=direct of sinkd needs epsilon >= 0.025 in f32",
             "sinkd domain=direct epsilon=0.02");
     refused(2, 2, "needs epsilon >= 0.003 in f64", "sinkd domain=direct epsilon=0.002 dtype=f64");

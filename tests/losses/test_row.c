@@ -11,7 +11,7 @@
 
 static bool row_wise(const bk_loss_kind *kind)
 {
-    return kind->flags & BK_LOSS_TEACHER && !(kind->flags & BK_LOSS_COLLECTIVE);
+    return kind->flags & BK_LOSS_TEACHER && !(kind->flags & (BK_LOSS_COLLECTIVE | BK_LOSS_LAYERS));
 }
 
 static void weights(void **state)

@@ -115,6 +115,87 @@ static bk_tensor *tensor_of(bk_tape *t, const double *x, int64_t rows, int64_t c
     return out;
 }
 
+/* Whether class v comes before class u of a row: larger, or equal and lower. */
+static bool before(const double *row, int64_t v, int64_t u)
+{
+    return row[v] > row[u] || (row[v] == row[u] && v < u);
+}
+
+/* By counting: the place of a class is the number of those before it. */
+static void take_top(const bk_test_batch *b, int64_t i, int64_t k, int32_t *index, double *value)
+{
+    const double *row = b->teacher + i * b->classes;
+    for (int64_t v = 0; v < b->classes; v++) {
+        int64_t place = 0;
+        for (int64_t u = 0; u < b->classes; u++)
+            place += before(row, u, v);
+        if (place < k) {
+            index[place] = (int32_t)v;
+            value[place] = row[v];
+        }
+    }
+}
+
+static double log_sum_exp(const bk_test_batch *b, int64_t i, double temperature)
+{
+    const double *row = b->teacher + i * b->classes;
+    double most = row[0], sum = 0.0;
+    for (int64_t v = 0; v < b->classes; v++)
+        most = fmax(most, row[v]);
+    for (int64_t v = 0; v < b->classes; v++)
+        sum += exp((row[v] - most) / temperature);
+    return most / temperature + log(sum);
+}
+
+/* Own rows, at two temperatures of which the loss uses the second; T = 2 unless the options say
+ * otherwise. */
+static const bk_teacher_top *top_of(bk_tape *t, const bk_test_batch *b, const part *p, int64_t k,
+                                    const char *options)
+{
+    const char *given = options ? strstr(options, "temperature=") : NULL;
+    double *temperature = BK_NEW(t->arena, double, 2), *value = BK_NEW(t->arena, double, k);
+    int32_t *index = BK_NEW(t->arena, int32_t, p->rows * k);
+    void *values = bk_arena_alloc(t->arena, (size_t)(p->rows * k) * sizeof *value),
+         *lse = bk_arena_alloc(t->arena, (size_t)(2 * p->rows) * sizeof *value);
+    temperature[0] = 0.123;
+    temperature[1] = given ? strtod(given + 12, NULL) : 2.0;
+    for (int64_t i = 0; i < p->rows; i++) {
+        take_top(b, p->first + i, k, index + i * k, value);
+        for (int64_t j = 0; j < k; j++)
+            bk_real_put(t->dtype, values, i * k + j, value[j]);
+        for (int64_t c = 0; c < 2; c++)
+            bk_real_put(t->dtype, lse, 2 * i + c, log_sum_exp(b, p->first + i, temperature[c]));
+    }
+    bk_teacher_top *top = BK_NEW(t->arena, bk_teacher_top, 1);
+    *top = (bk_teacher_top){.k = k,
+                            .index = index,
+                            .value = values,
+                            .temperatures = 2,
+                            .temperature = temperature,
+                            .lse = lse,
+                            .dtype = t->dtype};
+    return top;
+}
+
+/* Rows as layers of samples of one position: [rows,1,classes], with matrices [rows,1,1,classes]. */
+static const bk_loss_layers *layers_of(bk_tape *t, const bk_loss_kind *kind, const bk_loss_args *a,
+                                       int64_t positions)
+{
+    int64_t rows = bk_rows(a->logits), classes = bk_cols(a->logits);
+    bool matrices = (kind->flags & BK_LOSS_MATRICES) != 0;
+    bk_tensor *x[2] = {a->logits, a->teacher};
+    for (int i = 0; i < 2; i++) {
+        x[i]->dims = matrices ? 4 : 3;
+        x[i]->shape[1] = x[i]->shape[2] = 1;
+        x[i]->shape[x[i]->dims - 1] = classes;
+    }
+    bk_loss_layers *l = BK_ZNEW(t->arena, bk_loss_layers, 1);
+    *l = (bk_loss_layers){.pairs = 1, .student = {x[0]}, .teacher = {x[1]}, .positions = positions};
+    if (a->valid)
+        l->mask = bk_tensor_wrap(t->arena, BK_I32, BK_SHAPE(rows, 1), (void *)(uintptr_t)a->valid);
+    return l;
+}
+
 static int64_t valid_rows(const bk_loss_kind *kind, const bk_test_batch *b)
 {
     int64_t count = 0;
@@ -184,11 +265,21 @@ bk_test_result bk_test_loss(const char *name, const bk_test_batch *b, const bk_t
                       .plan = w->plan ? &plan : NULL,
                       .cost = w->plan ? &cost : NULL,
                       .attributes = &r.attributes};
-    a.teacher->needs_grad = false;
+    bk_tensor *teacher = a.teacher;
+    teacher->needs_grad = false;
+    if (w->top > 0) {
+        a.teacher = NULL;
+        a.teacher_top = top_of(t, b, &p, w->top, w->options);
+    }
+    if (kind->flags & BK_LOSS_LAYERS)
+        a.layers = layers_of(t, kind, &a, a.rows);
     bk_tape_add_term(t, name, -1, kind->apply(t, &a), 1.0);
-    r.loss = sum_of_lanes(t, w->comm, t->term[0].value);
+    r.loss = sum_of_lanes(t, w->comm, t->term[t->terms - 1].value);
+    for (int i = 0; i < t->terms - 1; i++)
+        bk_attribute_set(&r.attributes, t->term[i].name,
+                         sum_of_lanes(t, w->comm, t->term[i].value));
     bk_tape_backward(t);
-    assert_null(a.teacher->grad);
+    assert_null(teacher->grad);
     gather_gradient(b, &p, w->comm, a.logits, r.grad);
     r.plan = w->plan ? copy_of(plan) : NULL;
     r.cost = w->plan ? copy_of(cost) : NULL;

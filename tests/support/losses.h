@@ -28,7 +28,8 @@ typedef struct bk_test_way {
     const int64_t *cut;  /* [size+1] rank r holds rows cut[r] .. cut[r+1]-1; NULL: by lanes */
     int64_t lanes;       /* of the batch; 0: one a rank */
     int64_t step, steps;
-    bool plan; /* keep plan and cost (sinkd) */
+    bool plan;   /* keep plan and cost (sinkd) */
+    int64_t top; /* > 0: the teacher is handed over as its so many largest logits */
 } bk_test_way;
 
 /* The same numbers on every rank. */

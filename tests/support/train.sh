@@ -53,7 +53,7 @@ kill_job() {
 
 # values RUN [FROM]: the lines of metrics.jsonl of steps above FROM without what depends on the clock or the ranks.
 values() {
-    sed -E 's/"(tokens_per_second|seconds|model_flops_utilization|route|exchange|gemm|pack|combine|rank_load_max_over_mean|bytes_sent|messages_sent|seconds_blocked|peak_bytes)": [^,}]*(, )?//g' \
+    sed -E 's/"(tokens_per_second|seconds|model_flops_utilization|route|exchange|gemm|pack|combine|rank_load_max_over_mean|bytes_sent|messages_sent|seconds_blocked|teacher_wait|peak_bytes)": [^,}]*(, )?//g' \
         "$1/metrics.jsonl" | awk -v from="${2:-0}" -F '[:,]' '$2 > from'
 }
 
