@@ -138,18 +138,18 @@ bk_comm *bk_comm_split(bk_arena *arena, MPI_Comm of, int color, int key, const c
     return wrap(arena, handle, name, part);
 }
 
-static bk_comm *split(bk_arena *arena, const bk_comm *base, int color, const char *name,
-                      bk_traffic_part part)
+static bk_comm *split(bk_arena *arena, const bk_comm *base, int color, const char *name)
 {
-    return bk_comm_split(arena, base->handle, color, base->rank, name, part);
+    return bk_comm_split(arena, base->handle, color, base->rank, name, BK_TRAFFIC_EXPERT);
 }
 
-/* `ranks` in a row; 0: those that share memory. */
+/* `ranks` of the job in a row; 0: those that share memory. */
 static bk_comm *split_by_node(bk_arena *arena, const bk_comm *base, int ranks)
 {
     MPI_Comm handle;
     if (ranks > 0)
-        return split(arena, base, base->rank / ranks, "node", BK_TRAFFIC_REST);
+        return bk_comm_split(arena, base->handle, world_rank / ranks, base->rank, "node",
+                             BK_TRAFFIC_REST);
     BK_MPI(MPI_Comm_split_type(base->handle, MPI_COMM_TYPE_SHARED, base->rank, MPI_INFO_NULL,
                                &handle));
     return wrap(arena, handle, "node", BK_TRAFFIC_REST);
@@ -191,6 +191,7 @@ static void place_in_world(const bk_world *w)
     }
 }
 
+/* Nodes of `node_ranks` (bk_node_ranks). */
 static bk_world *open_on(bk_arena *arena, MPI_Comm base, int expert, int node_ranks)
 {
     bk_world *w = BK_ZNEW(arena, bk_world, 1);
@@ -201,11 +202,11 @@ static bk_world *open_on(bk_arena *arena, MPI_Comm base, int expert, int node_ra
     w->ctl = of_all(arena, base, "ctl", BK_TRAFFIC_AGREE);
     w->loss = of_all(arena, base, "loss", BK_TRAFFIC_LOSS);
     w->route = of_all(arena, base, "route", BK_TRAFFIC_ROUTE);
-    w->ep = split(arena, w->world, w->rank / expert, "ep", BK_TRAFFIC_EXPERT);
-    w->edp = split(arena, w->world, w->rank % expert, "edp", BK_TRAFFIC_EXPERT);
+    w->ep = split(arena, w->world, w->rank / expert, "ep");
+    w->edp = split(arena, w->world, w->rank % expert, "edp");
     w->edp_buckets = duplicate(arena, w->edp->handle, "edp_buckets", BK_TRAFFIC_REDUCE);
     w->node = split_by_node(arena, w->world, node_ranks);
-    bk_levels_open(arena, w->ep, w->node);
+    bk_levels_open(arena, w->ep, w->node, w->world);
     w->nodes = count_nodes(w->node, w->world);
     w->data = of_all(arena, base, "data", BK_TRAFFIC_REST);
     w->checkpoint = of_all(arena, base, "checkpoint", BK_TRAFFIC_REST);
@@ -216,8 +217,8 @@ static bk_world *open_on(bk_arena *arena, MPI_Comm base, int expert, int node_ra
 bk_status bk_world_open(bk_arena *arena, int expert, bk_world **world)
 {
     int node_ranks;
-    BK_TRY(check_degree(expert, world_size, ""));
     BK_TRY(bk_node_ranks(&node_ranks));
+    BK_TRY(check_degree(expert, world_size, ""));
     *world = open_on(arena, MPI_COMM_WORLD, expert, node_ranks);
     return BK_OK;
 }
@@ -231,8 +232,8 @@ bk_status bk_world_open_two(bk_arena *arena, int last, int expert, bk_world **wo
 {
     int node_ranks, second = world_rank >= world_size - last;
     BK_ASSERT(last > 0 && last < world_size, "%d of %d ranks", last, world_size);
-    BK_TRY(check_degree(expert, world_size - last, "student "));
     BK_TRY(bk_node_ranks(&node_ranks));
+    BK_TRY(check_degree(expert, world_size - last, "student "));
     MPI_Comm base;
     bk_trace_restart();
     BK_MPI(MPI_Comm_split(MPI_COMM_WORLD, second, world_rank, &base));

@@ -76,9 +76,9 @@ void bk_comm_close(bk_comm *comm);
 
 /* ---- levels.c ---- */
 
-/* Collective over all ranks of the job; comm is one of several groups of them, on_node the ranks of
- * this node.  Fills comm->node, and comm->levels in all groups or in none. */
-void bk_levels_open(bk_arena *arena, bk_comm *comm, const bk_comm *on_node);
+/* Collective over a world; comm is one of several groups of its ranks, on_node its ranks on this
+ * node.  Fills comm->node, and comm->levels in all groups or in none. */
+void bk_levels_open(bk_arena *arena, bk_comm *comm, const bk_comm *on_node, const bk_comm *world);
 /* Rows that the neighbour with place `local` passes through this rank to a node. */
 int64_t bk_relay_rows(const bk_comm *comm, const struct bk_relay *relay, int64_t exchange,
                       int local, int node);

@@ -53,15 +53,15 @@ static const int *numbers(bk_arena *arena, int n)
     return x;
 }
 
-/* Collective over all ranks of the job, which make the same calls in all groups (dist/trace.h). */
-static bool on_all_ranks(bool fits)
+/* Collective over the world, whose ranks make the same calls in all groups (dist/trace.h). */
+static bool on_all_ranks(const bk_comm *world, bool fits)
 {
     int all = fits;
-    BK_MPI(MPI_Allreduce(MPI_IN_PLACE, &all, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD));
+    BK_MPI(MPI_Allreduce(MPI_IN_PLACE, &all, 1, MPI_INT, MPI_MIN, world->handle));
     return all != 0;
 }
 
-void bk_levels_open(bk_arena *arena, bk_comm *comm, const bk_comm *on_node)
+void bk_levels_open(bk_arena *arena, bk_comm *comm, const bk_comm *on_node, const bk_comm *world)
 {
     int leader = bk_mpi_rank();
     BK_MPI(MPI_Bcast(&leader, 1, MPI_INT, 0, on_node->handle));
@@ -71,7 +71,7 @@ void bk_levels_open(bk_arena *arena, bk_comm *comm, const bk_comm *on_node)
     bk_arena_release(comm->scratch, mark);
     comm->node = node;
     bool fits = nodes > 1 && nodes < comm->size && place_ranks(comm, nodes, node, rank);
-    if (!on_all_ranks(fits))
+    if (!on_all_ranks(world, fits))
         return;
     int local = local_of(node, comm->rank);
     bk_levels *v = comm->levels = BK_NEW(arena, bk_levels, 1);

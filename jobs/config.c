@@ -434,8 +434,8 @@ bk_status bk_config_read(bk_arena *arena, bk_value *root, bk_config **out)
     resolve(c, "data", "train", &c->data.train);
     resolve(c, "data", "eval", &c->data.eval);
     resolve(c, "distill", "teacher", &c->distill.teacher);
-    resolve(c, "distill", "cache", &c->distill.cache);
     resolve_upcycle(c);
+    resolve(c, "distill", "cache", &c->distill.cache);
     *out = c;
     return check(c);
 }

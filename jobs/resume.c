@@ -28,7 +28,7 @@ static const struct {
     {"model.moe.max_receive_factor", FREE},
     {"model.moe.upcycle", FREE}, /* of the first start alone */
     {"model", TENSORS},
-    {"distill.teacher_ranks", FREE}, /* as other ranks are */
+    {"distill.teacher_ranks", FREE},
     {"distill.cache", FREE},
     {"distill.evaluate", FREE},
     {"distill", WARNED},

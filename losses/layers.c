@@ -254,9 +254,8 @@ static void forward_pair(bk_tape *t, const attributes *a, int k, const bk_tensor
 #pragma omp parallel for schedule(static) num_threads(bk_blas_threads()) if (bk_count(x) > 65536)
     for (int64_t i = 0; i < rows; i++)
         if (is_real(a, i))
-            value[i] +=
-                weight * compare_position(a, x, a->layers.teacher[k], i, 0.0,
-                                          work + 3 * bk_cols(x) * omp_get_thread_num(), NULL);
+            value[i] += weight * compare_position(a, x, a->layers.teacher[k], i, 0.0,
+                                                  own_work(x, work), NULL);
 }
 
 static void forward(bk_tape *t, bk_node *n)

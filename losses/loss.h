@@ -37,21 +37,24 @@ typedef struct bk_loss_layers {
 } bk_loss_layers;
 
 typedef struct bk_loss_args {
-    bk_tensor *logits;  /* [R,V] student, local rows in lane order; BK_F32 or BK_F64 */
-    bk_tensor *teacher; /* [R,V] same dtype, constant; NULL for losses on labels, and with: */
-    const bk_teacher_top *teacher_top; /* the teacher's largest logits alone; NULL: all of them */
-    const int32_t *labels;             /* [R], -1 = ignored; NULL for losses on a teacher */
-    const int32_t *valid; /* [R], 0 = row dropped before anything is computed; NULL = all */
+    /* [R,V] student, local rows in lane order; BK_F32 or BK_F64. */
+    bk_tensor *logits;
+    /* The teacher's rows, constant: [R,V] of the same dtype, or the largest logits alone; both NULL
+     * for losses on labels. */
+    bk_tensor *teacher;
+    const bk_teacher_top *teacher_top;
+    const int32_t *labels; /* [R], -1 = ignored; NULL for losses on a teacher */
+    const int32_t *valid;  /* [R], 0 = row dropped before anything is computed; NULL = all */
     const int32_t
-        *sequence;       /* [R] global sample of each row, non-decreasing; NULL: one row a sample */
+        *sequence;       /* [R] global sample of a row, non-decreasing; NULL: one row a sample */
     int64_t rows;        /* global number of valid rows (labels >= 0 and valid != 0) */
     int64_t step, steps; /* for annealing; steps = 0 outside training */
     const bk_comm *comm; /* all ranks that hold rows; NULL = one rank */
     const void *config;  /* of the kind's option table */
-    const bk_loss_layers *layers; /* of kinds that have BK_LOSS_LAYERS, which read nothing above but
-                                     the step */
-    bk_tensor **plan,
-        **cost; /* sinkd with one global group: not NULL: local rows of P and C, [B_r,B] */
+    /* Of kinds that have BK_LOSS_LAYERS, instead of logits and the teacher's rows. */
+    const bk_loss_layers *layers;
+    /* sinkd with one global group: not NULL: local rows of P and C, [B_r,B]. */
+    bk_tensor **plan, **cost;
     struct bk_attributes *attributes; /* figures for `birkhoff op` and the log; NULL = not wanted */
 } bk_loss_args;
 
@@ -59,8 +62,7 @@ enum {
     BK_LOSS_LABELS = 1,
     BK_LOSS_TEACHER = 2,
     BK_LOSS_COLLECTIVE = 4,
-    BK_LOSS_GROUPS =
-        8, /* matches rows in groups (option `group`): reads sequence, fills plan, cost */
+    BK_LOSS_GROUPS = 8,    /* matches rows in groups (option `group`): reads sequence, fills plan */
     BK_LOSS_LAYERS = 16,   /* looks at layers, not at logits: reads `layers` */
     BK_LOSS_MATRICES = 32, /* of those: at attention matrices, not at hidden states */
 };

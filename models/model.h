@@ -48,6 +48,10 @@ const bk_model_kind *bk_model_kind_of(const bk_model *model);
  * NULL, or the model's recompute none while recording). */
 void bk_model_forward(bk_model *model, bk_tape *t, bk_bundle *bundle);
 
+/* Collective.  Behind a step that was applied: the routers' states move on.  A step that was not is
+ * forgotten by the next one. */
+void bk_model_step_routers(bk_model *model);
+
 /* What losses that look inside a model ask of it. */
 typedef struct bk_model_shape {
     int64_t layers, width, heads;
@@ -57,10 +61,6 @@ typedef struct bk_model_shape {
 bk_model_shape bk_model_shape_of(const bk_model *model);
 /* The attention kind of a layer, from 0 on, if it makes no matrix; else NULL. */
 const char *bk_model_without_matrix(const bk_model *model, int layer);
-
-/* Collective.  Behind a step that was applied: the routers' states move on.  A step that was not is
- * forgotten by the next one. */
-void bk_model_step_routers(bk_model *model);
 
 /* Warns about what is valid but does not do what it seems to over `steps` training steps. */
 void bk_model_advise(const bk_model *model, int64_t steps);

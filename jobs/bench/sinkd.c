@@ -13,8 +13,10 @@
 #include <math.h>
 
 typedef struct sinkd_config {
-    int64_t rows, vocabulary, iterations, threads, warmup, repeats;
+    int64_t rows, vocabulary, iterations, top_k, threads, warmup, repeats;
     double epsilon;
+    const char *gradient;
+    bool debias;
 } sinkd_config;
 
 static const bk_option options[] = {
@@ -22,6 +24,9 @@ static const bk_option options[] = {
     BK_OPTION_I64(sinkd_config, vocabulary, 50257, 1, 1 << 30, "classes V"),
     BK_OPTION_F64(sinkd_config, epsilon, 0.1, 1e-3, 1e3, "entropic regularisation"),
     BK_OPTION_I64(sinkd_config, iterations, 20, 1, 10000, "normalisations of rows and columns"),
+    BK_OPTION_TEXT(sinkd_config, gradient, "unrolled", "unrolled, envelope or implicit"),
+    BK_OPTION_BOOL(sinkd_config, debias, false, "three matchings forward, two back"),
+    BK_OPTION_I64(sinkd_config, top_k, 0, 0, 1 << 30, "classes of a teacher row; 0 = all"),
     BK_OPTION_I64(sinkd_config, threads, 0, 0, 4096,
                   "threads a rank; 0 = OMP_NUM_THREADS, or cores bound / ranks on the node"),
     BK_OPTION_I64(sinkd_config, warmup, 1, 0, BK_BENCH_REPEATS, "runs that do not count"),
@@ -101,12 +106,26 @@ static bk_status loss_config(bk_arena *arena, const sinkd_config *c, const void 
     const bk_loss_kind *kind = bk_loss_find("sinkd");
     bk_value *map = bk_value_new(arena, BK_MAP, "bench", 0);
     void *config = bk_arena_zalloc(arena, kind->config_size);
-    BK_TRY(bk_value_set(arena, map, "epsilon", bk_arena_printf(arena, "%.17g", c->epsilon)));
-    BK_TRY(bk_value_set(arena, map, "iterations",
-                        bk_arena_printf(arena, "%lld", (long long)c->iterations)));
+    const struct {
+        const char *key, *text;
+    } given[] = {{"epsilon", bk_arena_printf(arena, "%.17g", c->epsilon)},
+                 {"iterations", bk_arena_printf(arena, "%lld", (long long)c->iterations)},
+                 {"top_k", bk_arena_printf(arena, "%lld", (long long)c->top_k)},
+                 {"gradient", c->gradient},
+                 {"debias", c->debias ? "true" : "false"}};
+    for (size_t i = 0; i < sizeof given / sizeof *given; i++)
+        BK_TRY(bk_value_set(arena, map, given[i].key, given[i].text));
     BK_TRY(bk_options_read(kind->options, config, map, "bench.sinkd", arena));
     *out = config;
     return kind->check(config, BK_F32);
+}
+
+/* Elements of cost matrices, forward and back. */
+static double elements(const sinkd_config *c)
+{
+    bool few = c->top_k > 0 && c->top_k < c->vocabulary;
+    double classes = (double)(few ? c->top_k : c->vocabulary);
+    return (c->debias ? 5.0 : 2.0) * (double)(c->rows * c->rows) * classes;
 }
 
 static bk_status measure(bk_arena *arena, const sinkd_config *c, work *w, bk_bench_result *out)
@@ -117,7 +136,7 @@ static bk_status measure(bk_arena *arena, const sinkd_config *c, work *w, bk_ben
     BK_TRY(
         bk_bench_time(w->world->ctl, c->warmup, c->repeats, loss_and_gradient, w, &out->seconds));
     double cpu = bk_bench_cpu_since(w->world->ctl, w->cpu);
-    out->rate = 2.0 * (double)(c->rows * c->rows) * (double)c->vocabulary / out->seconds;
+    out->rate = elements(c) / out->seconds;
     out->limit = bk_bench_limit(w->world->ctl, min_add_limit);
     bk_bench_add(out, NULL, "forward_seconds", w->seconds[0] / (double)c->repeats);
     bk_bench_add(out, NULL, "backward_seconds", w->seconds[1] / (double)c->repeats);

@@ -248,7 +248,7 @@ static void nodes_may_lie_across(void **state)
         bk_world *w = world_of(arena, each);
         bk_comm *c = bk_comm_split(arena, w->world->handle, 0, rank % each * size + rank / each,
                                    "across", BK_TRAFFIC_REST);
-        bk_levels_open(arena, c, w->node);
+        bk_levels_open(arena, c, w->node, w->world);
         assert_int_equal(c->node[0], 0);
         assert_int_equal(c->node[1], 1);
         check_rows(c);

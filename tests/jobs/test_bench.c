@@ -304,6 +304,27 @@ static void solvers_of_a_router(void **state)
     }
 }
 
+static void sinkd_in_its_modes(void **state)
+{
+    static const struct {
+        const char *options;
+        double elements;
+    } modes[] = {{"gradient=implicit", 2.0 * 12 * 12 * 97},
+                 {"debias=true gradient=envelope", 5.0 * 12 * 12 * 97},
+                 {"top_k=7", 2.0 * 12 * 12 * 7}};
+    (void)state;
+    for (size_t i = 0; i < sizeof modes / sizeof *modes; i++) {
+        char arguments[256];
+        snprintf(arguments, sizeof arguments,
+                 "bench sinkd --json rows=12 vocabulary=97 repeats=2 threads=1 %s",
+                 modes[i].options);
+        json_t *r = run_json(1, arguments);
+        bk_check_error(fabs(number(r, "rate") * number(r, "seconds") / modes[i].elements - 1.0),
+                       1e-9, "elements of sinkd %s", modes[i].options);
+        json_decref(r);
+    }
+}
+
 /* The loss of the same logits on one rank and on two. */
 static void sinkd_and_sinkhorn(void **state)
 {
@@ -394,6 +415,8 @@ static void wrong_usage(void **state)
         "bench sinkd rows=0",
         "bench sinkd epsilon=0",
         "bench sinkd temperature=1",
+        "bench sinkd gradient=none",
+        "bench sinkd debias=true top_k=3",
         "bench sinkhorn iterations=0",
         "bench sinkhorn rows=4",
         "bench attention kind=sofmax",
@@ -441,6 +464,7 @@ int main(void)
         cmocka_unit_test(mixture_of_experts),
         cmocka_unit_test(transport_of_a_router),
         cmocka_unit_test(solvers_of_a_router),
+        cmocka_unit_test(sinkd_in_its_modes),
         cmocka_unit_test(sinkd_and_sinkhorn),
         cmocka_unit_test(attention_counts_its_pairs),
         cmocka_unit_test(lists_and_helps),

@@ -2,9 +2,11 @@
 #include "tests/support/check.h"
 #include "tests/support/losses.h"
 
+#include "core/blas.h"
 #include "losses/layers.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { B = 2, H = 3, G = 2, N = 4 };
@@ -160,11 +162,40 @@ static void equal_matrices_are_at_distance_zero(void **state)
     }
 }
 
+/* Large enough to be shared out. */
+static void threads_change_no_bit(void **state)
+{
+    enum { LARGE = 80, HEADS = 8 };
+    const int64_t count = B * HEADS * LARGE * LARGE;
+    double value[2], *grad = malloc((size_t)count * sizeof *grad);
+    (void)state;
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++)
+        for (int run = 0; run < 5; run++) {
+            bk_tape_begin(&tape);
+            bk_tensor *x = bk_test_fill(&tape, BK_SHAPE(B, HEADS, LARGE, LARGE), 1, 0.01, 1.0),
+                      *y = bk_test_fill(&tape, BK_SHAPE(B, HEADS, LARGE, LARGE), 2, 0.01, 1.0);
+            y->needs_grad = false;
+            problem p = {
+                .layers = {.pairs = 1, .student = {x}, .teacher = {y}, .positions = B * LARGE}};
+            assert_int_equal(bk_blas_setup(run ? 4 : 1, BK_GEMM_AUTO), BK_OK);
+            value[run > 0] = loss_of(&p, cases[k].options);
+            bk_tape_backward(&tape);
+            if (run == 0)
+                memcpy(grad, x->grad, (size_t)count * sizeof *grad);
+            else
+                assert_memory_equal(grad, x->grad, (size_t)count * sizeof *grad);
+            assert_true(run == 0 || value[1] == value[0]);
+        }
+    assert_int_equal(bk_blas_setup(1, BK_GEMM_AUTO), BK_OK);
+    free(grad);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(values),
         cmocka_unit_test(derivatives),
+        cmocka_unit_test(threads_change_no_bit),
         cmocka_unit_test(equal_matrices_are_at_distance_zero),
     };
     return cmocka_run_group_tests(tests, open_tape, close_tape);
