@@ -44,6 +44,11 @@ static bk_status read_sets(bk_job *job)
             BK_TRY(bk_dataset_read(job->arena, d->train, &job->train));
         BK_TRY(bk_dataset_split(job->train, d->split, &job->train_split));
     }
+    if (job->purpose == BK_CACHE) { /* nothing is evaluated */
+        job->eval = job->train;
+        job->eval_split = job->train_split;
+        return BK_OK;
+    }
     if (job->train && !d->eval)
         job->eval = job->train;
     else

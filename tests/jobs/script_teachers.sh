@@ -61,7 +61,7 @@ places experts.student student.yaml distill.teacher=experts # 24 steps are less 
 says plain.file1/metrics.jsonl '"teacher_wait": '
 grep -q '"teacher_wait"' plain/metrics.jsonl && fail 'a colocated teacher is waited for'
 says plain/metrics.jsonl '"teacher_agreement": '
-# shellcheck disable=SC2046
+# shellcheck disable=SC2046,SC2086
 for where in 'distill.placement=colocated' "$(split 1)" "$(cached plain.h5)"; do
     expect 0 2 train student.yaml run.dir=silent $where distill.evaluate=false
     grep -q '"teacher_agreement"' silent/metrics.jsonl && fail "$where: figures that are not wanted"
@@ -95,6 +95,8 @@ expect 0 2 cache student.yaml dry.h5 --dry-run distill.cache_dtype=bf16
 says out 'dense bf16'
 [ ! -e dry.h5 ] || fail 'a dry run wrote a file'
 expect 0 1 cache student.yaml half.h5 distill.cache_dtype=bf16
+expect 0 1 cache student.yaml test.h5 data.split=test data.eval_split=none # nothing is evaluated
+says out 'rows          20 of 10 classes'
 # shellcheck disable=SC2046
 expect 0 1 train student.yaml run.dir=half $(cached half.h5)
 expect 0 1 inspect half.h5 --json
