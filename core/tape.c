@@ -26,6 +26,7 @@ void bk_tape_begin(bk_tape *t)
     bk_arena_reset(t->arena);
     bk_arena_reset(t->scratch);
     t->last = NULL;
+    t->status = BK_OK;
     t->terms = 0;
     t->segments = 0;
 }

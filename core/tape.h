@@ -44,6 +44,9 @@ struct bk_tape {
     bool recording; /* false: no nodes are kept (evaluation, teacher) */
     uint64_t seed;
     int64_t step;
+    /* Why an op gave its work up, by a decision that is the same on all ranks (bk_status_text); the
+     * outputs are zeros then, and the step counts for nothing. */
+    bk_status status;
     bk_term term[BK_MAX_TERMS];
     int terms;
     bk_node *last;

@@ -133,6 +133,18 @@ static void pack_bf16(int64_t n, const void *x_, uint16_t *y)
         y[i] = (uint16_t)(bf16_bits((float)x[i]) >> 16);
 }
 
+static void unpack_bf16(int64_t n, const uint16_t *x, void *y_)
+{
+    real *y = y_;
+    for (int64_t i = 0; i < n; i++) {
+        union {
+            uint32_t bits;
+            float value;
+        } u = {.bits = (uint32_t)x[i] << 16};
+        y[i] = (real)u.value;
+    }
+}
+
 static void round_bf16(int64_t n, const void *x_, void *y_)
 {
     const real *x = x_;
@@ -158,5 +170,6 @@ const bk_vector_kernels BK_KERNEL(bk_vector_kernels) = {
     .dot = dot,
     .exp_sum = exp_sum,
     .pack_bf16 = pack_bf16,
+    .unpack_bf16 = unpack_bf16,
     .round_bf16 = round_bf16,
 };

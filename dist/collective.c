@@ -189,6 +189,15 @@ void bk_allgather_bytes(const bk_comm *comm, const void *mine, int64_t bytes, co
         count(comm, bytes * (comm->size - 1), start);
 }
 
+/* On other nodes, where that is known. */
+static int ranks_elsewhere(const bk_comm *comm)
+{
+    int ranks = 0;
+    for (int r = 0; comm->node && r < comm->size; r++)
+        ranks += comm->node[r] != comm->node[comm->rank];
+    return ranks;
+}
+
 void bk_alltoall_counts(const bk_comm *comm, int64_t per_rank, const int32_t *send,
                         int32_t *receive)
 {
@@ -201,7 +210,11 @@ void bk_alltoall_counts(const bk_comm *comm, int64_t per_rank, const int32_t *se
     BK_MPI(MPI_Alltoall(send, (int)per_rank, MPI_INT32_T, receive, (int)per_rank, MPI_INT32_T,
                         comm->handle));
     bk_trace_leave();
-    count(comm, per_rank * (int64_t)sizeof *send * (comm->size - 1), start);
+    bk_traffic sent = {.bytes = per_rank * (int64_t)sizeof *send * (comm->size - 1),
+                       .messages = 1,
+                       .far = ranks_elsewhere(comm)};
+    bk_traffic_add_all(comm->part, sent);
+    bk_traffic_blocked(comm->part, start);
 }
 
 /* The simulator copies what is of a type of its own; there a row is its bytes. */
@@ -223,12 +236,11 @@ static int64_t fill_counts(const bk_comm *comm, int unit, const int64_t *rows, i
 {
     int64_t place = 0;
     for (int r = 0; r < comm->size; r++) {
-        counts[r] = (int)(rows[r] * unit);
-        places[r] = (int)place;
+        counts[r] = bk_mpi_rows(rows[r] * unit);
+        places[r] = bk_mpi_rows(place);
         place += rows[r] * unit;
     }
-    BK_ASSERT(place < INT32_MAX, "%lld rows in one exchange", (long long)place);
-    return place;
+    return bk_mpi_rows(place);
 }
 
 void bk_alltoallv_rows(const bk_comm *comm, size_t row_bytes, const void *send,

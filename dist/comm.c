@@ -128,16 +128,26 @@ static bk_comm *of_all(bk_arena *arena, MPI_Comm base, const char *name, bk_traf
     return c;
 }
 
-static bk_comm *split(bk_arena *arena, const bk_comm *base, int color, const char *name)
+bk_comm *bk_comm_split(bk_arena *arena, MPI_Comm of, int color, int key, const char *name,
+                       bk_traffic_part part)
 {
     MPI_Comm handle;
-    BK_MPI(MPI_Comm_split(base->handle, color, base->rank, &handle));
-    return wrap(arena, handle, name, BK_TRAFFIC_EXPERT);
+    BK_MPI(MPI_Comm_split(of, color, key, &handle));
+    return wrap(arena, handle, name, part);
 }
 
-static bk_comm *split_by_node(bk_arena *arena, const bk_comm *base)
+static bk_comm *split(bk_arena *arena, const bk_comm *base, int color, const char *name)
+{
+    return bk_comm_split(arena, base->handle, color, base->rank, name, BK_TRAFFIC_EXPERT);
+}
+
+/* `ranks` of the job in a row; 0: those that share memory. */
+static bk_comm *split_by_node(bk_arena *arena, const bk_comm *base, int ranks)
 {
     MPI_Comm handle;
+    if (ranks > 0)
+        return bk_comm_split(arena, base->handle, world_rank / ranks, base->rank, "node",
+                             BK_TRAFFIC_REST);
     BK_MPI(MPI_Comm_split_type(base->handle, MPI_COMM_TYPE_SHARED, base->rank, MPI_INFO_NULL,
                                &handle));
     return wrap(arena, handle, "node", BK_TRAFFIC_REST);
@@ -160,7 +170,8 @@ static bk_status check_degree(int expert, int size, const char *which)
                    expert, which, size, size);
 }
 
-static bk_world *open_on(bk_arena *arena, MPI_Comm base, int expert)
+/* Nodes of `node_ranks` (bk_node_ranks). */
+static bk_world *open_on(bk_arena *arena, MPI_Comm base, int expert, int node_ranks)
 {
     bk_world *w = BK_ZNEW(arena, bk_world, 1);
     w->world = of_all(arena, base, "world", BK_TRAFFIC_REDUCE);
@@ -173,7 +184,8 @@ static bk_world *open_on(bk_arena *arena, MPI_Comm base, int expert)
     w->ep = split(arena, w->world, w->rank / expert, "ep");
     w->edp = split(arena, w->world, w->rank % expert, "edp");
     w->edp_buckets = duplicate(arena, w->edp->handle, "edp_buckets", BK_TRAFFIC_REDUCE);
-    w->node = split_by_node(arena, w->world);
+    w->node = split_by_node(arena, w->world, node_ranks);
+    bk_levels_open(arena, w->ep, w->node, w->world);
     w->nodes = count_nodes(w->node, w->world);
     w->data = of_all(arena, base, "data", BK_TRAFFIC_REST);
     w->checkpoint = of_all(arena, base, "checkpoint", BK_TRAFFIC_REST);
@@ -182,8 +194,10 @@ static bk_world *open_on(bk_arena *arena, MPI_Comm base, int expert)
 
 bk_status bk_world_open(bk_arena *arena, int expert, bk_world **world)
 {
+    int node_ranks;
+    BK_TRY(bk_node_ranks(&node_ranks));
     BK_TRY(check_degree(expert, world_size, ""));
-    *world = open_on(arena, MPI_COMM_WORLD, expert);
+    *world = open_on(arena, MPI_COMM_WORLD, expert, node_ranks);
     return BK_OK;
 }
 
@@ -195,20 +209,26 @@ static int common_divisor(int a, int b)
 bk_status bk_world_open_two(bk_arena *arena, int last, int expert, bk_world **world)
 {
     BK_ASSERT(last > 0 && last < world_size, "%d of %d ranks", last, world_size);
+    int node_ranks;
+    BK_TRY(bk_node_ranks(&node_ranks));
     BK_TRY(check_degree(expert, world_size - last, "student "));
     int second = world_rank >= world_size - last;
     MPI_Comm base;
     bk_trace_restart();
     BK_MPI(MPI_Comm_split(MPI_COMM_WORLD, second, world_rank, &base));
-    bk_world *w = open_on(arena, base, second ? common_divisor(expert, last) : expert);
+    bk_world *w = open_on(arena, base, second ? common_divisor(expert, last) : expert, node_ranks);
     w->between = duplicate(arena, MPI_COMM_WORLD, "between", BK_TRAFFIC_TEACHER);
     BK_MPI(MPI_Comm_free(&base));
     *world = w;
     return BK_OK;
 }
 
-static void close_comm(bk_comm *c)
+void bk_comm_close(bk_comm *c)
 {
+    if (c->levels) {
+        bk_comm_close(c->levels->inner);
+        bk_comm_close(c->levels->cross);
+    }
     BK_MPI(MPI_Comm_free(&c->handle));
     bk_arena_free(c->scratch);
 }
@@ -218,9 +238,9 @@ void bk_world_close(bk_world *w)
     bk_comm *all[] = {w->world, w->ctl,         w->loss, w->route, w->ep,
                       w->edp,   w->edp_buckets, w->node, w->data,  w->checkpoint};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-        close_comm(all[i]);
+        bk_comm_close(all[i]);
     if (w->between)
-        close_comm(w->between);
+        bk_comm_close(w->between);
 }
 
 int bk_comm_rank(const bk_comm *comm)

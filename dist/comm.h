@@ -21,7 +21,7 @@ typedef struct bk_world {
     bk_comm *checkpoint;  /* blocks to the writers */
     bk_comm *between;     /* all ranks of the job, where they are two worlds; else NULL */
     int rank, size;
-    int nodes;  /* that share no memory */
+    int nodes;  /* that share no memory (or as BIRKHOFF_NODE_RANKS says) */
     int expert; /* EP */
 } bk_world;
 
@@ -44,6 +44,12 @@ BK_CHECKED bk_status bk_world_open(bk_arena *arena, int expert, bk_world **world
  * that divides it and its own number of ranks. */
 BK_CHECKED bk_status bk_world_open_two(bk_arena *arena, int last, int expert, bk_world **world);
 void bk_world_close(bk_world *world); /* Collective. */
+
+/* True for a communicator (`ep` alone) whose ranks stand on several nodes, two or more and as many
+ * on each, as do those of all other groups: then exchanges can go in two hops (dist/exchange.h).
+ * BIRKHOFF_NODE_RANKS=N in the environment makes nodes of N ranks in a row, for tests on one
+ * machine. */
+bool bk_comm_has_levels(const bk_comm *comm);
 
 int bk_comm_rank(const bk_comm *comm);
 int bk_comm_size(const bk_comm *comm);

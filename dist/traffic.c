@@ -31,12 +31,18 @@ bk_traffic bk_traffic_sum(const bk_traffic part[BK_TRAFFIC_PARTS])
 
 bk_traffic bk_traffic_plus(bk_traffic x, bk_traffic y)
 {
-    return (bk_traffic){x.bytes + y.bytes, x.messages + y.messages, x.blocked + y.blocked};
+    return (bk_traffic){.bytes = x.bytes + y.bytes,
+                        .messages = x.messages + y.messages,
+                        .far = x.far + y.far,
+                        .blocked = x.blocked + y.blocked};
 }
 
 bk_traffic bk_traffic_minus(bk_traffic x, bk_traffic y)
 {
-    return (bk_traffic){x.bytes - y.bytes, x.messages - y.messages, x.blocked - y.blocked};
+    return (bk_traffic){.bytes = x.bytes - y.bytes,
+                        .messages = x.messages - y.messages,
+                        .far = x.far - y.far,
+                        .blocked = x.blocked - y.blocked};
 }
 
 void bk_traffic_add(bk_traffic_part part, int64_t bytes)

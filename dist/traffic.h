@@ -23,6 +23,9 @@ typedef enum bk_traffic_part {
 
 typedef struct bk_traffic {
     int64_t bytes, messages;
+    int64_t far; /* of exchanges of rows and counts: messages to other nodes, one for each rank that
+                  * gets some
+                  */
     double blocked; /* seconds inside blocking calls and waits */
 } bk_traffic;
 

@@ -395,6 +395,17 @@ static void resolve(bk_config *c, const char *section, const char *key, const ch
     *path = absolute(c->arena, *path, value ? value->file : NULL);
 }
 
+/* The path of the dense model is read by the model, from the tree. */
+static void resolve_upcycle(const bk_config *c)
+{
+    static const char *const keys[] = {"model", "moe", "upcycle", "from"};
+    bk_value *value = c->root;
+    for (size_t i = 0; value && i < sizeof keys / sizeof *keys; i++)
+        value = value->kind == BK_MAP ? bk_value_get(value, keys[i]) : NULL;
+    if (value && value->kind == BK_SCALAR)
+        value->text = absolute(c->arena, value->text, value->file);
+}
+
 bk_status bk_config_read(bk_arena *arena, bk_value *root, bk_config **out)
 {
     bk_config *c = BK_ZNEW(arena, bk_config, 1);
@@ -423,6 +434,7 @@ bk_status bk_config_read(bk_arena *arena, bk_value *root, bk_config **out)
     resolve(c, "data", "train", &c->data.train);
     resolve(c, "data", "eval", &c->data.eval);
     resolve(c, "distill", "teacher", &c->distill.teacher);
+    resolve_upcycle(c);
     resolve(c, "distill", "cache", &c->distill.cache);
     *out = c;
     return check(c);

@@ -103,6 +103,7 @@ static bk_status evaluate(bk_context *context, bk_job *job)
 {
     BK_TRY(bk_job_load_model(job->world, job->arena, job->checkpoint, job->slab));
     bk_evaluation e = bk_job_evaluate(job, 0);
+    BK_TRY(e.status);
     if (job->world->rank != 0)
         return BK_OK;
     if (context->json)

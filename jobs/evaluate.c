@@ -112,13 +112,14 @@ bk_evaluation bk_job_evaluate(bk_job *job, int64_t batches)
     int64_t counts[3] = {0}, all = bk_sampler_batches(sampler);
     int64_t last = batches > 0 && batches < all ? batches : all;
     bk_stop stop = BK_GO_ON;
+    bk_status status = BK_OK;
     bk_arena *scratch = bk_arena_new("evaluation");
     int64_t classes = job->data.classes;
     int64_t *confusion =
         counts_confusion(job) ? BK_ZNEW(scratch, int64_t, classes * classes) : NULL;
     bk_watchdog_phase(BK_PHASE_EVALUATE);
     bool judged = bk_teacher_enter_evaluation(job);
-    for (int64_t i = 0; i < last && stop == BK_GO_ON; i++) {
+    for (int64_t i = 0; i < last && stop == BK_GO_ON && status == BK_OK; i++) {
         bk_bundle bundle = {0};
         bk_tape_begin(t);
         t->training = t->recording = false;
@@ -127,12 +128,14 @@ bk_evaluation bk_job_evaluate(bk_job *job, int64_t batches)
         bk_model_forward(job->model, t, &bundle);
         count_rows(&bundle, counts, confusion);
         add_sums(job, &bundle, sums);
+        status = t->status;
         stop = i + 1 < last ? bk_job_stop_asked(job) : BK_GO_ON;
     }
     bk_teacher_leave_evaluation(job);
     bk_sum_i64(job->world->loss, 3, counts);
     double rows = counts[0] > 0 ? (double)counts[0] : 1.0;
-    bk_evaluation e = {.rows = counts[0],
+    bk_evaluation e = {.status = status,
+                       .rows = counts[0],
                        .correct = counts[1],
                        .cross_entropy = sums[SUM_LOSS] / rows,
                        .accuracy = (double)counts[1] / rows,

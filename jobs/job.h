@@ -54,6 +54,7 @@ typedef struct bk_job {
     bk_attributes figures[BK_LOSSES_MAX]; /* of the losses, in a step whose line is due */
     bk_transfer *transfer;                /* losses between layers; NULL: none */
     bk_checkpoint *checkpoint;            /* resumed from; NULL: fresh */
+    bk_checkpoint *dense;                 /* upcycled from; NULL: not */
     bk_run_state state;
     char run_id[17];
     const char *resolved;      /* the resolved configuration, YAML */
@@ -104,6 +105,12 @@ BK_CHECKED bk_status bk_job_resume(bk_job *job);
 /* Collective.  Begins a checkpoint of the present state (io/checkpoint.h, bk_saver_begin). */
 BK_CHECKED bk_status bk_job_save(bk_job *job);
 
+/* ---- upcycle.c ---- */
+
+/* Collective (agreed).  A new training whose model.moe.upcycle names a dense model: initialises and
+ * fills the slab from that one's checkpoint.  BK_INPUT when it does not fit.  Nothing without. */
+BK_CHECKED bk_status bk_job_upcycle(bk_job *job);
+
 /* ---- resume.c ---- */
 
 /* Collective (agreed).  Compares the configuration with the checkpoint's, key by key: BK_USAGE with
@@ -152,6 +159,7 @@ void bk_job_advance(bk_job *job, int64_t positions);
 bk_stop bk_job_stop_asked(const bk_job *job);
 
 typedef struct bk_evaluation {
+    bk_status status; /* not BK_OK, agreed: there are no figures */
     int64_t rows, correct;
     double cross_entropy; /* mean over rows, nats */
     double accuracy;

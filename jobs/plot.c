@@ -86,7 +86,7 @@ static double place(const axis *a, double value)
     return a->origin + a->pixels * (value - a->low) / (a->high - a->low);
 }
 
-static void put_text(FILE *f, double x, double y, const char *anchor, const char *text)
+void bk_plot_text(FILE *f, double x, double y, const char *anchor, const char *text)
 {
     fprintf(f, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"%s\">", x, y, anchor);
     for (; *text; text++)
@@ -109,11 +109,11 @@ static void put_ticks(FILE *f, const bk_panel *p, const axis *x, const axis *y)
     for (double v = y->low; v <= y->high + 0.01 * y->step; v += y->step) {
         snprintf(text, sizeof text, p->logarithmic ? "1e%.0f" : "%.4g", fabs(v) < 1e-9 ? 0.0 : v);
         fprintf(f, "<path d=\"M%.1f %.1fh%d\" stroke=\"#ddd\"/>\n", x->origin, place(y, v), WIDTH);
-        put_text(f, x->origin - 6.0, place(y, v) + 4.0, "end", text);
+        bk_plot_text(f, x->origin - 6.0, place(y, v) + 4.0, "end", text);
     }
     for (double v = x->step * ceil(x->low / x->step); v <= x->high + 0.01 * x->step; v += x->step) {
         snprintf(text, sizeof text, "%.6g", v);
-        put_text(f, place(x, v), y->origin + 16.0, "middle", text);
+        bk_plot_text(f, place(x, v), y->origin + 16.0, "middle", text);
     }
 }
 
@@ -153,7 +153,7 @@ static void put_legend(FILE *f, const bk_panel *p, double left, double top)
         color_of(p, i, color);
         fprintf(f, "<path d=\"M%.1f %.1fh10\" stroke=\"%s\" stroke-width=\"2\"/>\n", x, y - 4.0,
                 color);
-        put_text(f, x + 14.0, y, "start", p->series[i].name);
+        bk_plot_text(f, x + 14.0, y, "start", p->series[i].name);
     }
 }
 
@@ -164,12 +164,22 @@ static void put_panel(FILE *f, const bk_panel *p, double left, double top)
     x.pixels = WIDTH;
     y.origin = top + HEIGHT;
     y.pixels = -HEIGHT;
-    put_text(f, left + 0.5 * WIDTH, top - 10.0, "middle", p->title);
-    put_text(f, left + 0.5 * WIDTH, top + HEIGHT + 34.0, "middle", p->axis);
+    bk_plot_text(f, left + 0.5 * WIDTH, top - 10.0, "middle", p->title);
+    bk_plot_text(f, left + 0.5 * WIDTH, top + HEIGHT + 34.0, "middle", p->axis);
     put_ticks(f, p, &x, &y);
     for (int i = 0; i < p->count; i++)
         put_curve(f, p, i, &x, &y);
     put_legend(f, p, left, top);
+}
+
+void bk_plot_begin(FILE *f, const char *title, int width, int height)
+{
+    fprintf(f,
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" "
+            "font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"%d\" height=\"%d\" "
+            "fill=\"white\"/>\n",
+            width, height, width, height);
+    bk_plot_text(f, 0.5 * width, 22.0, "middle", title);
 }
 
 void bk_plot_write(FILE *f, const char *title, const bk_panel *panel, int panels)
@@ -179,12 +189,7 @@ void bk_plot_write(FILE *f, const char *title, const bk_panel *panel, int panels
         filled += panel[i].count > 0;
     int rows = (filled + COLUMNS - 1) / COLUMNS, width = LEFT + COLUMNS * (WIDTH + ACROSS) - 50,
         height = TOP + rows * (HEIGHT + DOWN);
-    fprintf(f,
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" "
-            "font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"%d\" height=\"%d\" "
-            "fill=\"white\"/>\n",
-            width, height, width, height);
-    put_text(f, 0.5 * width, 22.0, "middle", title);
+    bk_plot_begin(f, title, width, height);
     for (int i = 0; i < panels; i++) {
         if (panel[i].count == 0)
             continue;

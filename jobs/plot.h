@@ -25,6 +25,11 @@ typedef struct bk_panel {
  * series beyond BK_PANEL_SERIES, are left out. */
 void bk_panel_add(bk_arena *arena, bk_panel *panel, const char *name, double x, double y);
 
+/* The head of an SVG of that size with a title over it; the caller ends it. */
+void bk_plot_begin(FILE *file, const char *title, int width, int height);
+/* anchor: start, middle, end. */
+void bk_plot_text(FILE *file, double x, double y, const char *anchor, const char *text);
+
 /* The panels that hold points, in rows of three under `title`; curves go from blue to red in the
  * order of their series. */
 void bk_plot_write(FILE *file, const char *title, const bk_panel *panel, int panels);

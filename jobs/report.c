@@ -1,8 +1,10 @@
-/* birkhoff report: the figures of a run, over its steps and over its depth, as one SVG. */
+/* birkhoff report: the figures of a run, over its steps and over its depth, or the load of its
+ * experts over its steps, as one SVG. */
 #include "core/option.h"
 #include "io/files.h"
 #include "io/yaml.h"
-#include "jobs/command.h"
+#include "jobs/heat.h"
+#include "jobs/options.h"
 #include "jobs/plot.h"
 
 #include <math.h>
@@ -46,10 +48,26 @@ static const char *const step_field[] = {"birkhoff_distance", "entropy",        
 static const char *const depth_field[] = {"birkhoff_distance", "entropy", "effective_rank",
                                           "product_rank"};
 
+typedef struct report_config {
+    int figure;
+} report_config;
+
+enum { CURVES, LOAD };
+
+static const bk_option options[] = {
+    BK_OPTION_CHOICE(report_config, figure, CURVES, "curves|load",
+                     "curves of all figures, or each layer's load of its experts over the steps"),
+    BK_OPTION_END,
+};
+
+enum { MAPS = 256 };
+
 typedef struct report {
     bk_arena *arena;
     bk_panel *panel;
     const bk_value *first, *last; /* lines that hold probes */
+    bk_heat *map;                 /* [MAPS] */
+    int maps;
 } report;
 
 /* ---- the lines ---- */
@@ -74,6 +92,43 @@ static void add_probe_of_step(report *r, const bk_value *line)
     }
 }
 
+static int64_t entries(const bk_value *list)
+{
+    int64_t count = 0;
+    for (const bk_value *v = list ? list->child : NULL; v; v = v->next)
+        count++;
+    return count;
+}
+
+/* The map of a layer, made when it is new; NULL behind the last that there is room for, and for
+ * another number of experts than before. */
+static bk_heat *map_of(report *r, int64_t layer, int64_t experts)
+{
+    int i = 0;
+    while (i < r->maps && r->map[i].layer != layer)
+        i++;
+    if (i == MAPS || (i < r->maps && r->map[i].experts != experts))
+        return NULL;
+    if (i == r->maps)
+        r->map[r->maps++] = (bk_heat){.layer = layer, .experts = experts};
+    return &r->map[i];
+}
+
+static void add_loads(report *r, const bk_value *line)
+{
+    for (const bk_value *l = bk_value_get(line, "moe")->child; l; l = l->next) {
+        const bk_value *load = bk_value_get(l, "load");
+        int64_t experts = entries(load), place = 0;
+        bk_heat *map = experts > 0 ? map_of(r, (int64_t)number(l, layers), experts) : NULL;
+        double *share = BK_NEW(r->arena, double, experts);
+        for (const bk_value *v = load ? load->child : NULL; v; v = v->next, place++)
+            if (!bk_parse_f64(v->text, &share[place]))
+                share[place] = NAN;
+        if (map)
+            bk_heat_add(r->arena, map, number(line, steps), share);
+    }
+}
+
 static void add_line(report *r, const bk_value *line)
 {
     const bk_value *split = bk_value_get(line, "split");
@@ -83,6 +138,8 @@ static void add_line(report *r, const bk_value *line)
                  number(line, "accuracy"));
     if (bk_value_get(line, "probe"))
         add_probe_of_step(r, line);
+    if (bk_value_get(line, "moe"))
+        add_loads(r, line);
 }
 
 /* JSON is YAML.  A last line without an end is being written. */
@@ -140,14 +197,17 @@ static void add_depths(report *r)
 
 /* ---- the command ---- */
 
-static bk_status draw(const report *r, const char *title, const char *path)
+static bk_status draw(const report *r, int figure, const char *title, const char *path)
 {
     char *text = NULL;
     size_t length = 0;
     FILE *stream = open_memstream(&text, &length);
     if (!stream)
         bk_fatal("out of memory: report");
-    bk_plot_write(stream, title, r->panel, PANELS);
+    if (figure == LOAD)
+        bk_heat_write(stream, title, r->map, r->maps);
+    else
+        bk_plot_write(stream, title, r->panel, PANELS);
     fclose(stream);
     bk_status status = bk_write_text(path, text);
     free(text);
@@ -156,26 +216,44 @@ static bk_status draw(const report *r, const char *title, const char *path)
 
 static bk_status run(bk_context *context)
 {
+    report_config config;
     if (context->argc != 2)
         return bk_fail(BK_USAGE,
                        "report takes a run directory and an output (%d arguments given): birkhoff "
                        "report RUN_DIR OUT.svg",
                        context->argc);
+    BK_TRY(bk_options_from_context(context, options, "report", &config));
     bk_arena *arena = context->arena;
-    report r = {.arena = arena, .panel = BK_NEW(arena, bk_panel, PANELS)};
+    report r = {.arena = arena,
+                .panel = BK_NEW(arena, bk_panel, PANELS),
+                .map = BK_ZNEW(arena, bk_heat, MAPS)};
     memcpy(r.panel, panels, sizeof panels);
-    BK_TRY(read_lines(&r, bk_arena_printf(arena, "%s/metrics.jsonl", context->argv[0])));
+    const char *lines = bk_arena_printf(arena, "%s/metrics.jsonl", context->argv[0]);
+    BK_TRY(read_lines(&r, lines));
+    if (config.figure == LOAD && r.maps == 0)
+        return bk_fail(BK_INPUT,
+                       "no line holds the load of experts (%s): train a model with "
+                       "model.moe",
+                       lines);
     add_depths(&r);
-    return draw(&r, context->argv[0], context->argv[1]);
+    return draw(&r, config.figure, context->argv[0], context->argv[1]);
+}
+
+static void print_keys(void)
+{
+    bk_options_print(stdout, options);
 }
 
 const bk_command bk_command_report = {
     .name = "report",
     .summary = "the figures of a run as an SVG",
-    .usage = "report RUN_DIR OUT.svg",
+    .usage = "report RUN_DIR OUT.svg [key=value ...]",
     .help = "Draws loss and accuracy over the steps and, where log.probe was set, the figures of "
             "the attention\n"
-            "matrices over the steps and over the layers.\n",
+            "matrices over the steps and over the layers; with figure=load the share of the tokens "
+            "that each\n"
+            "expert of each layer got in the steps that have a line.\n",
+    .print_keys = print_keys,
     .local = true,
     .run = run,
 };

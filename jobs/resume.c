@@ -16,15 +16,27 @@ static const struct {
     const char *path;
     key_class class;
 } classes[] = {
-    {"run.seed", FIXED},       {"run.precision", WARNED},
-    {"data.batch", FIXED},     {"data.length", FIXED},
-    {"data.split", FIXED},     {"data.max_length", FIXED},
-    {"model.recompute", FREE}, {"model.moe.chunks", FREE},
-    {"model", TENSORS},        {"distill.teacher_ranks", FREE},
-    {"distill.cache", FREE},   {"distill.evaluate", FREE},
-    {"distill", WARNED},       {"loss", WARNED},
-    {"optim.kind", MOMENTS},   {"optim.skip_nonfinite", FREE},
-    {"optim", WARNED},         {"schedule", WARNED},
+    {"run.seed", FIXED},
+    {"run.precision", WARNED},
+    {"data.batch", FIXED},
+    {"data.length", FIXED},
+    {"data.split", FIXED},
+    {"data.max_length", FIXED},
+    {"model.recompute", FREE},
+    {"model.moe.chunks", FREE},
+    {"model.moe.hierarchy", FREE},
+    {"model.moe.max_receive_factor", FREE},
+    {"model.moe.upcycle", FREE}, /* of the first start alone */
+    {"model", TENSORS},
+    {"distill.teacher_ranks", FREE},
+    {"distill.cache", FREE},
+    {"distill.evaluate", FREE},
+    {"distill", WARNED},
+    {"loss", WARNED},
+    {"optim.kind", MOMENTS},
+    {"optim.skip_nonfinite", FREE},
+    {"optim", WARNED},
+    {"schedule", WARNED},
     {"parallel.lanes", FIXED},
 };
 

@@ -183,7 +183,7 @@ bk_status bk_job_resume(bk_job *job)
 {
     bk_watchdog_phase(BK_PHASE_LOAD);
     job->state = (bk_run_state){.seed = (uint64_t)job->config->run.seed, .best_value = NAN};
-    if (!job->checkpoint || job->config->checkpoint.partial)
+    if ((!job->checkpoint && !job->dense) || job->config->checkpoint.partial)
         bk_slab_initialise(job->slab, (uint64_t)job->config->run.seed);
     if (job->checkpoint) {
         job->state = *bk_checkpoint_state(job->checkpoint);

@@ -101,7 +101,7 @@ static double agree(bk_job *job, bk_step_result *out)
     bool clock = job->world->rank == 0;
     double now = bk_seconds();
     const bk_teacher *teacher = job->teacher;
-    bk_step_message m = {.status = teacher ? teacher->status : BK_OK,
+    bk_step_message m = {.status = t->status == BK_OK && teacher ? teacher->status : t->status,
                          .flag = {[BK_STEP_NONFINITE] = nonfinite + nonfinite_records(job),
                                   [BK_STEP_TERM] = bk_signals_term() || (teacher && teacher->seen),
                                   [BK_STEP_USR1] = bk_signals_usr1(),
@@ -144,6 +144,7 @@ static void update(bk_job *job, bk_step_result *out)
     if (c->parallel.zero == 0)
         bk_reduction_allgather(job->reduction, job->slab->grad);
     bk_shard_update(job->shard, job->slab, c->optim.kind, c->optim.config, &u);
+    bk_model_step_routers(job->model);
     if (c->parallel.zero == 1)
         bk_reduction_gather_begin(job->reduction, &job->tape);
 }

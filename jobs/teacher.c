@@ -195,6 +195,8 @@ const bk_tensor *bk_teacher_forward(bk_job *job, const bk_lanes *lanes, const bk
     bk_bundle seen = *bundle;
     seen.inside = bk_transfer_teacher(job);
     bk_model_forward(t->model, &tape, &seen);
+    if (tape.status != BK_OK)
+        job->tape.status = t->status = tape.status;
     return bk_bundle_need(&seen, "logits");
 }
 

@@ -14,6 +14,7 @@
 #include "jobs/probe.h"
 #include "jobs/progress.h"
 #include "jobs/repro.h"
+#include "jobs/routing.h"
 #include "jobs/saving.h"
 #include "jobs/slurm.h"
 #include "jobs/teacher.h"
@@ -42,32 +43,7 @@ typedef struct loop {
 
 /* ---- lines of metrics ---- */
 
-static void write_moe_layer(bk_metrics *m, const bk_moe_figures *f)
-{
-    static const char *const phase[BK_MOE_PHASES] = {"route", "pack", "exchange", "gemm",
-                                                     "combine"};
-    bk_metrics_integer(m, "layer", f->layer);
-    bk_metrics_number(m, "load_max_over_mean", f->load_max_over_mean);
-    bk_metrics_number(m, "load_min_over_mean", f->load_min_over_mean);
-    bk_metrics_number(m, "load_cv", f->load_cv);
-    bk_metrics_number(m, "load_entropy", f->load_entropy);
-    bk_metrics_integer(m, "dead", f->dead);
-    bk_metrics_number(m, "rank_load_max_over_mean", f->rank_load_max_over_mean);
-    bk_metrics_number(m, "token_entropy", f->token_entropy);
-    bk_metrics_number(m, "confidence", f->confidence);
-    bk_metrics_number(m, "kept_mass", f->kept_mass);
-    bk_metrics_number(m, "soft_column_error", f->soft_column_error);
-    bk_metrics_integer(m, "router_iterations", f->router_iterations);
-    bk_metrics_integer(m, "router_unconverged", f->router_unconverged);
-    bk_metrics_integer(m, "ot_steps", f->ot_steps);
-    bk_metrics_integer(m, "nonfinite_logits", f->nonfinite_logits);
-    bk_metrics_number(m, "aux", f->aux);
-    bk_metrics_number(m, "z", f->z);
-    bk_metrics_integer(m, "bytes_sent", f->bytes_sent);
-    for (int i = 0; i < BK_MOE_PHASES; i++)
-        bk_metrics_number(m, phase[i], f->seconds[i]);
-}
-
+/* Collective. */
 static void write_moe(loop *l)
 {
     bk_job *job = l->job;
@@ -76,12 +52,7 @@ static void write_moe(loop *l)
         return;
     bk_moe_figures *f = BK_ZNEW(job->tape.arena, bk_moe_figures, layers);
     bk_model_moe_figures(job->model, f);
-    bk_metrics_open_list(l->metrics, "moe");
-    for (int i = 0; i < layers; i++) {
-        bk_metrics_next_item(l->metrics);
-        write_moe_layer(l->metrics, &f[i]);
-    }
-    bk_metrics_close_list(l->metrics);
+    bk_routing_write(l->metrics, layers, f, job->tape.arena);
 }
 
 /* "row_violation" of "sinkd", "row_violation.2" of "sinkd.2". */
@@ -238,17 +209,19 @@ static bk_stop write_evaluation(loop *l, const bk_evaluation *e)
 }
 
 /* The whole split at the end of the run. */
-static bk_stop evaluate(loop *l)
+static bk_status evaluate(loop *l, bk_stop *stop)
 {
     bk_job *job = l->job;
     bool last = job->state.step == job->config->run.steps;
     bk_evaluation e = bk_job_evaluate(job, last ? 0 : job->config->log.eval_batches);
+    BK_TRY(e.status);
+    *stop = e.stop;
     if (e.stop != BK_GO_ON)
-        return e.stop;
+        return BK_OK;
     char ladder[128], metric[64] = "";
     l->is_best = bk_best_improved(&l->best, &e, &job->state);
     bk_progress_break(&l->progress);
-    bk_stop stop = write_evaluation(l, &e);
+    *stop = write_evaluation(l, &e);
     if (job->metric >= 0)
         snprintf(metric, sizeof metric, ", %s %.4f", bk_metric_names[job->metric],
                  e.metric[job->metric]);
@@ -256,7 +229,7 @@ static bk_stop evaluate(loop *l)
             (long long)job->state.step, e.cross_entropy, e.accuracy, metric,
             bk_ladder_text(job->eval_split, e.accuracy, ladder), l->is_best ? ", the best" : "");
     restart_clock(l);
-    return stop;
+    return BK_OK;
 }
 
 /* ---- the loop ---- */
@@ -348,7 +321,7 @@ static bk_status milestone(loop *l, const bk_step_result *r)
     bk_stop stop = r->stop;
     l->is_best = false;
     if (stop == BK_GO_ON && evaluation_due(l))
-        stop = evaluate(l);
+        BK_TRY(evaluate(l, &stop));
     if (stop != BK_GO_ON)
         return stop_on_request(l, stop);
     if (l->job->state.step == l->job->config->run.steps)
@@ -425,6 +398,9 @@ static void begin_notes(const bk_job *job)
     if (job->checkpoint)
         bk_note("resuming from step %lld (%s)", (long long)job->state.step,
                 bk_checkpoint_path(job->checkpoint));
+    if (job->dense)
+        bk_note("the experts begin as the dense feed-forward of %s",
+                bk_checkpoint_path(job->dense));
     note_teacher(job);
     bk_model_advise(job->model, job->config->run.steps);
     if (only_sinkd(job->config))

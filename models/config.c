@@ -46,12 +46,41 @@ static const bk_option moe_options[] = {
     BK_OPTION_I64(bk_moe_config, k, 2, 1, 65536, "experts of a token"),
     BK_OPTION_I64(bk_moe_config, hidden, 0, 0, 1048576, "hidden width of an expert; 0 = model.ffn"),
     BK_OPTION_CHOICE(bk_moe_config, activation, 0, "gelu|gelu_tanh|relu|silu", "of the experts"),
-    BK_OPTION_CHOICE(bk_moe_config, aux, 0, "none|switch", "balance loss"),
+    BK_OPTION_F64(
+        bk_moe_config, capacity_factor, 0.0, 0.0, 1e6,
+        "an expert takes so many times its equal share of a lane's tokens; 0 = all, and 1 "
+        "where experts choose"),
+    BK_OPTION_I64(bk_moe_config, min_capacity, 1, 1, 1 << 30,
+                  "tokens of a lane that an expert takes at least"),
+    BK_OPTION_CHOICE(bk_moe_config, drop_policy, BK_DROP_PROBS, "probs|position",
+                     "which stay: the largest scores, or first choices before second ones"),
+    BK_OPTION_F64(bk_moe_config, max_receive_factor, 0.0, 0.0, 1e9,
+                  "stop when a rank would receive so many times its even share of the rows, before "
+                  "it makes room; at least 1, 0 = never"),
+    BK_OPTION_CHOICE(bk_moe_config, aux, 0, "none|switch|seq|global|cv", "balance loss"),
     BK_OPTION_F64(bk_moe_config, aux_weight, 0.01, 0.0, 1e6, "weight of the balance loss"),
     BK_OPTION_F64(bk_moe_config, z_weight, 0.0, 0.0, 1e6,
                   "weight of the squared log-sum-exp of the router logits"),
+    BK_OPTION_I64(bk_moe_config, shared, 0, 0, 1048576,
+                  "hidden width of an expert that every token goes to; 0 = none"),
+    BK_OPTION_BOOL(bk_moe_config, shared_gate, false,
+                   "scale the shared expert's output by a sigmoid of the token"),
+    BK_OPTION_CHOICE(bk_moe_config, wire, 0, "fp32|bf16",
+                     "rows between tokens and experts, both ways; sums stay fp32"),
+    BK_OPTION_CHOICE(
+        bk_moe_config, hierarchy, 0, "auto|flat|two_level",
+        "rows between nodes: each rank to each, or by way of one rank a node; auto: the "
+        "latter where messages are short (8 KiB)"),
     BK_OPTION_I64(bk_moe_config, chunks, 1, 1, 64,
                   "pieces of a rank's experts; rows of one travel while another is at work"),
+    BK_OPTION_END,
+};
+
+static const bk_option upcycle_options[] = {
+    BK_OPTION_TEXT_AS(bk_moe_config, upcycle_from, "from", NULL,
+                      "run or checkpoint of the dense model that a new training begins as"),
+    BK_OPTION_I64(bk_moe_config, granularity, 1, 1, 65536,
+                  "experts that one copy of a dense feed-forward is cut into"),
     BK_OPTION_END,
 };
 
@@ -64,6 +93,7 @@ const bk_section bk_model_sections[] = {
     {"model", model_options, "model"},
     {"model.attention", attention_options, "attention"},
     {"model.moe", moe_options, NULL},
+    {"model.moe.upcycle", upcycle_options, NULL},
     {"model.moe.router", router_options, "router"},
     {NULL, NULL, NULL},
 };
@@ -191,6 +221,14 @@ static bk_status check_router_keys(bk_model *model, bk_value *map, const bk_moe_
     return bk_options_unknown(map, path, tables, NULL);
 }
 
+static bk_status refuse_decoder(const bk_moe_config *moe)
+{
+    return bk_fail(BK_USAGE,
+                   "router %s does not go with model.kind=decoder (model.moe.router): later tokens "
+                   "decide about earlier ones; choose another router",
+                   moe->router->name);
+}
+
 static bk_status read_router(bk_model *model, bk_value *map, bk_moe_config *moe)
 {
     const char *path = "model.moe.router", *names[64] = {0};
@@ -204,8 +242,24 @@ static bk_status read_router(bk_model *model, bk_value *map, bk_moe_config *moe)
     BK_TRY(bk_options_read(moe->router->options, moe->router_config, map, path, model->arena));
     if (map)
         BK_TRY(check_router_keys(model, map, moe));
-    return moe->router->check ? moe->router->check(moe->router_config, moe->experts, moe->k)
-                              : BK_OK;
+    if (bk_model_causal(model) && moe->router->flags & BK_ROUTER_EXPERTS)
+        return refuse_decoder(moe);
+    if (moe->router->check)
+        BK_TRY(moe->router->check(moe->router_config, moe->experts, moe->k));
+    BK_TRY(bk_router_check_aux(moe->router, (bk_moe_aux)moe->aux, moe->experts, moe->k));
+    return bk_upcycle_check_router(moe);
+}
+
+static bk_status read_upcycle(bk_model *model, bk_value *map, bk_moe_config *moe)
+{
+    const char *path = "model.moe.upcycle";
+    const bk_option *tables[] = {upcycle_options, NULL};
+    if (!map)
+        return BK_OK;
+    map->used = moe->upcycles = true;
+    BK_TRY(bk_options_read(upcycle_options, moe, map, path, model->arena));
+    BK_TRY(bk_options_unknown(map, path, tables, NULL));
+    return bk_upcycle_check(model, moe);
 }
 
 static bk_status read_moe(bk_model *model, bk_value *map)
@@ -214,10 +268,11 @@ static bk_status read_moe(bk_model *model, bk_value *map)
         return BK_OK;
     bk_moe_config *moe = model->moe = BK_ZNEW(model->arena, bk_moe_config, 1);
     const bk_option *tables[] = {moe_options, NULL};
-    const char *more[] = {"router", NULL};
+    const char *more[] = {"router", "upcycle", NULL};
     map->used = true;
     BK_TRY(bk_options_read(moe_options, moe, map, "model.moe", model->arena));
     BK_TRY(bk_options_unknown(map, "model.moe", tables, more));
+    BK_TRY(read_upcycle(model, bk_value_get(map, "upcycle"), moe));
     if (moe->hidden == 0)
         moe->hidden = model->config.ffn;
     if (moe->k > moe->experts)
@@ -229,6 +284,14 @@ static bk_status read_moe(bk_model *model, bk_value *map)
                        "parallel.expert=%d is more than model.moe.experts=%lld: choose a degree of "
                        "at most %lld",
                        model->world->expert, (long long)moe->experts, (long long)moe->experts);
+    if (moe->max_receive_factor > 0.0 && moe->max_receive_factor < 1.0)
+        return bk_fail(
+            BK_USAGE,
+            "model.moe.max_receive_factor=%g is below the even share: use 0 or at least 1",
+            moe->max_receive_factor);
+    if (moe->shared_gate && moe->shared == 0)
+        return bk_fail(BK_USAGE, "model.moe.shared_gate=true gates nothing: give model.moe.shared "
+                                 "a width");
     if (moe->every > model->config.layers)
         return bk_fail(BK_USAGE,
                        "model.moe.every=%lld leaves no block with experts in %lld layers: choose "
@@ -322,6 +385,10 @@ void bk_model_write_options(const bk_model *model, int indent, void *stream)
         return;
     fprintf(file, "%*smoe:\n", indent, "");
     bk_options_write(moe_options, model->moe, indent + 2, file);
+    if (model->moe->upcycles) {
+        fprintf(file, "%*supcycle:\n", indent + 2, "");
+        bk_options_write(upcycle_options, model->moe, indent + 4, file);
+    }
     fprintf(file, "%*srouter:\n", indent + 2, "");
     bk_options_write(router_options, model->moe, indent + 4, file);
     bk_options_write(model->moe->router->options, model->moe->router_config, indent + 4, file);

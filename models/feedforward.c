@@ -2,6 +2,7 @@
 #include "models/internal.h"
 
 #include <math.h>
+#include <string.h>
 
 static const char *name(bk_model *model, int layer, const char *part, const char *rest)
 {
@@ -69,28 +70,65 @@ static void declare_experts(bk_model *model, int layer, bk_moe_part *m)
     }
 }
 
+static bk_parameter *declare_gate(bk_model *model, int layer, const char *what, double deviation)
+{
+    return bk_declare(model, &(bk_parameter){.name = name(model, layer, "moe", what),
+                                             .shape = {model->moe->experts, model->config.width},
+                                             .dims = 2,
+                                             .expert = -1,
+                                             .decay = true,
+                                             .init = deviation > 0 ? BK_INIT_NORMAL : BK_INIT_ZERO,
+                                             .init_scale = deviation,
+                                             .layer = layer});
+}
+
+static void declare_router_state(bk_model *model, int layer, bk_moe_part *m)
+{
+    const bk_moe_config *c = model->moe;
+    if (c->router->flags & BK_ROUTER_STATE) {
+        m->router_bias = bk_slab_declare_buffer(
+            model->slab, name(model, layer, "moe", "router_bias"), BK_F64, 1, &c->experts);
+        m->next_bias = BK_ZNEW(model->arena, double, c->experts);
+    }
+    if (c->router->flags & BK_ROUTER_TRANSPORT)
+        m->router_ot_steps =
+            bk_slab_declare_buffer(model->slab, name(model, layer, "moe", "router_ot_steps"),
+                                   BK_I64, 1, (const int64_t[]){1});
+}
+
+static void declare_shared(bk_model *model, int layer, bk_moe_part *m)
+{
+    int64_t width = model->config.width, hidden = model->moe->shared;
+    m->shared_up = bk_declare_linear(model, name(model, layer, "moe", "shared_w1"),
+                                     name(model, layer, "moe", "shared_b1"), hidden, width, layer,
+                                     bk_init_scale(model, width, hidden, 1.0));
+    m->shared_down = bk_declare_linear(model, name(model, layer, "moe", "shared_w2"),
+                                       name(model, layer, "moe", "shared_b2"), width, hidden, layer,
+                                       bk_init_scale(model, hidden, width, residual_factor(model)));
+    if (model->moe->shared_gate)
+        m->shared_gate =
+            bk_declare(model, &(bk_parameter){.name = name(model, layer, "moe", "shared_gate"),
+                                              .shape = {width},
+                                              .dims = 1,
+                                              .expert = -1,
+                                              .init = BK_INIT_NORMAL,
+                                              .init_scale = 0.02,
+                                              .layer = layer});
+}
+
 static void declare_moe(bk_model *model, int layer)
 {
     const bk_moe_config *c = model->moe;
     bk_moe_part *m = model->block[layer].moe = BK_ZNEW(model->arena, bk_moe_part, 1);
     bk_moe_experts_of(model->world->rank % model->world->expert, c->experts, model->world->expert,
                       &m->first, &m->count);
-    m->gate = bk_declare(model, &(bk_parameter){.name = name(model, layer, "moe", "gate"),
-                                                .shape = {c->experts, model->config.width},
-                                                .dims = 2,
-                                                .expert = -1,
-                                                .decay = true,
-                                                .init = BK_INIT_NORMAL,
-                                                .init_scale = 0.02,
-                                                .layer = layer});
+    m->gate = declare_gate(model, layer, "gate", 0.02);
+    if (c->router->flags & BK_ROUTER_NOISE_GATE)
+        m->noise_gate = declare_gate(model, layer, "noise_gate", 0.0); /* Shazeer et al. 2017 */
     declare_experts(model, layer, m);
-    if (c->router->flags & BK_ROUTER_STATE) {
-        m->router_bias = bk_slab_declare_buffer(
-            model->slab, name(model, layer, "moe", "router_bias"), BK_F64, 1, &c->experts);
-        m->router_ot_steps =
-            bk_slab_declare_buffer(model->slab, name(model, layer, "moe", "router_ot_steps"),
-                                   BK_I64, 1, (const int64_t[]){1});
-    }
+    if (c->shared > 0)
+        declare_shared(model, layer, m);
+    declare_router_state(model, layer, m);
     bk_moe_state_init(&m->state, model->arena, c->experts);
 }
 
@@ -112,19 +150,56 @@ static bk_tensor **leaves(bk_tape *t, bk_parameter **parameter, int64_t count)
     return list;
 }
 
+/* One block of rows for each sample. */
+static const bk_route_blocks *sequences(bk_tape *t, const bk_tensor *x)
+{
+    bk_route_blocks *b = BK_NEW(t->arena, bk_route_blocks, 1);
+    int64_t count = x->shape[0], *row = BK_NEW(t->arena, int64_t, count + 1);
+    for (int64_t i = 0; i <= count; i++)
+        row[i] = i * x->shape[1];
+    *b = (bk_route_blocks){.count = count, .row = row};
+    return b;
+}
+
+/* What the routing makes of the state, for when the step counts. */
+static void keep_next_state(bk_moe_part *m, const bk_route *r)
+{
+    m->moved = r->next != NULL;
+    m->transported = r->transport;
+    if (m->moved)
+        memcpy(m->next_bias, r->next, (size_t)m->state.experts * sizeof *m->next_bias);
+}
+
+static bk_tensor *leaf(bk_tape *t, bk_parameter *parameter)
+{
+    return parameter ? bk_tape_parameter(t, parameter) : NULL;
+}
+
+static bk_moe_shared shared_leaves(bk_tape *t, const bk_moe_part *m)
+{
+    return (bk_moe_shared){.w1 = leaf(t, m->shared_up.w),
+                           .b1 = leaf(t, m->shared_up.b),
+                           .w2 = leaf(t, m->shared_down.w),
+                           .b2 = leaf(t, m->shared_down.b),
+                           .gate = leaf(t, m->shared_gate)};
+}
+
 static bk_tensor *experts(bk_model *model, bk_tape *t, int layer, bk_tensor *x, bk_tensor *mask,
                           int64_t positions)
 {
     const bk_moe_config *c = model->moe;
     bk_moe_part *m = model->block[layer].moe;
     int64_t tokens = bk_rows(x), width = bk_cols(x);
+    bk_moe_shared shared = shared_leaves(t, m);
     bk_moe_args a = {.x = bk_reshape(t, x, BK_SHAPE(tokens, width)),
                      .mask = mask ? bk_i32(mask) : NULL,
                      .gate = bk_tape_parameter(t, m->gate),
+                     .noise_gate = m->noise_gate ? bk_tape_parameter(t, m->noise_gate) : NULL,
                      .w1 = leaves(t, m->w1, m->count),
                      .b1 = leaves(t, m->b1, m->count),
                      .w2 = leaves(t, m->w2, m->count),
                      .b2 = leaves(t, m->b2, m->count),
+                     .shared = c->shared > 0 ? &shared : NULL,
                      .experts = c->experts,
                      .k = c->k,
                      .first = m->first,
@@ -134,6 +209,11 @@ static bk_tensor *experts(bk_model *model, bk_tape *t, int layer, bk_tensor *x, 
                      .router = c->router,
                      .router_config = c->router_config,
                      .bias = m->router_bias ? m->router_bias->data : NULL,
+                     .sequences = sequences(t, x),
+                     .capacity = {.factor = c->capacity_factor,
+                                  .least = c->min_capacity,
+                                  .policy = (bk_drop_policy)c->drop_policy},
+                     .max_receive_factor = c->max_receive_factor,
                      .aux = (bk_moe_aux)c->aux,
                      .z = c->z_weight > 0,
                      .valid = positions,
@@ -141,6 +221,8 @@ static bk_tensor *experts(bk_model *model, bk_tape *t, int layer, bk_tensor *x, 
                      .layer = layer,
                      .ep = model->world->ep,
                      .chunks = c->chunks,
+                     .wire_bf16 = c->wire != 0,
+                     .hierarchy = (bk_moe_hierarchy)c->hierarchy,
                      .route = bk_comm_reducer(model->world->route),
                      .state = &m->state};
     bk_moe_result r = bk_moe(t, &a);
@@ -148,8 +230,8 @@ static bk_tensor *experts(bk_model *model, bk_tape *t, int layer, bk_tensor *x, 
         bk_tape_add_term(t, "moe_aux", layer, r.aux, c->aux_weight);
     if (r.z)
         bk_tape_add_term(t, "moe_z", layer, r.z, c->z_weight);
-    if (r.route.transport && t->training && m->router_ot_steps)
-        *(int64_t *)m->router_ot_steps->data += 1;
+    if (t->training)
+        keep_next_state(m, &r.route);
     return bk_reshape(t, r.y, BK_SHAPE(x->shape[0], x->shape[1], width));
 }
 

@@ -32,9 +32,13 @@ typedef struct bk_attention_config {
 } bk_attention_config;
 
 typedef struct bk_moe_config {
-    int64_t every, experts, k, hidden, chunks;
-    int activation, aux;
-    double aux_weight, z_weight;
+    int64_t every, experts, k, hidden, min_capacity, shared, chunks;
+    bool shared_gate;
+    int activation, drop_policy, aux, wire, hierarchy;
+    double capacity_factor, max_receive_factor, aux_weight, z_weight;
+    bool upcycles; /* begins as the dense model upcycle_from */
+    const char *upcycle_from;
+    int64_t granularity;
     const char *router_name;
     const bk_router_kind *router;
     void *router_config;
@@ -57,10 +61,14 @@ typedef struct bk_attention_part {
 } bk_attention_part;
 
 typedef struct bk_moe_part {
-    bk_parameter *gate;
+    bk_parameter *gate, *noise_gate;     /* noise_gate: of routers with one */
     bk_parameter **w1, **b1, **w2, **b2; /* local experts */
+    bk_linear_part shared_up, shared_down;
+    bk_parameter *shared_gate;
     int64_t first, count;
     bk_buffer *router_bias, *router_ot_steps;
+    double *next_bias;       /* [E] the state behind the step under way, */
+    bool moved, transported; /* when it moved; and whether that went by transport */
     bk_moe_state state;
 } bk_moe_part;
 
@@ -100,6 +108,12 @@ bk_tensor **bk_inside_matrix(bk_model *model, int layer);
 
 /* ---- config.c ---- */
 BK_CHECKED bk_status bk_model_read_config(bk_model *model, bk_value *section);
+
+/* ---- upcycle.c ---- */
+/* BK_USAGE for shapes with which a mixture of experts cannot begin as a dense model; sets a hidden
+ * width of 0.  Then, with the router read: for weights with which it would not equal it. */
+BK_CHECKED bk_status bk_upcycle_check(const bk_model *model, bk_moe_config *moe);
+BK_CHECKED bk_status bk_upcycle_check_router(const bk_moe_config *moe);
 
 /* ---- parts.c: declaration and use of the common parts ---- */
 bk_parameter *bk_declare(bk_model *model, const bk_parameter *parameter);

@@ -1,6 +1,9 @@
 #include "models/internal.h"
 
 #include "core/log.h"
+#include "dist/collective.h"
+
+#include <string.h>
 
 #define MODEL(kind) extern const bk_model_kind bk_model_##kind;
 #include "models/kinds.def"
@@ -59,7 +62,7 @@ bk_model_figures bk_model_measure(const bk_model *model)
         double hidden = (double)c->ffn;
         if (model->block[i].moe) {
             f.active_parameters -= (model->moe->experts - model->moe->k) * expert_size(model);
-            hidden = (double)(model->moe->k * model->moe->hidden);
+            hidden = (double)(model->moe->k * model->moe->hidden + model->moe->shared);
         }
         f.flops_per_sample += 2.0 * n * (4.0 * width * qkv + 2.0 * width * hidden);
         f.flops_per_sample += 4.0 * n * n * qkv * (bk_model_causal(model) ? 0.5 : 1.0);
@@ -92,6 +95,46 @@ void bk_model_moe_figures(bk_model *model, bk_moe_figures *out)
     }
 }
 
+/* ---- routers' states ---- */
+
+/* Counts of all layers in one message. */
+static void update_from_counts(bk_model *model)
+{
+    const bk_moe_config *c = model->moe;
+    bk_arena *scratch = bk_arena_new("router counts");
+    int64_t *count = BK_NEW(scratch, int64_t, bk_model_moe_layers(model) * c->experts), layers = 0;
+    for (int64_t i = 0; i < model->config.layers; i++)
+        if (model->block[i].moe)
+            memcpy(count + layers++ * c->experts, model->block[i].moe->state.load,
+                   (size_t)c->experts * sizeof *count);
+    bk_sum_i64(model->world->route, layers * c->experts, count);
+    layers = 0;
+    for (int64_t i = 0; i < model->config.layers; i++)
+        if (model->block[i].moe)
+            c->router->update(c->router_config, c->experts, count + layers++ * c->experts,
+                              model->block[i].moe->router_bias->data);
+    bk_arena_free(scratch);
+}
+
+static void step_router(bk_moe_part *m)
+{
+    if (m->moved)
+        memcpy(m->router_bias->data, m->next_bias,
+               (size_t)m->router_bias->count * sizeof *m->next_bias);
+    if (m->transported && m->router_ot_steps)
+        *(int64_t *)m->router_ot_steps->data += 1;
+    m->moved = m->transported = false;
+}
+
+void bk_model_step_routers(bk_model *model)
+{
+    for (int64_t i = 0; i < model->config.layers; i++)
+        if (model->block[i].moe)
+            step_router(model->block[i].moe);
+    if (model->moe && model->moe->router->update)
+        update_from_counts(model);
+}
+
 /* ---- advice ---- */
 
 void bk_model_advise(const bk_model *model, int64_t steps)
@@ -99,8 +142,16 @@ void bk_model_advise(const bk_model *model, int64_t steps)
     const bk_moe_config *c = model->moe;
     if (!c)
         return;
+    if (c->hierarchy == BK_HIERARCHY_TWO_LEVEL && !bk_comm_has_levels(model->world->ep))
+        bk_note(
+            "model.moe.hierarchy=two_level: rows go straight, as the ranks of an expert-parallel "
+            "group do not stand on two or more nodes, two or more and as many on each");
     if (c->router->advise)
         c->router->advise(c->router_config, c->k, steps);
+    if (bk_model_causal(model) && c->router->flags & BK_ROUTER_TRANSPORT)
+        bk_note("router %s balances over all tokens of a step while training, so that later tokens "
+                "move routes of earlier ones; evaluation is plain top-k",
+                c->router->name);
     if ((c->router->flags & BK_ROUTER_STATE) && c->aux != BK_AUX_NONE)
         bk_warn("router %s balances, and so does model.moe.aux: two balancers act",
                 c->router->name);

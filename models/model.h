@@ -48,6 +48,10 @@ const bk_model_kind *bk_model_kind_of(const bk_model *model);
  * NULL, or the model's recompute none while recording). */
 void bk_model_forward(bk_model *model, bk_tape *t, bk_bundle *bundle);
 
+/* Collective.  Behind a step that was applied: the routers' states move on.  A step that was not is
+ * forgotten by the next one. */
+void bk_model_step_routers(bk_model *model);
+
 /* What losses that look inside a model ask of it. */
 typedef struct bk_model_shape {
     int64_t layers, width, heads;

@@ -8,7 +8,7 @@
 /* Counting sort of the kept (token, slot), stable, key expert; cnt[E]. */
 static void sort_by_expert(bk_tape *t, bk_dispatch *d, const bk_route_args *a, const int32_t *index)
 {
-    int64_t slots = a->tokens * a->k;
+    int64_t slots = a->tokens * d->slots;
     int64_t *start = BK_ZNEW(t->scratch, int64_t, a->experts + 1);
     for (int64_t i = 0; i < slots; i++)
         if (index[i] >= 0)
@@ -25,14 +25,8 @@ static void sort_by_expert(bk_tape *t, bk_dispatch *d, const bk_route_args *a, c
     }
 }
 
-/* The exchanged counts: for each peer, each of its experts and each lane of the sender, rows.  Room
- * for the fullest. */
-typedef struct counts {
-    int64_t experts, lanes; /* room */
-    int32_t *send, *receive;
-} counts;
-
-static void count_slot(const bk_route_args *a, int size, int32_t expert, int64_t lane, counts *c)
+static void count_slot(const bk_route_args *a, int size, int32_t expert, int64_t lane,
+                       bk_dispatch_counts *c)
 {
     int owner = bk_moe_owner(expert, a->experts, size);
     int64_t first, count;
@@ -40,30 +34,56 @@ static void count_slot(const bk_route_args *a, int size, int32_t expert, int64_t
     c->send[(owner * c->experts + expert - first) * c->lanes + lane]++;
 }
 
-static counts exchange_counts(bk_tape *t, const bk_dispatch *d, const bk_route_args *a,
-                              const int32_t *index)
+/* Of the fullest rank. */
+static int64_t most_lanes(const bk_comm *ep, const bk_lanes *lanes)
+{
+    int64_t ranks = bk_comm_size(ep) > 1 ? bk_mpi_size() : 1;
+    int64_t most = ranks > 1 ? (lanes->total + ranks - 1) / ranks : lanes->count;
+    BK_ASSERT(lanes->count <= most || most == 0, "lanes of other ranks");
+    return most > 0 ? most : 1;
+}
+
+static void make_counts(bk_tape *t, bk_dispatch *d, const bk_route_args *a, const int32_t *index)
 {
     int size = bk_comm_size(d->ep);
-    int64_t most = a->lanes->count;
-    bk_max_i64(d->ep, 1, &most);
-    counts c = {.experts = (a->experts + size - 1) / size, .lanes = most > 0 ? most : 1};
-    int64_t each = c.experts * c.lanes;
-    c.send = BK_ZNEW(t->scratch, int32_t, each * size);
-    c.receive = BK_ZNEW(t->scratch, int32_t, each * size);
+    bk_dispatch_counts *c = &d->counts;
+    c->experts = (a->experts + size - 1) / size;
+    c->lanes = most_lanes(d->ep, a->lanes);
+    c->send = BK_ZNEW(t->scratch, int32_t, c->experts * c->lanes * size);
+    c->receive = BK_NEW(t->scratch, int32_t, c->experts * c->lanes * size);
     for (int64_t l = 0; l < a->lanes->count; l++) {
-        int64_t last = bk_lane_row(a->lanes, a->tokens, l + 1) * a->k;
-        for (int64_t i = bk_lane_row(a->lanes, a->tokens, l) * a->k; i < last; i++)
+        int64_t last = bk_lane_row(a->lanes, a->tokens, l + 1) * d->slots;
+        for (int64_t i = bk_lane_row(a->lanes, a->tokens, l) * d->slots; i < last; i++)
             if (index[i] >= 0)
-                count_slot(a, size, index[i], l, &c);
+                count_slot(a, size, index[i], l, c);
     }
-    bk_alltoall_counts(d->ep, each, c.send, c.receive);
-    return c;
+}
+
+/* One row of counts from each rank to each. */
+static void send_counts(bk_tape *t, bk_dispatch *d)
+{
+    bk_dispatch_counts *c = &d->counts;
+    int size = bk_comm_size(d->ep);
+    int64_t *one = BK_NEW(t->scratch, int64_t, 2 * size), *place = one + size;
+    for (int r = 0; r < size; r++) {
+        one[r] = 1;
+        place[r] = r;
+    }
+    bk_exchange_rows rows = {.bytes = (size_t)(c->experts * c->lanes) * sizeof *c->send,
+                             .send = c->send,
+                             .send_count = one,
+                             .send_place = place,
+                             .receive = c->receive,
+                             .receive_count = one,
+                             .receive_place = place,
+                             .relay = d->two_hops ? bk_relay_even(d->ep, t->scratch) : NULL};
+    c->under_way = bk_exchange_begin(d->ep, t->scratch, &rows);
 }
 
 /* Rows of a rank's experts that lie in a chunk. */
-static int64_t chunk_rows(const bk_dispatch *d, const counts *c, int64_t experts, int64_t chunk,
-                          const int32_t *list)
+static int64_t chunk_rows(const bk_dispatch *d, int64_t experts, int64_t chunk, const int32_t *list)
 {
+    const bk_dispatch_counts *c = &d->counts;
     int64_t rows = 0, last = bk_chunk_first(experts, d->chunks, chunk + 1) * c->lanes;
     for (int64_t i = bk_chunk_first(experts, d->chunks, chunk) * c->lanes; i < last; i++)
         rows += list[i];
@@ -71,8 +91,9 @@ static int64_t chunk_rows(const bk_dispatch *d, const counts *c, int64_t experts
 }
 
 /* Both sides stand rank by rank, then chunk by chunk. */
-static void sum_counts(bk_tape *t, bk_dispatch *d, int64_t experts, const counts *c)
+static void sum_counts(bk_tape *t, bk_dispatch *d, int64_t experts)
 {
+    const bk_dispatch_counts *c = &d->counts;
     int size = bk_comm_size(d->ep);
     int64_t first, own, theirs, each = c->experts * c->lanes, sent = 0;
     bk_moe_experts_of(bk_comm_rank(d->ep), experts, size, &first, &own);
@@ -84,8 +105,8 @@ static void sum_counts(bk_tape *t, bk_dispatch *d, int64_t experts, const counts
         for (int64_t chunk = 0; chunk < d->chunks; chunk++) {
             int64_t i = chunk * size + r;
             bk_moe_experts_of(r, experts, size, &first, &theirs);
-            d->to[i] = chunk_rows(d, c, theirs, chunk, c->send + r * each);
-            d->from[i] = chunk_rows(d, c, own, chunk, c->receive + r * each);
+            d->to[i] = chunk_rows(d, theirs, chunk, c->send + r * each);
+            d->from[i] = chunk_rows(d, own, chunk, c->receive + r * each);
             d->to_place[i] = sent;
             d->from_place[i] = d->received;
             sent += d->to[i];
@@ -94,8 +115,9 @@ static void sum_counts(bk_tape *t, bk_dispatch *d, int64_t experts, const counts
 }
 
 /* Received rows stand source by source, then expert by expert, then lane by lane. */
-static void make_blocks(bk_tape *t, bk_dispatch *d, const bk_route_args *a, const counts *c)
+static void make_blocks(bk_tape *t, bk_dispatch *d, const bk_route_args *a)
 {
+    const bk_dispatch_counts *c = &d->counts;
     int size = bk_comm_size(d->ep);
     int64_t first, experts, each = c->experts * c->lanes, at = 0;
     bk_moe_experts_of(bk_comm_rank(d->ep), a->experts, size, &first, &experts);
@@ -117,17 +139,26 @@ static int64_t fitting(int64_t chunks, int64_t experts, int size)
     return chunks > most ? most : chunks > 1 ? chunks : 1;
 }
 
-bk_dispatch bk_dispatch_make(bk_tape *t, const bk_comm *ep, int64_t chunks, const bk_route_args *a,
-                             const int32_t *index)
+bk_dispatch bk_dispatch_begin(bk_tape *t, const bk_dispatch_options *o, const bk_route_args *a,
+                              const int32_t *index, int64_t slots)
 {
-    bk_dispatch d = {.ep = ep, .chunks = fitting(chunks, a->experts, bk_comm_size(ep))};
-    bk_arena_mark mark = bk_arena_get_mark(t->scratch);
+    bk_dispatch d = {.ep = o->ep,
+                     .slots = slots,
+                     .chunks = fitting(o->chunks, a->experts, bk_comm_size(o->ep)),
+                     .two_hops = o->two_hops};
+    make_counts(t, &d, a, index);
+    send_counts(t, &d);
     sort_by_expert(t, &d, a, index);
-    counts c = exchange_counts(t, &d, a, index);
-    sum_counts(t, &d, a->experts, &c);
-    make_blocks(t, &d, a, &c);
-    bk_arena_release(t->scratch, mark);
     return d;
+}
+
+void bk_dispatch_finish(bk_tape *t, bk_dispatch *d, const bk_route_args *a)
+{
+    bk_exchange_finish(d->counts.under_way);
+    sum_counts(t, d, a->experts);
+    make_blocks(t, d, a);
+    if (d->two_hops) /* there chunk by chunk, then back: to[], and from[] behind it */
+        d->relay = bk_relay_new(d->ep, t->arena, 2 * d->chunks, d->to);
 }
 
 bk_exchange *bk_dispatch_send(bk_tape *t, const bk_dispatch *d, int64_t chunk, size_t row_bytes,
@@ -141,7 +172,9 @@ bk_exchange *bk_dispatch_send(bk_tape *t, const bk_dispatch *d, int64_t chunk, s
                                                  .send_place = d->to_place + at,
                                                  .receive = received,
                                                  .receive_count = d->from + at,
-                                                 .receive_place = d->from_place + at});
+                                                 .receive_place = d->from_place + at,
+                                                 .relay = d->relay,
+                                                 .exchange = chunk});
 }
 
 bk_exchange *bk_dispatch_return(bk_tape *t, const bk_dispatch *d, int64_t chunk, size_t row_bytes,
@@ -155,5 +188,7 @@ bk_exchange *bk_dispatch_return(bk_tape *t, const bk_dispatch *d, int64_t chunk,
                                                  .send_place = d->from_place + at,
                                                  .receive = rows,
                                                  .receive_count = d->to + at,
-                                                 .receive_place = d->to_place + at});
+                                                 .receive_place = d->to_place + at,
+                                                 .relay = d->relay,
+                                                 .exchange = d->chunks + chunk});
 }

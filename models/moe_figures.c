@@ -3,6 +3,7 @@
 #include "core/parallel.h"
 #include "core/vector.h"
 #include "dist/collective.h"
+#include "models/moe_capacity.h"
 #include "models/router_common.h"
 
 #include <math.h>
@@ -25,7 +26,8 @@ void bk_moe_state_init(bk_moe_state *state, bk_arena *arena, int64_t experts)
     *state = (bk_moe_state){.experts = experts,
                             .load = BK_ZNEW(arena, int64_t, experts),
                             .column = BK_ZNEW(arena, int64_t, experts),
-                            .since = BK_ZNEW(arena, int64_t, experts)};
+                            .since = BK_ZNEW(arena, int64_t, experts),
+                            .share = BK_ZNEW(arena, double, experts)};
 }
 
 /* ---- counting ---- */
@@ -55,8 +57,11 @@ static void count_tokens(void *context, int64_t first, int64_t last)
             entropy -= p[e] > 0 ? p[e] * log_p[e] : 0.0;
             counter[BK_MOE_NONFINITE] += !isfinite(a->logits[t * experts + e]);
         }
-        for (int64_t s = t * a->k; s < (t + 1) * a->k; s++)
-            kept += p[c->route->index[s]];
+        for (int64_t s = t * c->route->slots; s < (t + 1) * c->route->slots; s++)
+            if (c->route->index[s] >= 0) {
+                kept += p[c->route->index[s]];
+                counter[BK_MOE_DROPPED] += !bk_route_sends(c->route, s);
+            }
         counter[BK_MOE_TOKENS] = 1;
         counter[BK_MOE_ENTROPY] = experts > 1 ? fixed(entropy / log((double)experts)) : 0;
         counter[BK_MOE_CONFIDENCE] = fixed(bk_vector(BK_F64)->max(experts, p));
@@ -76,7 +81,7 @@ static void count_columns(void *context, int64_t first, int64_t last)
 
 static void count_loads(bk_moe_state *state, const counting *c)
 {
-    for (int64_t s = 0; s < c->args->tokens * c->args->k; s++) {
+    for (int64_t s = 0; s < c->args->tokens * c->route->slots; s++) {
         int32_t expert = c->route->index[s];
         if (expert < 0)
             continue;
@@ -117,13 +122,15 @@ void bk_moe_state_count(bk_moe_state *state, const bk_route_args *a, const bk_ro
     state->counter[BK_MOE_Z] = fixed_sum(a->lanes->count, z);
     state->iterations = r->iterations;
     state->unconverged += r->transport && !r->converged;
+    state->held += r->held;
     bk_arena_release(a->scratch, mark);
 }
 
 /* ---- figures ---- */
 
-static void load_figures(int64_t experts, const int64_t *load, bk_moe_figures *out)
+static void load_figures(const bk_moe_state *state, const int64_t *load, bk_moe_figures *out)
 {
+    int64_t experts = state->experts;
     double total = 0.0, squares = 0.0, most = 0.0, least = INFINITY;
     for (int64_t e = 0; e < experts; e++) {
         total += (double)load[e];
@@ -131,10 +138,13 @@ static void load_figures(int64_t experts, const int64_t *load, bk_moe_figures *o
         least = fmin(least, (double)load[e]);
     }
     double mean = total / (double)experts;
+    memset(state->share, 0, (size_t)experts * sizeof *state->share);
+    out->share = state->share;
+    out->experts = experts;
     if (total == 0.0)
         return;
     for (int64_t e = 0; e < experts; e++) {
-        double share = (double)load[e] / total, over = (double)load[e] - mean;
+        double share = state->share[e] = (double)load[e] / total, over = (double)load[e] - mean;
         squares += over * over;
         out->load_entropy -= share > 0 ? share * log(share) : 0.0;
     }
@@ -166,14 +176,15 @@ static void token_figures(int64_t experts, const int64_t *counter, const int64_t
 static void rank_figures(const bk_moe_state *state, const bk_comm *route, double rows,
                          bk_moe_figures *out)
 {
-    double most[3 + BK_MOE_PHASES] = {(double)state->received, (double)state->iterations,
-                                      (double)state->unconverged};
-    memcpy(most + 3, state->seconds, sizeof state->seconds);
-    bk_max_f64(route, 3 + BK_MOE_PHASES, most);
+    double most[4 + BK_MOE_PHASES] = {(double)state->received, (double)state->iterations,
+                                      (double)state->unconverged, (double)state->held};
+    memcpy(most + 4, state->seconds, sizeof state->seconds);
+    bk_max_f64(route, 4 + BK_MOE_PHASES, most);
     out->rank_load_max_over_mean = rows > 0 ? most[0] * bk_comm_size(route) / rows : 0.0;
     out->router_iterations = (int64_t)most[1];
     out->router_unconverged = (int64_t)most[2];
-    memcpy(out->seconds, most + 3, sizeof out->seconds);
+    out->router_held = (int64_t)most[3];
+    memcpy(out->seconds, most + 4, sizeof out->seconds);
 }
 
 void bk_moe_state_figures(bk_moe_state *state, const bk_comm *route, bk_moe_figures *out)
@@ -192,10 +203,11 @@ void bk_moe_state_figures(bk_moe_state *state, const bk_comm *route, bk_moe_figu
         rows += load[e];
         out->dead += since[e] == 0;
     }
-    load_figures(experts, load, out);
+    load_figures(state, load, out);
     token_figures(experts, sum, column, out);
-    rank_figures(state, route, (double)rows, out);
+    out->drop_rate = rows > 0 ? (double)sum[BK_MOE_DROPPED] / (double)rows : 0.0;
+    rank_figures(state, route, (double)(rows - sum[BK_MOE_DROPPED]), out);
     memset(state->since, 0, (size_t)experts * sizeof *state->since);
-    state->unconverged = 0;
+    state->unconverged = state->held = 0;
     bk_arena_free(scratch);
 }

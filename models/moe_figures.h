@@ -20,6 +20,7 @@ typedef enum bk_moe_phase {
 /* Counters of own tokens that are summed over the ranks. */
 typedef enum bk_moe_counter {
     BK_MOE_TOKENS,
+    BK_MOE_DROPPED, /* (token, slot) pairs above the capacity */
     BK_MOE_NONFINITE,
     BK_MOE_ENTROPY,
     BK_MOE_CONFIDENCE,
@@ -40,6 +41,8 @@ typedef struct bk_moe_state {
     int64_t received; /* rows that came to the own experts in the last step */
     int64_t iterations;
     int64_t unconverged; /* transport steps since the last figures that ended above the tolerance */
+    int64_t held;        /* plans since then whose implicit gradient held the potentials */
+    double *share;       /* [E] room for the last figures */
     double seconds[BK_MOE_PHASES];
 } bk_moe_state;
 
@@ -52,16 +55,22 @@ void bk_moe_state_count(bk_moe_state *state, const bk_route_args *a, const bk_ro
 /* Figures of one layer over all ranks; loads are (token, slot) pairs of the last training step. */
 typedef struct bk_moe_figures {
     int layer;
+    int64_t experts;
     double load_max_over_mean, load_min_over_mean, load_cv;
     double load_entropy;            /* of the shares of the experts, / log E */
     double token_entropy;           /* mean entropy of softmax(H), / log E */
     double confidence;              /* mean of the largest softmax(H) */
+    double drop_rate;               /* share of the (token, slot) pairs that is not sent */
     double kept_mass;               /* mean of the kept softmax(H), summed over the slots */
     double rank_load_max_over_mean; /* rows at the fullest rank */
     double soft_column_error;       /* max_j |column_j E/T - 1| of the plan, or of softmax(H) */
     double aux, z;                  /* unweighted; 0 without */
     int64_t dead;                   /* experts without a token since the last call */
-    int64_t router_iterations, router_unconverged, ot_steps, nonfinite_logits, bytes_sent;
+    const double *share;            /* [E] of the pairs, sum 1 (0 without any); the state's */
+    int64_t router_iterations;
+    int64_t router_unconverged; /* transport steps above the tolerance since the last call */
+    int64_t router_held;        /* plans since then whose implicit gradient held the potentials */
+    int64_t ot_steps, nonfinite_logits, bytes_sent;
     double seconds[BK_MOE_PHASES]; /* of the slowest rank */
 } bk_moe_figures;
 

@@ -1,9 +1,7 @@
-/* The table of routers, their draws, and what is the same for all: losses and the whole gradient.
- */
+/* The table of routers, their draws, and what goes with which kind. */
 #include "models/router_common.h"
 
 #include "core/rng.h"
-#include "core/vector.h"
 
 #include <math.h>
 #include <string.h>
@@ -42,141 +40,34 @@ double bk_route_draw_normal(uint64_t seed, int64_t step, int layer, int64_t toke
            cos(2.0 * 3.14159265358979323846 * bk_unit(second));
 }
 
-/* ---- switch loss ---- */
+/* ---- checks ---- */
 
-static int score_of(const bk_route_args *a)
+static bk_status refuse_cv(const bk_router_kind *kind)
 {
-    return ((const bk_score_config *)a->config)->score;
+    const char *own = "";
+    for (int i = 0; bk_routers[i]; i++)
+        own = bk_routers[i]->measure ? bk_routers[i]->name : own;
+    return bk_fail(
+        BK_USAGE,
+        "aux=cv is the balance loss of router %s, not of %s (model.moe): choose another aux", own,
+        kind->name);
 }
 
-/* counts[blocks, E+1]: how often the unbiased top-k chose each expert, and the valid tokens. */
-static int64_t *count_choices(const bk_route_args *a, const bk_route *r, const bk_route_blocks *b)
+bk_status bk_router_check_aux(const bk_router_kind *kind, bk_moe_aux aux, int64_t experts,
+                              int64_t k)
 {
-    int64_t width = a->experts + 1, *counts = BK_ZNEW(a->scratch, int64_t, b->count * width);
-    int32_t *index = BK_NEW(a->scratch, int32_t, a->tokens * a->k);
-    bk_router_select(a, r->clean, index);
-    for (int64_t i = 0; i < b->count; i++)
-        for (int64_t t = b->row[i]; t < b->row[i + 1]; t++) {
-            counts[i * width + a->experts] += bk_router_valid(a, t);
-            for (int64_t s = 0; bk_router_valid(a, t) && s < a->k; s++)
-                counts[i * width + index[t * a->k + s]]++;
-        }
-    if (b->shared)
-        bk_reduce_fixed(a->reducer, b->count * width, counts);
-    return counts;
-}
-
-/* factor[blocks,E]: c_bj = E cnt_bj / (k T_b T), the factor of sum_t p_tj. */
-static double *switch_factors(const bk_route_args *a, const bk_route *r, const bk_route_blocks *b)
-{
-    int64_t experts = a->experts, *counts = count_choices(a, r, b);
-    double *factor = BK_ZNEW(a->scratch, double, b->count *experts);
-    for (int64_t i = 0; i < b->count; i++) {
-        const int64_t *count = counts + i * (experts + 1);
-        double unit = (double)experts / ((double)a->k * (double)count[experts] * (double)a->valid);
-        for (int64_t j = 0; count[experts] > 0 && j < experts; j++)
-            factor[i * experts + j] = (double)count[j] * unit;
-    }
-    return factor;
-}
-
-/* One pass over the rows for one loss: fills the records of the own lanes, or adds the gradient of
- * <seed, records>. */
-typedef struct loss_pass {
-    const bk_route_args *args;
-    const bk_route *route;
-    const double *factor; /* [blocks,E] of the switch loss; NULL: the z loss */
-    double *record;       /* [m], or NULL */
-    const double *seed;   /* [m] with grad */
-    double *grad;         /* [T,E], or NULL */
-    double *p;            /* [E] room for the scores of a row */
-} loss_pass;
-
-static double switch_row(const loss_pass *x, int64_t t, int64_t block, double seed)
-{
-    int64_t experts = x->args->experts;
-    int score = score_of(x->args);
-    const double *h = x->route->clean + t * experts, *factor = x->factor + block * experts;
-    bk_router_shares(score, experts, h, x->p);
-    double inner = bk_vector(BK_F64)->dot(experts, x->p, factor);
-    for (int64_t j = 0; x->grad && j < experts; j++) {
-        double g = seed * x->p[j] * (factor[j] - inner);
-        x->grad[t * experts + j] +=
-            score == BK_SCORE_SIGMOID ? g * (1.0 - bk_router_sigmoid(h[j])) : g;
-    }
-    return inner;
-}
-
-static double z_row(const loss_pass *x, int64_t t, double seed)
-{
-    int64_t experts = x->args->experts;
-    const double *h = x->route->clean + t * experts;
-    double lse = bk_lse_f64(experts, h, x->p), valid = (double)x->args->valid;
-    if (x->grad) {
-        bk_router_scores(BK_SCORE_SOFTMAX, experts, h, x->p);
-        bk_vector(BK_F64)->axpy(experts, seed * 2.0 / valid * lse, x->p, x->grad + t * experts);
-    }
-    return lse * lse / valid;
-}
-
-static void run_pass(loss_pass *x, const bk_route_blocks *b)
-{
-    const bk_route_args *a = x->args;
-    x->p = BK_NEW(a->scratch, double, a->experts);
-    for (int64_t l = 0, block = 0; l < a->lanes->count; l++) {
-        double sum = 0.0, seed = x->seed ? x->seed[l] : 0.0;
-        int64_t last = bk_lane_row(a->lanes, a->tokens, l + 1);
-        for (int64_t t = bk_lane_row(a->lanes, a->tokens, l); t < last; t++) {
-            while (t >= b->row[block + 1])
-                block++;
-            if (bk_router_valid(a, t))
-                sum += x->factor ? switch_row(x, t, block, seed) : z_row(x, t, seed);
-        }
-        if (x->record)
-            x->record[l] = sum;
-    }
-}
-
-void bk_route_measure(const bk_route_args *a, const bk_route *r, bk_route_losses *out)
-{
-    bk_arena_mark mark = bk_arena_get_mark(a->scratch);
-    bk_route_blocks b = bk_router_blocks(a);
-    loss_pass x = {.args = a, .route = r, .record = out->z};
-    if (out->z)
-        run_pass(&x, &b);
-    x.record = out->aux;
-    x.factor = out->aux ? switch_factors(a, r, &b) : NULL;
-    if (out->aux)
-        run_pass(&x, &b);
-    bk_arena_release(a->scratch, mark);
-}
-
-/* ---- the whole gradient ---- */
-
-static void clear_replaced(const bk_route_args *a, double *grad)
-{
-    for (int64_t i = 0; i < a->tokens * a->experts; i++)
-        if (!isfinite(a->logits[i]))
-            grad[i] = 0.0;
-}
-
-void bk_route_gradient(const bk_router_kind *kind, const bk_route_args *a, const bk_route *r,
-                       const double *grad_weight, const double *grad_aux, const double *grad_z,
-                       double *grad_logits)
-{
-    bk_arena_mark mark = bk_arena_get_mark(a->scratch);
-    bk_route_blocks b = bk_router_blocks(a);
-    memset(grad_logits, 0, (size_t)(a->tokens * a->experts) * sizeof *grad_logits);
-    if (grad_weight)
-        kind->backward(a, r, grad_weight, grad_logits);
-    loss_pass x = {.args = a, .route = r, .seed = grad_z, .grad = grad_logits};
-    if (grad_z)
-        run_pass(&x, &b);
-    x.seed = grad_aux;
-    x.factor = grad_aux ? switch_factors(a, r, &b) : NULL;
-    if (grad_aux)
-        run_pass(&x, &b);
-    if (r->clean != a->logits)
-        clear_replaced(a, grad_logits);
-    bk_arena_release(a->scratch, mark);
+    if (aux == BK_AUX_NONE)
+        return BK_OK;
+    if (kind->flags & BK_ROUTER_EXPERTS)
+        return bk_fail(BK_USAGE,
+                       "aux does not go with router %s, which is balanced by construction "
+                       "(model.moe): remove it",
+                       kind->name);
+    if (aux == BK_AUX_CV && !kind->measure)
+        return refuse_cv(kind);
+    if (aux == BK_AUX_CV && k >= experts)
+        return bk_fail(BK_USAGE,
+                       "aux=cv needs k < experts, %lld of %lld (model.moe): choose a smaller k",
+                       (long long)k, (long long)experts);
+    return BK_OK;
 }

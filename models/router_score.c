@@ -1,4 +1,4 @@
-/* Scores, weights, selection and noise, shared by the router kinds.  exp and log are the
+/* Scores, weights and noise, shared by the router kinds.  exp and log are the
  * polynomials of core/vector. */
 #include "core/parallel.h"
 #include "core/vector.h"
@@ -17,15 +17,51 @@ bk_route_blocks bk_router_blocks(const bk_route_args *a)
     return (bk_route_blocks){.count = a->lanes->count, .row = row};
 }
 
+bk_route_blocks bk_router_scope(const bk_route_args *a, int scope)
+{
+    if (scope == BK_SCOPE_LOCAL)
+        return bk_router_blocks(a);
+    int64_t *row = BK_NEW(a->scratch, int64_t, 2);
+    row[0] = 0;
+    row[1] = a->tokens;
+    return (bk_route_blocks){.count = 1, .row = row, .shared = true};
+}
+
+int64_t bk_router_block_tokens(const bk_route_args *a, int scope, const bk_route_blocks *b,
+                               int64_t i)
+{
+    int64_t tokens = 0;
+    if (scope == BK_SCOPE_GLOBAL)
+        return a->valid;
+    for (int64_t t = b->row[i]; t < b->row[i + 1]; t++)
+        tokens += bk_router_valid(a, t);
+    if (b->shared)
+        bk_reduce_fixed(a->reducer, 1, &tokens);
+    return tokens;
+}
+
+double *bk_router_pack(const bk_route_args *a, int64_t first, int64_t last, const double *all,
+                       int64_t *rows)
+{
+    double *packed = BK_NEW(a->scratch, double, (last - first) * a->experts);
+    *rows = 0;
+    for (int64_t t = first; t < last; t++)
+        if (bk_router_valid(a, t))
+            memcpy(packed + (*rows)++ * a->experts, all + t * a->experts,
+                   (size_t)a->experts * sizeof *packed);
+    return packed;
+}
+
+/* ---- checks ---- */
+
 bk_status bk_router_check_scores(const void *config, int64_t experts, int64_t k)
 {
     const bk_score_config *c = config;
-    (void)experts;
     if (k == 1 && c->renormalize == BK_TRUE)
         return bk_fail(
             BK_USAGE,
             "renormalize=true with k=1 gives the gate no gradient (model.moe.router): use false");
-    return BK_OK;
+    return bk_router_check_groups(c, experts, k);
 }
 
 bool bk_router_renormalizes(const bk_score_config *c, int64_t k)
@@ -51,17 +87,14 @@ static bool all_finite(int64_t n, const double *x)
     return true;
 }
 
-/* Logits that are not finite become the smallest finite one of their row, 0 if there is none. */
-static const double *clean_logits(const bk_route_args *a)
+const double *bk_router_finite(const bk_route_args *a, const double *x)
 {
     int64_t experts = a->experts, n = a->tokens * experts;
-    if (all_finite(n, a->logits))
-        return a->logits;
+    if (all_finite(n, x))
+        return x;
     double *clean = BK_NEW(a->arena, double, n);
     for (int64_t i = 0; i < n; i++)
-        clean[i] = isfinite(a->logits[i])
-                       ? a->logits[i]
-                       : smallest_finite(experts, a->logits + i / experts * experts);
+        clean[i] = isfinite(x[i]) ? x[i] : smallest_finite(experts, x + i / experts * experts);
     return clean;
 }
 
@@ -92,56 +125,16 @@ void bk_router_add_noise(const bk_route_args *a, double scale, double *x)
 void bk_router_begin(const bk_route_args *a, const bk_score_config *c, bk_route *out)
 {
     int64_t n = a->tokens * a->experts;
+    out->slots = a->k;
     out->index = BK_NEW(a->arena, int32_t, a->tokens * a->k);
     out->weight = BK_NEW(a->arena, double, a->tokens * a->k);
-    out->clean = out->seen = clean_logits(a);
+    out->clean = out->seen = bk_router_finite(a, a->logits);
     if (!a->training || c->noise != BK_NOISE_LOGITS)
         return;
     double *noisy = BK_NEW(a->arena, double, n);
     memcpy(noisy, out->clean, (size_t)n * sizeof *noisy);
     bk_router_add_noise(a, c->noise_scale, noisy);
     out->seen = noisy;
-}
-
-/* ---- selection ---- */
-
-/* Insertion into the k best so far: falling value, ties to the lower expert. */
-static void select_row(int64_t experts, int64_t k, const double *score, int32_t *index)
-{
-    int64_t kept = 0;
-    for (int64_t j = 0; j < experts; j++) {
-        if (kept == k && !(score[j] > score[index[k - 1]]))
-            continue;
-        int64_t at = kept < k ? kept++ : k - 1;
-        for (; at > 0 && score[j] > score[index[at - 1]]; at--)
-            index[at] = index[at - 1];
-        index[at] = (int32_t)j;
-    }
-}
-
-typedef struct selection {
-    const bk_route_args *args;
-    const double *score;
-    int32_t *index;
-} selection;
-
-static void select_rows(void *context, int64_t first, int64_t last)
-{
-    const selection *c = context;
-    const bk_route_args *a = c->args;
-    for (int64_t t = first; t < last; t++) {
-        int32_t *row = c->index + t * a->k;
-        if (bk_router_valid(a, t))
-            select_row(a->experts, a->k, c->score + t * a->experts, row);
-        else
-            for (int64_t s = 0; s < a->k; s++)
-                row[s] = -1;
-    }
-}
-
-void bk_router_select(const bk_route_args *a, const double *score, int32_t *index)
-{
-    bk_parallel(a->tokens, 1, a->experts, select_rows, &(selection){a, score, index});
 }
 
 /* ---- scores ---- */
@@ -172,7 +165,33 @@ void bk_router_scores(int score, int64_t n, const double *h, double *p)
         return;
     }
     for (int64_t j = 0; j < n; j++)
-        p[j] = bk_router_sigmoid(h[j]);
+        p[j] = -h[j];
+    bk_exp_f64(n, p, p);
+    for (int64_t j = 0; j < n; j++)
+        p[j] = 1.0 / (1.0 + p[j]);
+}
+
+typedef struct scoring {
+    const bk_route_args *args;
+    int score;
+    const double *h;
+    double *p;
+} scoring;
+
+static void score_rows(void *context, int64_t first, int64_t last)
+{
+    const scoring *c = context;
+    int64_t experts = c->args->experts;
+    for (int64_t t = first; t < last; t++)
+        if (bk_router_valid(c->args, t))
+            bk_router_scores(c->score, experts, c->h + t * experts, c->p + t * experts);
+        else
+            memset(c->p + t * experts, 0, (size_t)experts * sizeof *c->p);
+}
+
+void bk_router_score_rows(const bk_route_args *a, int score, const double *h, double *p)
+{
+    bk_parallel(a->tokens, 1, 8 * a->experts, score_rows, &(scoring){a, score, h, p});
 }
 
 /* Sigmoids over their sum are the softmax of their logarithms, which cannot be 0/0. */
@@ -327,6 +346,27 @@ void bk_router_plain(const bk_route_args *a, const bk_score_config *c, bool reno
                      bk_route *out)
 {
     bk_router_begin(a, c, out);
-    bk_router_select(a, out->seen, out->index);
+    bk_router_select(a, c, out->seen, out->index);
     bk_router_weights(a, c, renormalize, out, out->weight);
+}
+
+bk_biased_scores bk_router_biased(const bk_route_args *a, const bk_score_config *c, bk_route *out)
+{
+    int64_t n = a->tokens * a->experts;
+    bk_biased_scores s = {BK_NEW(a->scratch, double, n), BK_NEW(a->scratch, double, n)};
+    bk_router_begin(a, c, out);
+    out->counted = true;
+    bk_router_score_rows(a, c->score, out->seen, s.score);
+    memcpy(s.biased, s.score, (size_t)n * sizeof *s.biased);
+    for (int64_t t = 0; a->bias && t < a->tokens; t++)
+        bk_vector(BK_F64)->add(a->experts, a->bias, s.biased + t * a->experts);
+    bk_router_select(a, c, s.biased, out->index);
+    bk_router_weights(a, c, bk_router_renormalizes(c, a->k), out, out->weight);
+    return s;
+}
+
+void bk_router_scores_back(const bk_route_args *a, const bk_route *r, const bk_route_back *b)
+{
+    const bk_score_config *c = a->config;
+    bk_router_weights_back(a, c, bk_router_renormalizes(c, a->k), r, b->weight, b->logits);
 }

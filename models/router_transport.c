@@ -15,16 +15,6 @@ typedef struct problem {
     int64_t *token; /* [rows] local token of each packed row */
 } problem;
 
-static bk_route_blocks blocks_of_scope(const bk_route_args *a, const bk_transport_config *c)
-{
-    if (c->scope == BK_SCOPE_LOCAL)
-        return bk_router_blocks(a);
-    int64_t *row = BK_NEW(a->scratch, int64_t, 2);
-    row[0] = 0;
-    row[1] = a->tokens;
-    return (bk_route_blocks){.count = 1, .row = row, .shared = true};
-}
-
 static int64_t larger(int64_t a, int64_t b)
 {
     return a > b ? a : b;
@@ -62,6 +52,7 @@ static problem problem_of(const bk_route_args *a, const bk_transport_config *c,
                      .balance = {.rows = rows,
                                  .columns = a->experts,
                                  .total = total,
+                                 .solver = (bk_balance_solver)c->solver,
                                  .iterations = c->iterations,
                                  .tolerance = c->tolerance,
                                  .reducer = b->shared ? a->reducer : NULL,
@@ -118,24 +109,31 @@ static void solve(const bk_route_args *a, problem *p, double *g, bk_route *out, 
     out->residual = fmax(out->residual, r.residual);
 }
 
+/* The implicit gradient presumes a solved plan: elsewhere the potentials are held, as in
+ * gradient=partial. */
+static bool is_held(const bk_transport_config *c, double residual)
+{
+    return c->gradient == BK_GRADIENT_IMPLICIT && residual > 1e-3;
+}
+
 static void solve_all(const bk_route_args *a, const bk_transport_config *c, bk_route *out)
 {
     int64_t e = a->experts;
-    bool kept = a->bias && c->scope == BK_SCOPE_GLOBAL;
     bk_arena_mark mark = bk_arena_get_mark(a->scratch);
-    bk_route_blocks b = blocks_of_scope(a, c);
+    bk_route_blocks b = bk_router_scope(a, c->scope);
     out->bias = BK_ZNEW(a->arena, double, b.count *e);
     out->residual_of = BK_ZNEW(a->arena, double, b.count);
-    if (kept && c->warm_start)
+    if (a->bias && c->warm_start && c->scope == BK_SCOPE_GLOBAL)
         memcpy(out->bias, a->bias, (size_t)e * sizeof *out->bias);
     for (int64_t i = 0; i < b.count; i++) {
         bk_arena_mark one = bk_arena_get_mark(a->scratch);
         problem p = problem_of(a, c, &b, i);
         solve(a, &p, out->bias + i * e, out, out->residual_of + i);
+        out->held += is_held(c, out->residual_of[i]);
         bk_arena_release(a->scratch, one);
     }
-    if (kept && a->training)
-        memcpy(a->bias, out->bias, (size_t)e * sizeof *out->bias);
+    if (c->scope == BK_SCOPE_GLOBAL)
+        out->next = out->bias;
     bk_arena_release(a->scratch, mark);
 }
 
@@ -147,7 +145,7 @@ void bk_router_transport(const bk_route_args *a, const bk_transport_config *c, b
     out->balanced = scaled_cost(a, c, out->seen);
     solve_all(a, c, out);
     out->converged = out->residual <= c->tolerance;
-    bk_router_select(a, out->balanced, out->index);
+    bk_router_select(a, &c->base, out->balanced, out->index);
     bk_attribute_set_integer(a->attributes, "iterations", out->iterations);
     bk_attribute_set(a->attributes, "residual", out->residual);
     bk_attribute_set_integer(a->attributes, "converged", out->converged);
@@ -157,11 +155,12 @@ void bk_router_transport(const bk_route_args *a, const bk_transport_config *c, b
 
 /* ---- weights from the plan ---- */
 
-void bk_router_plan_weights(const bk_route_args *a, const bk_route *r, double scale, double *weight)
+void bk_router_plan_weights(const bk_route_args *a, double scale, bk_route *r)
 {
-    memset(weight, 0, (size_t)(a->tokens * a->k) * sizeof *weight);
+    r->planned = true;
+    memset(r->weight, 0, (size_t)(a->tokens * a->k) * sizeof *r->weight);
     for (int64_t t = 0; t < a->tokens; t++) {
-        double *w = weight + t * a->k;
+        double *w = r->weight + t * a->k;
         if (!bk_router_valid(a, t))
             continue;
         for (int64_t s = 0; s < a->k; s++)
@@ -205,22 +204,18 @@ static void cost_back(const bk_route_args *a, const bk_transport_config *c, cons
     }
 }
 
-/* The implicit gradient presumes a solved plan: elsewhere the potentials are held, as in
- * gradient=partial. */
-static const double most_residual = 1e-3;
-
 void bk_router_plan_back(const bk_route_args *a, const bk_transport_config *c, const bk_route *r,
                          const double *gw, double *gh)
 {
     if (c->gradient == BK_GRADIENT_DETACH)
         return;
     bk_arena_mark mark = bk_arena_get_mark(a->scratch);
-    bk_route_blocks b = blocks_of_scope(a, c);
+    bk_route_blocks b = bk_router_scope(a, c->scope);
     for (int64_t i = 0; i < b.count; i++) {
         bk_arena_mark one = bk_arena_get_mark(a->scratch);
         problem p = problem_of(a, c, &b, i);
         double *z = kept_adjoint(a, &p, c->base.scale, r, gw);
-        if (c->gradient == BK_GRADIENT_IMPLICIT && r->residual_of[i] <= most_residual)
+        if (c->gradient == BK_GRADIENT_IMPLICIT && !is_held(c, r->residual_of[i]))
             bk_balance_implicit(&p.balance, gather_rows(a, &p, r->plan), z);
         cost_back(a, c, &p, r->seen, z, gh);
         bk_arena_release(a->scratch, one);

@@ -9,12 +9,22 @@
 
 #include "core/transport/sinkhorn.h"
 
+typedef enum bk_balance_solver {
+    /* g += log((T/E) / column): E numbers a message */
+    BK_BALANCE_SINKHORN,
+    /* (diag(column) - Q^T Q + c/E 11^T + 1e-12 c I) d = c - column, c = T/E; g + t d with the first
+     * t of 1, 1/2 .. 1/32 that lowers the norm of c - column by the factor 1 - t/1000, else one
+     * step of Sinkhorn: E + E(E+1)/2 numbers a message */
+    BK_BALANCE_NEWTON
+} bk_balance_solver;
+
 typedef struct bk_balance {
     int64_t rows, columns; /* local rows; E */
     int64_t total;         /* T: rows over all ranks */
     const double *s;       /* [rows,columns] */
-    int64_t iterations;    /* most updates of g */
-    double tolerance;      /* on max_j |column_j E/T - 1| */
+    bk_balance_solver solver;
+    int64_t iterations; /* most updates of g; newton: most messages after the first */
+    double tolerance;   /* on max_j |column_j E/T - 1| */
     const bk_reducer *reducer;
     const bk_lanes *lanes;
     const int64_t *lane_row; /* [lanes->count + 1], for rule F3 in the backward solve */
@@ -22,7 +32,7 @@ typedef struct bk_balance {
 } bk_balance;
 
 typedef struct bk_balance_result {
-    int64_t iterations;
+    int64_t iterations; /* messages after the first */
     double residual;
     bool converged;
 } bk_balance_result;

@@ -15,7 +15,7 @@ typedef struct moe_config {
     int64_t tokens, width, hidden, experts, k, chunks, threads, warmup, repeats;
     const char *router;
     double probability;
-    int gemm;
+    int solver, gemm, wire, hierarchy;
 } moe_config;
 
 static const bk_option options[] = {
@@ -25,9 +25,14 @@ static const bk_option options[] = {
     BK_OPTION_I64(moe_config, experts, 8, 1, 65536, "experts, E"),
     BK_OPTION_I64(moe_config, k, 2, 1, 65536, "experts of a token"),
     BK_OPTION_I64(moe_config, chunks, 1, 1, 64, "pieces of a rank's experts (model.moe.chunks)"),
+    BK_OPTION_CHOICE(moe_config, wire, 0, "fp32|bf16", "rows that travel (model.moe.wire)"),
+    BK_OPTION_CHOICE(moe_config, hierarchy, 0, "auto|flat|two_level",
+                     "ways between nodes (model.moe.hierarchy)"),
     BK_OPTION_TEXT(moe_config, router, "topk", "router (birkhoff kinds router)"),
     BK_OPTION_F64(moe_config, probability, -1.0, -1.0, 1.0,
                   "share of the steps that route by transport (ssr); -1 = the router's default"),
+    BK_OPTION_CHOICE(moe_config, solver, 0, "default|sinkhorn|newton",
+                     "of the transport part (sinkhorn, ssr)"),
     BK_OPTION_CHOICE(moe_config, gemm, 0, "auto|onednn|cblas", "library of matrix products"),
     BK_OPTION_I64(moe_config, threads, 0, 0, 4096,
                   "threads a rank; 0 = OMP_NUM_THREADS, or cores bound / ranks on the node"),
@@ -47,15 +52,17 @@ static bk_status find_router(const moe_config *c, const bk_router_kind **out)
     return *out ? BK_OK : bk_unknown_kind("router", c->router, NULL, names);
 }
 
-/* The router's options with that probability; below 0: all defaults. */
-static bk_status router_config(bk_arena *arena, const bk_router_kind *router, double probability,
-                               void **out)
+/* The router's options with that solver and probability; below 0: its default. */
+static bk_status router_config(bk_arena *arena, const bk_router_kind *router, int solver,
+                               double probability, void **out)
 {
     const char *path = bk_arena_printf(arena, "router.%s", router->name);
     const bk_option *const tables[] = {router->options, NULL};
     bk_value *map = bk_value_new(arena, BK_MAP, "command line", 0);
     if (probability >= 0.0)
         BK_TRY(bk_value_set(arena, map, "probability", bk_arena_printf(arena, "%g", probability)));
+    if (solver > 0)
+        BK_TRY(bk_value_set(arena, map, "solver", solver == 1 ? "sinkhorn" : "newton"));
     *out = bk_arena_zalloc(arena, router->config_size);
     BK_TRY(bk_options_read(router->options, *out, map, path, arena));
     return bk_options_unknown(map, path, tables, NULL);
@@ -77,13 +84,16 @@ enum { WEIGHTS = 4 }; /* w1, b1, w2, b2 */
 typedef struct layer {
     bk_tape tape;
     bk_slab *slab;
-    bk_parameter *gate, **weight[WEIGHTS]; /* [count] */
+    bk_parameter *gate, *noise_gate; /* noise_gate: of routers with one, else NULL */
+    bk_parameter **weight[WEIGHTS];  /* [count] */
+    double *bias;                    /* [E] the router's state */
     bk_moe_args args;
     bk_moe_state state;
     float *x, *dy; /* [T,C] of this rank */
     int64_t rows, width;
     int64_t warmup, done;
     double cpu;                    /* seconds of this process when the warm-up was over */
+    bk_traffic before;             /* what it had sent then */
     double seconds[BK_MOE_PHASES]; /* of the runs that count, summed */
 } layer;
 
@@ -116,6 +126,8 @@ static void declare_weights(layer *y, bk_arena *arena)
     int64_t hidden = y->args.hidden;
     y->slab = bk_slab_new(arena);
     y->gate = declare(y, "gate", -1, y->args.experts, y->width);
+    if (y->args.router->flags & BK_ROUTER_NOISE_GATE)
+        y->noise_gate = declare(y, "noise_gate", -1, y->args.experts, y->width);
     for (int w = 0; w < WEIGHTS; w++) {
         y->weight[w] = BK_NEW(arena, bk_parameter *, y->args.count);
         for (int64_t e = 0; e < y->args.count; e++)
@@ -143,15 +155,20 @@ static void open_layer(layer *y, bk_arena *arena, const moe_config *c, const bk_
     y->rows = bk_lanes_samples(&lanes);
     y->width = c->width;
     y->warmup = c->warmup;
-    y->args = (bk_moe_args){.experts = c->experts,
+    y->bias = BK_ZNEW(arena, double, c->experts);
+    y->args = (bk_moe_args){.router = y->args.router,
+                            .router_config = y->args.router_config,
+                            .experts = c->experts,
                             .k = c->k,
                             .hidden = c->hidden > 0 ? c->hidden : 4 * c->width,
                             .activation = BK_GELU,
-                            .bias = BK_ZNEW(arena, double, c->experts),
+                            .bias = y->bias,
                             .valid = c->tokens,
                             .first_token = bk_lanes_first_sample(&lanes),
                             .ep = world->ep,
                             .chunks = c->chunks,
+                            .wire_bf16 = c->wire != 0,
+                            .hierarchy = (bk_moe_hierarchy)c->hierarchy,
                             .route = bk_comm_reducer(world->route),
                             .state = &y->state};
     bk_moe_experts_of(bk_comm_rank(world->ep), c->experts, world->expert, &y->args.first,
@@ -179,20 +196,26 @@ static bk_tensor **leaves(layer *y, int which)
 static bk_status forward_backward(void *context)
 {
     layer *y = context;
-    if (y->done == y->warmup)
+    if (y->done == y->warmup) {
         y->cpu = bk_bench_cpu_seconds();
+        y->before = bk_traffic_of(BK_TRAFFIC_EXPERT);
+    }
     bk_tape_begin(&y->tape);
     y->tape.step = y->done;
     bk_moe_args a = y->args;
     a.x = bk_tensor_wrap(y->tape.arena, BK_F32, BK_SHAPE(y->rows, y->width), y->x);
     a.x->needs_grad = true;
     a.gate = bk_tape_parameter(&y->tape, y->gate);
+    a.noise_gate = y->noise_gate ? bk_tape_parameter(&y->tape, y->noise_gate) : NULL;
     a.w1 = leaves(y, 0);
     a.b1 = leaves(y, 1);
     a.w2 = leaves(y, 2);
     a.b2 = leaves(y, 3);
-    bk_moe(&y->tape, &a).y->grad = y->dy;
+    bk_moe_result result = bk_moe(&y->tape, &a);
+    result.y->grad = y->dy;
     bk_tape_backward_seeded(&y->tape);
+    if (result.route.next)
+        memcpy(y->bias, result.route.next, (size_t)a.experts * sizeof *y->bias);
     for (int i = 0; y->done >= y->warmup && i < BK_MOE_PHASES; i++)
         y->seconds[i] += y->state.seconds[i];
     y->done++;
@@ -205,17 +228,19 @@ typedef struct routing {
     const bk_router_kind *router;
     bk_route_args args;
     int64_t iterations;
+    bk_traffic sent;
 } routing;
 
-/* From zero potentials: a warm start costs less. */
+/* From zero potentials (no bias is given): a warm start costs less. */
 static bk_status route(void *context)
 {
     routing *r = context;
     bk_route out = {0};
+    bk_traffic before = bk_traffic_of(BK_TRAFFIC_ROUTE);
     bk_arena_reset(r->args.arena);
-    memset(r->args.bias, 0, (size_t)r->args.experts * sizeof(double));
     r->router->route(&r->args, &out);
     r->iterations = out.iterations;
+    r->sent = bk_traffic_minus(bk_traffic_of(BK_TRAFFIC_ROUTE), before);
     return BK_OK;
 }
 
@@ -234,7 +259,7 @@ static bk_status time_route(routing *r, const moe_config *c, const bk_comm *comm
                             double probability, double *seconds)
 {
     void *config;
-    BK_TRY(router_config(arena, r->router, probability, &config));
+    BK_TRY(router_config(arena, r->router, c->solver, probability, &config));
     r->args.config = config;
     return bk_bench_time(comm, 1, c->repeats, route, r, seconds);
 }
@@ -247,13 +272,13 @@ static bk_status measure_transport(layer *y, const moe_config *c, const bk_world
     if (probability < 0.0)
         return BK_OK;
     routing r = {.router = y->args.router,
-                 .args = {.logits = skewed_logits(y, arena),
+                 .args = {.kind = y->args.router,
+                          .logits = skewed_logits(y, arena),
                           .tokens = y->rows,
                           .experts = c->experts,
                           .k = c->k,
                           .valid = c->tokens,
                           .first_token = y->args.first_token,
-                          .bias = y->args.bias,
                           .reducer = y->args.route,
                           .lanes = &y->tape.lanes,
                           .training = true,
@@ -263,6 +288,8 @@ static bk_status measure_transport(layer *y, const moe_config *c, const bk_world
     BK_TRY(time_route(&r, c, world->ctl, arena, 1.0, &with));
     bk_bench_add(out, "transport", "seconds", with - without);
     bk_bench_add(out, "transport", "iterations", (double)r.iterations);
+    bk_bench_add(out, "transport", "messages", (double)r.sent.messages);
+    bk_bench_add(out, "transport", "bytes", (double)r.sent.bytes);
     bk_bench_add(out, "transport", "probability", probability);
     bk_bench_add(out, "transport", "share", probability * (with - without) / out->seconds);
     return BK_OK;
@@ -278,6 +305,18 @@ static void add_phases(layer *y, const moe_config *c, const bk_world *world, bk_
         bk_bench_add(out, "phase", name[i], y->seconds[i] / (double)c->repeats);
 }
 
+/* Of one run and the rank that sends most. */
+static void add_messages(const layer *y, const moe_config *c, const bk_world *world,
+                         bk_bench_result *out)
+{
+    bk_traffic sent = bk_traffic_minus(bk_traffic_of(BK_TRAFFIC_EXPERT), y->before);
+    int64_t most[] = {sent.bytes, sent.messages, sent.far};
+    static const char *const name[] = {"bytes", "messages", "messages_between_nodes"};
+    bk_max_i64(world->ctl, 3, most);
+    for (int i = 0; i < 3; i++)
+        bk_bench_add(out, "communication", name[i], (double)most[i] / (double)c->repeats);
+}
+
 static bk_status measure(layer *y, const moe_config *c, const bk_world *world, bk_arena *arena,
                          bk_bench_result *out)
 {
@@ -291,6 +330,7 @@ static bk_status measure(layer *y, const moe_config *c, const bk_world *world, b
     bk_bench_add(out, NULL, "cpu_seconds", cpu / (double)c->repeats);
     bk_bench_add(out, NULL, "expert_parallel", world->expert);
     add_phases(y, c, world, out);
+    add_messages(y, c, world, out);
     return measure_transport(y, c, world, arena, out);
 }
 
@@ -311,7 +351,7 @@ static bk_status check(const moe_config *c, bk_arena *arena, bk_moe_args *a)
         return bk_fail(BK_USAGE, "k=%lld of experts=%lld (bench.moe): use fewer or have more",
                        (long long)c->k, (long long)c->experts);
     BK_TRY(find_router(c, &a->router));
-    BK_TRY(router_config(arena, a->router, c->probability, &config));
+    BK_TRY(router_config(arena, a->router, c->solver, c->probability, &config));
     a->router_config = config;
     return a->router->check ? a->router->check(config, c->experts, c->k) : BK_OK;
 }
@@ -326,10 +366,8 @@ static bk_status run(bk_context *context, const void *config, bk_bench_result *o
                          (bk_gemm_library)c->gemm));
     BK_TRY(bk_world_open(context->arena, common_divisor(bk_mpi_size(), c->experts), &world));
     *out = (bk_bench_result){.unit = "FLOP/s", .ranks = world->size, .threads = bk_blas_threads()};
-    layer y = {0};
+    layer y = {.args = a};
     open_layer(&y, context->arena, c, world);
-    y.args.router = a.router;
-    y.args.router_config = a.router_config;
     bk_status status = measure(&y, c, world, context->arena, out);
     close_layer(&y);
     bk_world_close(world);

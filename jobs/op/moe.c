@@ -10,8 +10,9 @@
 typedef struct moe_settings {
     routing_settings routing;
     const char *router;
-    int activation;
+    int activation, wire, hierarchy;
     int64_t expert, chunks;
+    double max_receive_factor;
 } moe_settings;
 
 static bk_status choose(const bk_value *given, bk_operator *op);
@@ -23,6 +24,12 @@ static const bk_option settings[] = {
                      "of the experts"),
     BK_OPTION_I64(moe_settings, expert, 0, 0, 65536,
                   "expert-parallel degree; 0 = the largest that fits"),
+    BK_OPTION_F64(moe_settings, max_receive_factor, 0.0, 0.0, 1e9,
+                  "most rows of a rank, in even shares: at least 1; 0 = any number"),
+    BK_OPTION_CHOICE(moe_settings, wire, 0, "fp32|bf16",
+                     "rows between tokens and experts (model.moe.wire)"),
+    BK_OPTION_CHOICE(moe_settings, hierarchy, 0, "auto|flat|two_level",
+                     "ways between nodes (model.moe.hierarchy)"),
     BK_OPTION_I64(moe_settings, chunks, 1, 1, 64, "pieces of a rank's experts (model.moe.chunks)"),
     BK_OPTION_END,
 };
@@ -38,6 +45,20 @@ static int64_t degree(const bk_operator_call *c)
     return asked;
 }
 
+static const char *const shared_names[] = {"shared_w1", "shared_w2", "shared_b1", "shared_b2",
+                                           "shared_gate"};
+
+/* The two maps of the shared expert come together, and the rest only with them. */
+static bk_status check_shared(const bk_operator_call *c)
+{
+    for (size_t i = 0; i < sizeof shared_names / sizeof *shared_names; i++)
+        for (int map = 0; map < 2; map++)
+            if (bk_operator_given(c, shared_names[i]) && !bk_operator_given(c, shared_names[map]))
+                return bk_fail(BK_USAGE, "%s is given without %s (%s): give both", shared_names[i],
+                               shared_names[map], c->in);
+    return BK_OK;
+}
+
 static bk_status check(bk_operator_call *c)
 {
     int64_t ep = degree(c), experts = c->axis['E'];
@@ -49,6 +70,13 @@ static bk_status check(bk_operator_call *c)
     if (ep > experts)
         return bk_fail(BK_USAGE, "expert=%lld of %lld experts (%s): use at most %lld",
                        (long long)ep, (long long)experts, c->in, (long long)experts);
+    double most = ((const moe_settings *)c->own)->max_receive_factor;
+    if (most > 0.0 && most < 1.0)
+        return bk_fail(BK_USAGE,
+                       "max_receive_factor=%g is below the even share (birkhoff op moe): use 0 or "
+                       "at least 1",
+                       most);
+    BK_TRY(check_shared(c));
     return routing_check(c, c->op.plug_in);
 }
 
@@ -112,11 +140,23 @@ static void backward(bk_operator_call *c, const bk_world *world, const bk_moe_ar
                 gather_gradient(c, world, bk_operator_input(c, weight_names[i]), leaf[i], a->count);
 }
 
+static const bk_moe_shared *shared_of(bk_operator_call *c)
+{
+    bk_moe_shared *shared = BK_NEW(c->arena, bk_moe_shared, 1);
+    *shared = (bk_moe_shared){.w1 = bk_operator_input(c, "shared_w1"),
+                              .b1 = bk_operator_input(c, "shared_b1"),
+                              .w2 = bk_operator_input(c, "shared_w2"),
+                              .b2 = bk_operator_input(c, "shared_b2"),
+                              .gate = bk_operator_input(c, "shared_gate")};
+    return shared;
+}
+
 static bk_moe_args args_of(bk_operator_call *c, const bk_world *world)
 {
     const moe_settings *s = c->own;
     bk_moe_args a = {.x = bk_operator_input(c, "x"),
                      .gate = bk_operator_input(c, "gate"),
+                     .noise_gate = bk_operator_input(c, "noise_gate"),
                      .experts = c->axis['E'],
                      .k = s->routing.k,
                      .hidden = c->axis['F'],
@@ -126,14 +166,20 @@ static bk_moe_args args_of(bk_operator_call *c, const bk_world *world)
                      .bias = routing_bias(c, c->op.plug_in),
                      .noise = routing_noise(c),
                      .blocks = routing_blocks(c),
+                     .capacity = routing_capacity(c),
+                     .max_receive_factor = s->max_receive_factor,
                      .aux = (bk_moe_aux)s->routing.aux,
                      .z = s->routing.z,
                      .first_token = bk_operator_first_row(c),
                      .layer = (int)s->routing.layer,
                      .ep = world->ep,
                      .chunks = s->chunks,
+                     .wire_bf16 = s->wire != 0,
+                     .hierarchy = (bk_moe_hierarchy)s->hierarchy,
                      .route = bk_comm_reducer(world->route),
                      .attributes = &c->attributes};
+    if (bk_operator_given(c, "shared_w1"))
+        a.shared = shared_of(c);
     a.mask = bk_operator_mask(c, &a.valid);
     bk_moe_experts_of(bk_comm_rank(world->ep), a.experts, world->expert, &a.first, &a.count);
     bk_tensor **list[WEIGHTS];
@@ -146,7 +192,7 @@ static bk_moe_args args_of(bk_operator_call *c, const bk_world *world)
     return a;
 }
 
-static void run_layer(bk_operator_call *c, const bk_world *world)
+static bk_status run_layer(bk_operator_call *c, const bk_world *world)
 {
     const routing_settings *s = &((const moe_settings *)c->own)->routing;
     bk_moe_state state = {0};
@@ -157,8 +203,9 @@ static void run_layer(bk_operator_call *c, const bk_world *world)
     c->tape.seed = (uint64_t)s->seed;
     c->tape.step = s->step;
     bk_moe_result m = bk_moe(&c->tape, &a);
+    BK_TRY(c->tape.status);
     bk_operator_output(c, "y", m.y);
-    routing_output(c, a.router, &m.route, a.bias);
+    routing_output(c, a.router, &state, &m.route, a.bias);
     if (m.aux)
         routing_output_loss(c, "aux", m.aux->data);
     if (m.z)
@@ -167,15 +214,16 @@ static void run_layer(bk_operator_call *c, const bk_world *world)
         routing_figures(c, &state, &m.route);
     if (c->backward)
         backward(c, world, &a, &m);
+    return BK_OK;
 }
 
 static bk_status run(bk_operator_call *c)
 {
     bk_world *world;
     BK_TRY(bk_world_open(c->arena, (int)degree(c), &world));
-    run_layer(c, world);
+    bk_status status = run_layer(c, world);
     bk_world_close(world);
-    return BK_OK;
+    return status;
 }
 
 /* ---- the table ---- */
@@ -212,12 +260,30 @@ static const bk_operator moe = {
 
 /* ---- the router that is asked for ---- */
 
+/* Weights of the shared expert, S = its hidden width. */
+static void add_shared(bk_operator *op)
+{
+    static const char *const axes[] = {"SC", "CS", "S", "C", "C"};
+    for (size_t i = 0; i < sizeof axes / sizeof *axes; i++)
+        bk_operator_add(op->input, (bk_operator_array){.name = shared_names[i],
+                                                       .axes = axes[i],
+                                                       .type = BK_OPERATOR_REAL,
+                                                       .optional = true,
+                                                       .differentiable = true});
+}
+
 static void use_router(const bk_router_kind *kind, bk_operator *op)
 {
     *op = moe;
     op->plug_in = kind;
     op->options = kind->options;
     op->size = kind->config_size;
+    if (kind->flags & BK_ROUTER_NOISE_GATE)
+        bk_operator_add(op->input, (bk_operator_array){.name = "noise_gate",
+                                                       .axes = "EC",
+                                                       .type = BK_OPERATOR_REAL,
+                                                       .differentiable = true});
+    add_shared(op);
     routing_add_inputs(kind, op);
     routing_add_outputs(kind, false, op);
 }
@@ -231,7 +297,7 @@ static bk_status choose(const bk_value *given, bk_operator *op)
         names[i] = bk_routers[i]->name;
     if (kind) {
         use_router(kind, op);
-        return BK_OK;
+        return routing_check_options(given, op);
     }
     const char *text = router->text, *near = bk_nearest(text, names);
     return bk_fail(BK_USAGE, "unknown router '%s'%s%s%s: birkhoff kinds router lists them", text,

@@ -29,7 +29,7 @@ typedef struct bk_operator_array {
     double seed;         /* output: its incoming gradient where none is given */
 } bk_operator_array;
 
-enum { BK_OPERATOR_INPUTS = 12, BK_OPERATOR_OUTPUTS = 8 };
+enum { BK_OPERATOR_INPUTS = 16, BK_OPERATOR_OUTPUTS = 8 };
 
 typedef struct bk_operator bk_operator;
 typedef struct bk_operator_call bk_operator_call;

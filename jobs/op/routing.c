@@ -1,7 +1,9 @@
 #include "jobs/op/routing.h"
 
 #include "dist/collective.h"
+#include "jobs/routing.h"
 
+#include <stdio.h>
 #include <string.h>
 
 /* The settings are the first member of every struct of settings here. */
@@ -12,12 +14,17 @@ static const routing_settings *settings_of(const bk_operator_call *c)
 
 /* ---- arrays ---- */
 
-static bool has_option(const bk_router_kind *kind, const char *name)
+static bool in_table(const bk_option *o, const char *name)
 {
-    for (const bk_option *o = kind->options; o->name; o++)
+    for (; o && o->name; o++)
         if (strcmp(o->name, name) == 0)
             return true;
     return false;
+}
+
+static bool draws(const bk_router_kind *kind)
+{
+    return in_table(kind->options, "noise") || kind->flags & BK_ROUTER_NOISE_GATE;
 }
 
 void routing_add_inputs(const bk_router_kind *kind, bk_operator *op)
@@ -30,7 +37,7 @@ void routing_add_inputs(const bk_router_kind *kind, bk_operator *op)
                                                        .axes = "E",
                                                        .type = BK_OPERATOR_DOUBLE,
                                                        .optional = true});
-    if (has_option(kind, "noise"))
+    if (draws(kind))
         bk_operator_add(op->input, (bk_operator_array){.name = "noise",
                                                        .axes = "TE",
                                                        .type = BK_OPERATOR_DOUBLE,
@@ -39,12 +46,20 @@ void routing_add_inputs(const bk_router_kind *kind, bk_operator *op)
 
 void routing_add_outputs(const bk_router_kind *kind, bool differentiable_weight, bk_operator *op)
 {
-    bk_operator_add(op->output, (bk_operator_array){
-                                    .name = "index", .axes = "Tk", .type = BK_OPERATOR_INTEGER});
+    const char *axes = kind->flags & BK_ROUTER_EXPERTS ? "Ec" : "Tk";
+    bk_operator_add(op->output,
+                    (bk_operator_array){.name = kind->flags & BK_ROUTER_EXPERTS ? "token" : "index",
+                                        .axes = axes,
+                                        .type = BK_OPERATOR_INTEGER});
     bk_operator_add(op->output, (bk_operator_array){.name = "weight",
-                                                    .axes = "Tk",
+                                                    .axes = axes,
                                                     .type = BK_OPERATOR_DOUBLE,
                                                     .differentiable = differentiable_weight});
+    if (!(kind->flags & BK_ROUTER_EXPERTS))
+        bk_operator_add(op->output, (bk_operator_array){.name = "kept",
+                                                        .axes = "Tk",
+                                                        .type = BK_OPERATOR_INTEGER,
+                                                        .optional = true});
     if (kind->flags & BK_ROUTER_STATE)
         bk_operator_add(op->output, (bk_operator_array){
                                         .name = "bias", .axes = "E", .type = BK_OPERATOR_DOUBLE});
@@ -69,6 +84,25 @@ static int choice_of(const bk_operator_call *c, const char *name)
     return 0;
 }
 
+bk_status routing_check_options(const bk_value *given, const bk_operator *op)
+{
+    const bk_router_kind *kind = op->plug_in;
+    for (const bk_value *v = given->child; v; v = v->next) {
+        char owners[256] = "";
+        bool known = in_table(op->own_options, v->key) || in_table(op->options, v->key);
+        for (int i = 0; !known && bk_routers[i]; i++)
+            if (in_table(bk_routers[i]->options, v->key))
+                snprintf(owners + strlen(owners), sizeof owners - strlen(owners), "%s%s",
+                         *owners ? ", " : "", bk_routers[i]->name);
+        if (*owners)
+            return bk_fail(BK_USAGE,
+                           "%s is not an option of router %s (birkhoff op %s): it belongs "
+                           "to %s",
+                           v->key, kind->name, op->name, owners);
+    }
+    return BK_OK;
+}
+
 bk_status routing_check(bk_operator_call *c, const bk_router_kind *kind)
 {
     const routing_settings *s = settings_of(c);
@@ -78,9 +112,13 @@ bk_status routing_check(bk_operator_call *c, const bk_router_kind *kind)
                        (long long)experts, c->in, (long long)experts);
     if (kind->check)
         BK_TRY(kind->check(c->config, experts, s->k));
-    if (bk_operator_given(c, "noise") && choice_of(c, "noise") == 0)
+    BK_TRY(bk_router_check_aux(kind, (bk_moe_aux)s->aux, experts, s->k));
+    if (bk_operator_given(c, "noise") && in_table(kind->options, "noise") &&
+        choice_of(c, "noise") == 0)
         return bk_operator_refuse_input(c, "noise", "with noise=none");
     c->axis['k'] = s->k;
+    if (s->capacity_factor == 0.0 && bk_operator_find(c->op.output, "kept") >= 0)
+        bk_operator_drop(c->op.output, "kept");
     if (s->aux == 0)
         bk_operator_drop(c->op.output, "aux");
     if (!s->z)
@@ -90,7 +128,7 @@ bk_status routing_check(bk_operator_call *c, const bk_router_kind *kind)
 
 /* ---- what a router reads ---- */
 
-double *routing_bias(bk_operator_call *c, const bk_router_kind *kind)
+const double *routing_bias(bk_operator_call *c, const bk_router_kind *kind)
 {
     const bk_tensor *given = bk_operator_input(c, "bias");
     if (!(kind->flags & BK_ROUTER_STATE))
@@ -121,6 +159,12 @@ bk_route_blocks *routing_blocks(bk_operator_call *c)
     return b;
 }
 
+bk_capacity routing_capacity(const bk_operator_call *c)
+{
+    const routing_settings *s = settings_of(c);
+    return (bk_capacity){s->capacity_factor, s->min_capacity, (bk_drop_policy)s->drop_policy};
+}
+
 /* ---- results ---- */
 
 static void output(bk_operator_call *c, const char *name, bk_dtype dtype, int64_t rows,
@@ -138,23 +182,68 @@ static void output_bias(bk_operator_call *c, const bk_route *r, const double *bi
     if (r->transport && choice_of(c, "scope") != 0)
         output(c, "bias", BK_F64, blocks, experts, r->bias);
     else
-        bk_operator_output(c, "bias",
-                           bk_tensor_wrap(c->arena, BK_F64, BK_SHAPE(experts),
-                                          r->transport ? r->bias : (void *)(uintptr_t)bias));
+        bk_operator_output(
+            c, "bias",
+            bk_tensor_wrap(c->arena, BK_F64, BK_SHAPE(experts), (void *)(uintptr_t)bias));
 }
 
-void routing_output(bk_operator_call *c, const bk_router_kind *kind, const bk_route *r,
-                    const double *bias)
+/* The state behind the step, as bk_model_step_routers makes it. */
+static const double *next_bias(bk_operator_call *c, const bk_router_kind *kind,
+                               const bk_moe_state *state, const bk_route *r, const double *bias)
 {
-    int64_t tokens = bk_operator_rows(c), k = settings_of(c)->k;
+    int64_t experts = c->axis['E'], *count = BK_NEW(c->arena, int64_t, experts);
+    if (r->next || !settings_of(c)->training || !kind->update)
+        return r->next ? r->next : bias;
+    double *next = BK_NEW(c->arena, double, experts);
+    memcpy(next, bias, (size_t)experts * sizeof *next);
+    memcpy(count, state->load, (size_t)experts * sizeof *count);
+    bk_sum_i64(c->world->route, experts, count);
+    kind->update(c->config, experts, count, next);
+    return next;
+}
+
+static void output_weight(bk_operator_call *c, int64_t tokens, int64_t k, const bk_route *r)
+{
+    double *weight = BK_NEW(c->arena, double, tokens *k);
+    for (int64_t i = 0; i < tokens * k; i++)
+        weight[i] = bk_route_sends(r, i) ? r->weight[i] : 0.0;
+    output(c, "weight", BK_F64, tokens, k, weight);
+}
+
+routing_choices routing_choices_of(bk_operator_call *c, const bk_route *r)
+{
+    return routing_gather_choices(c, choice_of(c, "scope") == 0 ? 1 : settings_of(c)->blocks, r);
+}
+
+static void output_choices(bk_operator_call *c, const bk_route *r)
+{
+    routing_choices x = routing_choices_of(c, r);
+    bk_operator_output(c, "token", x.token);
+    bk_operator_output(c, "weight", x.weight);
+}
+
+static void output_slots(bk_operator_call *c, const bk_route *r)
+{
+    int64_t tokens = bk_operator_rows(c), k = r->slots;
     output(c, "index", BK_I32, tokens, k, r->index);
-    output(c, "weight", BK_F64, tokens, k, r->weight);
+    output_weight(c, tokens, k, r);
+    if (r->kept)
+        output(c, "kept", BK_I32, tokens, k, r->kept);
+}
+
+void routing_output(bk_operator_call *c, const bk_router_kind *kind, const bk_moe_state *state,
+                    const bk_route *r, const double *bias)
+{
+    if (kind->flags & BK_ROUTER_EXPERTS)
+        output_choices(c, r);
+    else
+        output_slots(c, r);
     if (bk_operator_find(c->op.output, "plan") >= 0 && r->transport)
-        output(c, "plan", BK_F64, tokens, c->axis['E'], r->plan);
-    if (!(kind->flags & BK_ROUTER_STATE))
-        return;
-    output_bias(c, r, bias);
-    bk_attribute_set_integer(&c->attributes, "ot", r->transport);
+        output(c, "plan", BK_F64, bk_operator_rows(c), c->axis['E'], r->plan);
+    if (kind->flags & BK_ROUTER_STATE)
+        output_bias(c, r, next_bias(c, kind, state, r, bias));
+    if (kind->flags & BK_ROUTER_TRANSPORT)
+        bk_attribute_set_integer(&c->attributes, "ot", r->transport);
 }
 
 void routing_output_loss(bk_operator_call *c, const char *name, const double *record)
@@ -167,20 +256,9 @@ void routing_output_loss(bk_operator_call *c, const char *name, const double *re
 void routing_figures(bk_operator_call *c, bk_moe_state *state, const bk_route *r)
 {
     bk_moe_figures f = {0};
-    bk_attributes *a = &c->attributes;
     bk_moe_state_figures(state, c->world->route, &f);
-    bk_attribute_set(a, "load_max_over_mean", f.load_max_over_mean);
-    bk_attribute_set(a, "load_min_over_mean", f.load_min_over_mean);
-    bk_attribute_set(a, "load_cv", f.load_cv);
-    bk_attribute_set(a, "load_entropy", f.load_entropy);
-    bk_attribute_set(a, "token_entropy", f.token_entropy);
-    bk_attribute_set(a, "confidence", f.confidence);
-    bk_attribute_set(a, "kept_mass", f.kept_mass);
-    bk_attribute_set(a, "soft_column_error", f.soft_column_error);
-    bk_attribute_set_integer(a, "dead", f.dead);
-    bk_attribute_set_integer(a, "nonfinite_logits", f.nonfinite_logits);
-    bk_attribute_set_integer(a, "router_iterations", r->iterations);
-    bk_attribute_set_integer(a, "router_unconverged", r->transport && !r->converged);
+    f.ot_steps = r->transport;
+    bk_routing_attributes(&f, &c->attributes);
 }
 
 void routing_seed(const bk_operator_call *c, const char *name, double weight, double *record)

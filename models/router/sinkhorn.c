@@ -42,18 +42,18 @@ static void route(const bk_route_args *a, bk_route *out)
     }
     bk_router_transport(a, &c->transport, out);
     if (c->weights == PLAN)
-        bk_router_plan_weights(a, out, base->scale, out->weight);
+        bk_router_plan_weights(a, base->scale, out);
     else
         bk_router_weights(a, base, renormalizes(c), out, out->weight);
 }
 
-static void backward(const bk_route_args *a, const bk_route *r, const double *gw, double *gh)
+static void backward(const bk_route_args *a, const bk_route *r, const bk_route_back *b)
 {
     const sinkhorn_config *c = a->config;
     if (r->transport && c->weights == PLAN)
-        bk_router_plan_back(a, &c->transport, r, gw, gh);
+        bk_router_plan_back(a, &c->transport, r, b->weight, b->logits);
     else
-        bk_router_weights_back(a, &c->transport.base, renormalizes(c), r, gw, gh);
+        bk_router_weights_back(a, &c->transport.base, renormalizes(c), r, b->weight, b->logits);
 }
 
 const bk_router_kind bk_router_sinkhorn = {
@@ -62,7 +62,7 @@ const bk_router_kind bk_router_sinkhorn = {
     .source = "Clark et al. 2022",
     .options = options,
     .config_size = sizeof(sinkhorn_config),
-    .flags = BK_ROUTER_STATE | BK_ROUTER_COLLECTIVE,
+    .flags = BK_ROUTER_STATE | BK_ROUTER_COLLECTIVE | BK_ROUTER_TRANSPORT,
     .check = check,
     .route = route,
     .backward = backward,

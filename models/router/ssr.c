@@ -45,7 +45,7 @@ static void route(const bk_route_args *a, bk_route *out)
     bk_attribute_set_integer(a->attributes, "ot", transport);
     if (transport) {
         bk_router_transport(a, &c->transport, out);
-        bk_router_plan_weights(a, out, plain.scale, out->weight);
+        bk_router_plan_weights(a, plain.scale, out);
         return;
     }
     if (c->noise_branch == OT)
@@ -53,14 +53,15 @@ static void route(const bk_route_args *a, bk_route *out)
     bk_router_plain(a, &plain, bk_router_renormalizes(&plain, a->k), out);
 }
 
-static void backward(const bk_route_args *a, const bk_route *r, const double *gw, double *gh)
+static void backward(const bk_route_args *a, const bk_route *r, const bk_route_back *b)
 {
     const ssr_config *c = a->config;
     const bk_score_config *plain = &c->transport.base;
     if (r->transport)
-        bk_router_plan_back(a, &c->transport, r, gw, gh);
+        bk_router_plan_back(a, &c->transport, r, b->weight, b->logits);
     else
-        bk_router_weights_back(a, plain, bk_router_renormalizes(plain, a->k), r, gw, gh);
+        bk_router_weights_back(a, plain, bk_router_renormalizes(plain, a->k), r, b->weight,
+                               b->logits);
 }
 
 const bk_router_kind bk_router_ssr = {
@@ -69,7 +70,7 @@ const bk_router_kind bk_router_ssr = {
     .source = "arXiv 2511.08972",
     .options = options,
     .config_size = sizeof(ssr_config),
-    .flags = BK_ROUTER_STATE | BK_ROUTER_COLLECTIVE,
+    .flags = BK_ROUTER_STATE | BK_ROUTER_COLLECTIVE | BK_ROUTER_TRANSPORT,
     .check = bk_router_check_scores,
     .advise = advise,
     .route = route,

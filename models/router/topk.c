@@ -4,7 +4,9 @@
 typedef bk_score_config topk_config;
 
 static const bk_option options[] = {
-    BK_SCORE_OPTIONS("none|logits"),
+    BK_SCORE_OPTIONS(BK_SCORE_SOFTMAX),
+    BK_NOISE_OPTIONS("none|logits"),
+    BK_GROUP_OPTIONS,
     BK_OPTION_END,
 };
 
@@ -12,12 +14,6 @@ static void route(const bk_route_args *a, bk_route *out)
 {
     const topk_config *c = a->config;
     bk_router_plain(a, c, bk_router_renormalizes(c, a->k), out);
-}
-
-static void backward(const bk_route_args *a, const bk_route *r, const double *gw, double *gh)
-{
-    const topk_config *c = a->config;
-    bk_router_weights_back(a, c, bk_router_renormalizes(c, a->k), r, gw, gh);
 }
 
 const bk_router_kind bk_router_topk = {
@@ -28,5 +24,5 @@ const bk_router_kind bk_router_topk = {
     .config_size = sizeof(topk_config),
     .check = bk_router_check_scores,
     .route = route,
-    .backward = backward,
+    .backward = bk_router_scores_back,
 };

@@ -24,6 +24,7 @@ static void fill(double spread)
 /* One solve over all rows, with an optional backward. */
 typedef struct solve {
     const double *s;
+    bk_balance_solver solver;
     int64_t rows, columns, iterations;
     double tolerance;
     const double *g0; /* start; NULL: zeros */
@@ -44,6 +45,7 @@ static void run(void *context, int rank, int size, const bk_reducer *reducer)
                     .columns = x->columns,
                     .total = x->rows,
                     .s = x->s + first * x->columns,
+                    .solver = x->solver,
                     .iterations = x->iterations,
                     .tolerance = x->tolerance,
                     .reducer = reducer,
@@ -213,6 +215,81 @@ static void a_far_column_is_reached(void **state)
     close_solve(&x);
 }
 
+/* ---- newton ---- */
+
+static void count_message(void *context, int64_t n, int64_t *x)
+{
+    (void)x;
+    int64_t *seen = context;
+    seen[0]++;
+    seen[1] = n;
+}
+
+/* The plan of the other solver in fewer messages, each with the second moments. */
+static void check_newton(double spread, int64_t most)
+{
+    int64_t seen[2] = {0};
+    const bk_reducer counting = {.context = seen, .sum_fixed = count_message};
+    solve slow, fast;
+    fill(spread);
+    open_solve(&slow, scores, T, E);
+    open_solve(&fast, scores, T, E);
+    slow.iterations = 100000;
+    fast.solver = BK_BALANCE_NEWTON;
+    run(&slow, 0, 1, NULL);
+    run(&fast, 0, 1, &counting);
+    assert_true(slow.result[0].converged && fast.result[0].converged);
+    assert_in_range(fast.result[0].iterations, 1, most);
+    assert_true(fast.result[0].iterations < slow.result[0].iterations);
+    assert_int_equal(seen[0], fast.result[0].iterations + 1);
+    assert_int_equal(seen[1], E + E * (E + 1) / 2);
+    bk_check_error(bk_test_error(T * E, fast.q, slow.q, 1.0), 1e-7, "plan, spread %g", spread);
+    check_plan(&fast);
+    close_solve(&slow);
+    close_solve(&fast);
+}
+
+static void newton_finds_the_same_plan(void **state)
+{
+    (void)state;
+    check_newton(0.5, 6);
+    check_newton(2.0, 8);
+    check_newton(8.0, 20);
+}
+
+/* A cap in the midst of a line search: what was reached last is handed out. */
+static void newton_stops_at_its_cap(void **state)
+{
+    (void)state;
+    fill(8.0);
+    for (int64_t most = 0; most < 12; most++) {
+        solve x;
+        open_solve(&x, scores, T, E);
+        x.solver = BK_BALANCE_NEWTON;
+        x.iterations = most;
+        run(&x, 0, 1, NULL);
+        assert_true(x.result[0].iterations <= most);
+        check_plan(&x);
+        close_solve(&x);
+    }
+}
+
+/* Where the matrix is singular to rounding a step of the other solver leads on. */
+static void newton_reaches_a_far_column(void **state)
+{
+    double s[64 * 4] = {0};
+    solve x;
+    (void)state;
+    for (int t = 0; t < 64; t++)
+        s[t * 4 + 3] = -1000.0;
+    open_solve(&x, s, 64, 4);
+    x.solver = BK_BALANCE_NEWTON;
+    x.tolerance = 1e-6;
+    run(&x, 0, 1, NULL);
+    assert_true(x.result[0].converged);
+    close_solve(&x);
+}
+
 /* ---- identities ---- */
 
 static void shifts_of_rows_and_orders_change_nothing(void **state)
@@ -299,7 +376,7 @@ static void the_gradient_goes_through_the_potentials(void **state)
 
 /* ---- ranks ---- */
 
-static void check_ranks(int size, bool power_of_two)
+static void check_ranks(bk_balance_solver solver, int size, bool power_of_two)
 {
     double weight[T * E];
     solve one, many;
@@ -308,6 +385,7 @@ static void check_ranks(int size, bool power_of_two)
     open_solve(&one, scores, T, E);
     open_solve(&many, scores, T, E);
     one.z0 = many.z0 = weight;
+    one.solver = many.solver = solver;
     run(&one, 0, 1, NULL);
     bk_test_threads(size, run, &many);
     for (int r = 0; r < size; r++) {
@@ -327,11 +405,13 @@ static void ranks_have_equal_bits(void **state)
 {
     (void)state;
     fill(3.0);
-    check_ranks(2, true);
-    check_ranks(4, true);
-    check_ranks(8, true);
-    check_ranks(3, false);
-    check_ranks(7, false);
+    for (int solver = BK_BALANCE_SINKHORN; solver <= BK_BALANCE_NEWTON; solver++) {
+        check_ranks((bk_balance_solver)solver, 2, true);
+        check_ranks((bk_balance_solver)solver, 4, true);
+        check_ranks((bk_balance_solver)solver, 8, true);
+        check_ranks((bk_balance_solver)solver, 3, false);
+        check_ranks((bk_balance_solver)solver, 7, false);
+    }
 }
 
 int main(void)
@@ -342,6 +422,9 @@ int main(void)
         cmocka_unit_test(the_stopping_rule),
         cmocka_unit_test(a_balanced_start_needs_no_update),
         cmocka_unit_test(a_far_column_is_reached),
+        cmocka_unit_test(newton_finds_the_same_plan),
+        cmocka_unit_test(newton_stops_at_its_cap),
+        cmocka_unit_test(newton_reaches_a_far_column),
         cmocka_unit_test(shifts_of_rows_and_orders_change_nothing),
         cmocka_unit_test(nothing_to_balance),
         cmocka_unit_test(the_gradient_goes_through_the_potentials),

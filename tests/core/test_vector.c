@@ -379,7 +379,10 @@ static void rounding_to_bf16(void **state)
             assert_true(get(at, &y, i) == halves[i].rounded);
             assert_int_equal(packed[i], bits >> 16);
         }
-        assert_true(isnan(get(at, &y, COUNT)));
+        at->k->unpack_bf16(COUNT + 1, packed, &x);
+        for (int i = 0; i < COUNT; i++)
+            assert_true(get(at, &x, i) == halves[i].rounded);
+        assert_true(isnan(get(at, &x, COUNT)) && isnan(get(at, &y, COUNT)));
         assert_true((packed[COUNT] & 0x7F80) == 0x7F80 && (packed[COUNT] & 0x7F) != 0);
     }
 }

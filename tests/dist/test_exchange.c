@@ -1,6 +1,7 @@
 /* test: labels=unit,mpi ranks=1,2,3,4 timeout=60 */
 /* Rows under way while the ranks do something else. */
 #include "tests/support/check.h"
+#include "tests/support/child.h"
 #include "tests/support/ranks.h"
 
 #include "core/log.h"
@@ -9,6 +10,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 enum { RANKS = 4, PIECES = 3, WIDTH = 5 };
 
@@ -136,6 +138,64 @@ static void polls_move_rows(void **state)
     free(receive);
 }
 
+static char *reserve(size_t bytes)
+{
+    void *x = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                   -1, 0);
+    assert_true(x != MAP_FAILED);
+    return x;
+}
+
+/* Rows are counted, not bytes: some lie more than 2 GiB behind the first. */
+static void places_may_be_far(void **state)
+{
+    const size_t bytes = 4096, far = ((size_t)1 << 31) / bytes + 5;
+    int64_t count[RANKS] = {0}, out[RANKS] = {0}, in[RANKS] = {0};
+    char *send = reserve((far + RANKS) * bytes), *receive = reserve((far + RANKS) * bytes);
+    (void)state;
+    for (int r = 0; r < size; r++) {
+        count[r] = 1;
+        out[r] = in[r] = (int64_t)far + r;
+        memset(send + (far + (size_t)r) * bytes, 1 + 10 * rank + r, bytes);
+    }
+    bk_exchange_finish(bk_exchange_begin(comm, arena,
+                                         &(bk_exchange_rows){.bytes = bytes,
+                                                             .send = send,
+                                                             .send_count = count,
+                                                             .send_place = out,
+                                                             .receive = receive,
+                                                             .receive_count = count,
+                                                             .receive_place = in}));
+    for (int r = 0; r < size; r++)
+        for (size_t i = 0; i < bytes; i++)
+            assert_int_equal(receive[(far + (size_t)r) * bytes + i], 1 + 10 * r + rank);
+    munmap(send, (far + RANKS) * bytes);
+    munmap(receive, (far + RANKS) * bytes);
+}
+
+static void begin_far_too_many(void *context)
+{
+    int64_t count[RANKS] = {0}, place[RANKS] = {0};
+    count[size - 1] = (int64_t)1 << 31;
+    bk_exchange_begin(comm, arena,
+                      &(bk_exchange_rows){.bytes = 1,
+                                          .send = context,
+                                          .send_count = count,
+                                          .send_place = place,
+                                          .receive = context,
+                                          .receive_count = count,
+                                          .receive_place = place});
+}
+
+static void more_rows_than_can_be_counted_are_an_error(void **state)
+{
+    char nothing;
+    (void)state;
+    if (size > 1)
+        bk_test_dies(begin_far_too_many, &nothing,
+                     "2147483648 rows in one exchange are more than MPI can count");
+}
+
 static void one_rank_needs_no_communicator(void **state)
 {
     int64_t count = 2, from = 1, to = 0;
@@ -158,6 +218,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(rows_find_their_places),
         cmocka_unit_test(messages_are_counted),
         cmocka_unit_test(polls_move_rows),
+        cmocka_unit_test(places_may_be_far),
+        cmocka_unit_test(more_rows_than_can_be_counted_are_an_error),
         cmocka_unit_test(one_rank_needs_no_communicator),
     };
     bk_test_ranks_start(&argc, &argv);

@@ -39,7 +39,7 @@ grep -q softmax out && fail "kinds router lists other classes"
 
 expect 0 1 kinds config
 cp out config
-for section in run data model model.attention model.moe model.moe.router distill loss optim schedule \
+for section in run data model model.attention model.moe model.moe.upcycle model.moe.router distill loss optim schedule \
     parallel checkpoint log; do
     grep -qx "$section" config || fail "kinds config has no section $section"
     expect 0 1 kinds "config.$section"

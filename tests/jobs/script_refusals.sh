@@ -96,6 +96,17 @@ refuses_all 2 'parallel.lanes=3 is not a power of two' train run.yaml parallel.l
 refuses_all 2 'parallel.lanes=16 does not divide data.batch=8' train run.yaml parallel.lanes=16
 refuses 2 3 '4 does not divide data.batch=6' train run.yaml data.batch=6
 refuses_all 2 'parallel.expert=2 does not divide the number of ranks' train run.yaml parallel.expert=2
+limit='model.moe.experts=4 model.moe.every=1 model.moe.max_receive_factor=1'
+# shellcheck disable=SC2086
+for run in train eval; do # an evaluation without a limit passes, one with it is refused like a step
+    expect 70 2 $run run.yaml run.dir=crowded parallel.expert=2 $limit
+    [ "$(grep -c '^birkhoff: error: ' err)" -eq 1 ] || fail "not one error line: $(cat err)"
+    says err 'times its even share'
+    says err 'in layer 0'
+    [ $run = eval ] || expect 0 2 train run.yaml run.dir=crowded parallel.expert=2 ${limit/_factor=1/_factor=2}
+done
+expect 0 2 train run.yaml run.dir=crowded parallel.expert=2 ${limit/_factor=1/_factor=3} run.steps=3
+says err 'resuming from step 2'
 refuses 2 3 'parallel.expert=3 is more than model.moe.experts=2' train run.yaml \
     parallel.expert=3 model.moe.experts=2 model.moe.every=1
 

@@ -68,6 +68,9 @@ case_of decoder run.yaml 2,1 '1,1 4,1 3,1' data.train=text.h5 data.length=24 mod
     case_of ssr run.yaml 2,2 '1,1 2,1 4,2 4,4 3,1 3,3' $moe model.moe.router.kind=ssr model.moe.router.probability=0.5
     case_of topk run.yaml 2,1 '1,1 2,2 4,4' $moe model.moe.router.kind=topk
     case_of sinkhorn run.yaml 4,2 '1,1 2,2 4,1' $moe model.moe.router.kind=sinkhorn
+    # two ranks are a node: at degree 4 rows go in two hops
+    BIRKHOFF_NODE_RANKS=2 case_of layer run.yaml 4,2 '1,1 2,2 4,4 3,3' $moe model.moe.capacity_factor=0.8 model.moe.shared=8 \
+        model.moe.shared_gate=true model.moe.wire=bf16
 }
 case_of student student.yaml 2,2 '1,1 4,2 3,3'
 for term in cross_entropy kl kl.2 sinkd moe_aux teacher_agreement; do

@@ -285,6 +285,25 @@ static void transport_of_a_router(void **state)
     json_decref(r);
 }
 
+/* Six columns and a count of bad terms in a message, or the columns and their second moments. */
+static void solvers_of_a_router(void **state)
+{
+    const struct {
+        const char *call;
+        double numbers;
+    } list[] = {{TINY_MOE "router=ssr solver=sinkhorn", 7.0},
+                {TINY_MOE "router=ssr solver=newton", 27.0}};
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        json_t *r = run_json(2, list[i].call);
+        const json_t *transport = json_object_get(r, "transport");
+        double messages = number(transport, "messages");
+        assert_true(messages == number(transport, "iterations") + 1.0);
+        assert_true(number(transport, "bytes") == 8.0 * list[i].numbers * messages);
+        json_decref(r);
+    }
+}
+
 static void sinkd_in_its_modes(void **state)
 {
     static const struct {
@@ -390,6 +409,7 @@ static void wrong_usage(void **state)
         "bench moe k=9",
         "bench moe router=ssrr",
         "bench moe router=topk probability=0.5",
+        "bench moe router=bias solver=newton",
         "bench moe router=ssr probability=2",
         "bench moe model.moe.experts=4",
         "bench sinkd rows=0",
@@ -443,6 +463,7 @@ int main(void)
         cmocka_unit_test(kernels_and_machine),
         cmocka_unit_test(mixture_of_experts),
         cmocka_unit_test(transport_of_a_router),
+        cmocka_unit_test(solvers_of_a_router),
         cmocka_unit_test(sinkd_in_its_modes),
         cmocka_unit_test(sinkd_and_sinkhorn),
         cmocka_unit_test(attention_counts_its_pairs),

@@ -56,7 +56,8 @@ static void the_list_has_every_kind(void **state)
     for (int i = 0; bk_losses[i]; i++)
         page_shows(text, bk_arena_printf(op.arena, "%s: ", bk_losses[i]->name));
     for (int i = 0; bk_routers[i]; i++)
-        page_shows(text, bk_arena_printf(op.arena, "router.%s: ", bk_routers[i]->name));
+        if (!(bk_routers[i]->flags & BK_ROUTER_BENCHMARK))
+            page_shows(text, bk_arena_printf(op.arena, "router.%s: ", bk_routers[i]->name));
     for (int i = 0; bk_attentions[i]; i++)
         page_shows(text, bk_arena_printf(op.arena, "attention.%s: ", bk_attentions[i]->name));
     page_shows(text, "moe: ");
@@ -195,6 +196,11 @@ static void routing_that_cannot_be(void **state)
     bk_test_op_reals(&op, "noise", BK_SHAPE(ROWS, CLASSES), x);
     refused(2, 1, "noise is not read by router.topk with noise=none", "router.topk");
     refused(2, 1, "did you mean sinkhorn", "moe router=sinkhorm");
+    bk_test_op_renew(&op);
+    bk_test_op_reals(&op, "x", BK_SHAPE(ROWS, CLASSES), x);
+    bk_test_op_reals(&op, "gate", BK_SHAPE(2, CLASSES), x);
+    bk_test_op_reals(&op, "w1", BK_SHAPE(2, 1, CLASSES), x);
+    bk_test_op_reals(&op, "w2", BK_SHAPE(2, CLASSES, 1), x);
 }
 
 static void attention_that_cannot_be(void **state)

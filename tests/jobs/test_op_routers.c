@@ -126,6 +126,34 @@ static void golden_losses(void **state)
     }
 }
 
+/* Twelve choices of an expert's six go past both policies; dropped weights are 0 and have no
+ * gradient, the others stay. */
+static void golden_capacity(void **state)
+{
+    const char *const policy[] = {"probs", "position"};
+    const json_t *block = part(golden, "capacity");
+    (void)state;
+    for (int i = 0; i < 2; i++)
+        for (int ranks = 1; ranks <= 3; ranks++) {
+            put_logits(NULL);
+            bk_test_op_run(&op, ranks,
+                           bk_arena_printf(op.arena,
+                                           "router.topk capacity_factor=1 dtype=f64 "
+                                           "drop_policy=%s",
+                                           policy[i]));
+            hold_array(block, bk_arena_printf(op.arena, "kept_%s", policy[i]), "kept", 0.0);
+            double *kept = bk_test_op_numbers(&op, "kept"),
+                   *weight = bk_test_op_numbers(&op, "weight");
+            const json_t *whole = part(part(golden, "topk"), "weight");
+            for (size_t t = 0; t < json_array_size(whole); t++)
+                for (size_t s = 0; s < 2; s++) {
+                    double w = json_real_value(json_array_get(json_array_get(whole, t), s));
+                    assert_true(fabs(weight[2 * t + s] - kept[2 * t + s] * w) < 1e-12);
+                }
+            assert_true(fabs(bk_test_op_attribute(&op, "drop_rate") - 1.0 / 24.0) < 1e-15);
+        }
+}
+
 /* ---- the layer ---- */
 
 static const char *const layer_inputs[] = {"x", "gate", "w1", "b1", "w2", "b2"};
@@ -177,7 +205,7 @@ static void put_random(const char *name, int dims, const int64_t *shape, uint64_
     bk_test_op_reals(&op, name, dims, shape, x);
 }
 
-enum { T = 37, E = 5, C = 6, F = 7 };
+enum { T = 37, E = 5, C = 6, F = 7, S = 3 };
 
 static void put_random_layer(int64_t tokens)
 {
@@ -190,9 +218,34 @@ static void put_random_layer(int64_t tokens)
     put_random("w1", BK_SHAPE(E, F, C), 3);
     put_random("b1", BK_SHAPE(E, F), 4);
     put_random("w2", BK_SHAPE(E, C, F), 5);
+    put_random("shared_w1", BK_SHAPE(S, C), 8);
+    put_random("shared_b1", BK_SHAPE(S), 9);
+    put_random("shared_w2", BK_SHAPE(C, S), 10);
+    put_random("shared_gate", BK_SHAPE(C), 11);
     put_random("bias", BK_SHAPE(E), 6);
     put_random("grad/y", BK_SHAPE(tokens, C), 7);
     bk_test_op_integers(&op, "mask", BK_SHAPE(tokens), mask);
+}
+
+/* Half a shared expert is none; too many rows for a rank are an error of all, with one line. */
+static void what_the_layer_refuses(void **state)
+{
+    (void)state;
+    put_random_layer(T);
+    assert_int_equal(bk_test_op_status(&op, 4, "moe router=sinkhorn max_receive_factor=1"), 70);
+    assert_true(bk_test_op_says(&op, "times its even share"));
+    assert_int_equal(bk_test_op_error_lines(&op), 1);
+    bk_test_op_run(&op, 4, "moe router=sinkhorn max_receive_factor=4");
+    bk_test_op_renew(&op);
+    put_random("x", BK_SHAPE(T, C), 1);
+    put_random("gate", BK_SHAPE(E, C), 2);
+    put_random("w1", BK_SHAPE(E, F, C), 3);
+    put_random("w2", BK_SHAPE(E, C, F), 5);
+    put_random("shared_w1", BK_SHAPE(S, C), 8);
+    assert_int_equal(bk_test_op_status(&op, 1, "moe"), 2);
+    assert_true(bk_test_op_says(&op, "shared_w1 is given without shared_w2"));
+    assert_int_equal(bk_test_op_status(&op, 1, "moe max_receive_factor=0.5"), 2);
+    assert_true(bk_test_op_says(&op, "max_receive_factor=0.5"));
 }
 
 /* Few tokens leave ranks empty; the last call has blocks that span ranks. */
@@ -209,6 +262,9 @@ static void layers_agree_over_ranks(void **state)
         {3, 4, "moe router=sinkhorn aux=switch z=true", "expert=2 chunks=2", true},
         {T, 4, "moe router=ssr probability=1 gradient=implicit scope=local blocks=3", "expert=1",
          true},
+        {T, 4, "moe router=sinkhorn capacity_factor=0.8 blocks=4", "expert=2", true},
+        {T, 4, "moe router=sinkhorn wire=bf16", "expert=4 chunks=3", true},
+        {T, 4, "moe router=ssr probability=1 capacity_factor=0.5 min_capacity=3", "", true},
         {T, 3, "moe router=sinkhorn noise=logits aux=switch blocks=4 seed=3", "", false},
     };
     (void)state;
@@ -257,8 +313,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(golden_routers),
         cmocka_unit_test(golden_losses),
+        cmocka_unit_test(golden_capacity),
         cmocka_unit_test(golden_layer),
         cmocka_unit_test(layers_agree_over_ranks),
+        cmocka_unit_test(what_the_layer_refuses),
         cmocka_unit_test(figures_are_those_of_all_ranks),
         cmocka_unit_test(evaluation_is_plain),
     };

@@ -2,6 +2,7 @@
 /* The model section: every wrong key or value is one clear line, every resolved section reads back
  * as itself. */
 #include "tests/support/model.h"
+#include "tests/support/router.h"
 
 #include "core/blas.h"
 
@@ -58,7 +59,21 @@ static void mistakes_are_named(void **state)
         {"{layers: 2, moe: {every: 3}}", {"model.moe.every=3", "2 layers"}},
         {"{moe: {chunks: 65}}", {"model.moe.chunks=65 is out of range", "[1, 64]"}},
         {"{moe: {aux: swich}}", {"model.moe.aux=swich", "none|switch"}},
-        {"{moe: {capacity_factor: 1}}", {"unknown key model.moe.capacity_factor"}},
+        {"{moe: {capacity_factor: -1}}", {"model.moe.capacity_factor=-1 is out of range"}},
+        {"{moe: {drop_policy: last}}", {"model.moe.drop_policy=last", "probs|position"}},
+        {"{moe: {max_receive_factor: 0.5}}", {"model.moe.max_receive_factor=0.5", "at least 1"}},
+        {"{moe: {shared_gate: true}}", {"model.moe.shared_gate=true", "model.moe.shared"}},
+        {"{moe: {wire: fp16}}", {"model.moe.wire=fp16", "fp32|bf16"}},
+    };
+    const bk_model_data data = bk_test_classes(16);
+    (void)state;
+    for (size_t i = 0; i < sizeof list / sizeof *list; i++)
+        check_mistake(&list[i], &data, bk_test_alone(), BK_USAGE);
+}
+
+static void mistakes_about_routers_are_named(void **state)
+{
+    const mistake list[] = {
         {"{moe: {router: topk}}", {"model.moe.router is topk, not a mapping"}},
         {"{moe: {router: {kind: top}}}", {"unknown router kind 'top'", "test.yaml:1", "topk"}},
         {"{moe: {router: {epsilon: 1}}}",
@@ -69,7 +84,16 @@ static void mistakes_are_named(void **state)
          {"model.moe.router.probability is not an option of sinkhorn", "it belongs to ssr"}},
         {"{moe: {router: {kind: ssr, probabilty: 1}}}",
          {"unknown key model.moe.router.probabilty", "probability"}},
-        {"{moe: {router: {kind: ssr, solver: newton}}}", {"unknown key model.moe.router.solver"}},
+        {"{moe: {router: {kind: ssr, solver: newtn}}}", {"solver=newtn", "sinkhorn|newton"}},
+        {"{moe: {aux: cv}}", {"aux=cv", "noisy_topk", "topk"}},
+        {"{moe: {aux: cv, experts: 4, k: 4, router: {kind: noisy_topk}}}", {"k < experts"}},
+        {"{moe: {aux: seq, router: {kind: expert_choice}}}", {"aux does not go with"}},
+        {"{moe: {experts: 4, k: 4, router: {kind: quantile}}}", {"k < experts", "4 of 4"}},
+        {"{moe: {router: {kind: ssr, groups_kept: 1}}}", {"topk, bias, quantile"}},
+        {"{moe: {router: {kind: bias, noise: logits}}}", {"topk, sinkhorn, ssr"}},
+        {"{moe: {router: {groups_of_experts: 3}}}", {"groups_of_experts=3", "8 experts"}},
+        {"{moe: {router: {groups_of_experts: 2, groups_kept: 3}}}", {"groups_kept=3"}},
+        {"{moe: {k: 3, router: {groups_of_experts: 4}}}", {"k=3", "the 2 experts"}},
         {"{moe: {k: 1, router: {renormalize: true}}}", {"renormalize=true with k=1"}},
         {"{moe: {router: {kind: sinkhorn, gradient: partial}}}",
          {"weights=scores", "weights=plan"}},
@@ -96,6 +120,9 @@ static void mistakes_that_need_the_data_or_the_world(void **state)
                   BK_USAGE);
     check_mistake(&(mistake){"{kind: decoder}", {"language-model", "encoder"}}, &classes,
                   bk_test_alone(), BK_USAGE);
+    check_mistake(&(mistake){"{kind: decoder, moe: {router: {kind: expert_choice}}}",
+                             {"expert_choice does not go with model.kind=decoder"}},
+                  &language, bk_test_alone(), BK_USAGE);
     check_mistake(&(mistake){"{kind: decoder, pool: cls}",
                              {"model.pool is not an option of decoder", "it belongs to encoder"}},
                   &language, bk_test_alone(), BK_USAGE);
@@ -162,8 +189,8 @@ static void resolved_sections_read_back(void **state)
                      &classes);
     for (int i = 0; bk_routers[i]; i++) {
         snprintf(section, sizeof section,
-                 "{layers: 2, moe: {experts: 4, k: 3, router: {kind: %s, scale: 1.5}}}",
-                 bk_routers[i]->name);
+                 "{layers: 2, moe: {experts: 4, k: 3, router: {kind: %s%s}}}", bk_routers[i]->name,
+                 bk_test_router_has(bk_routers[i], "scale") ? ", scale: 1.5" : "");
         check_round_trip(section, &classes);
     }
 }
@@ -172,6 +199,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(mistakes_are_named),
+        cmocka_unit_test(mistakes_about_routers_are_named),
         cmocka_unit_test(mistakes_that_need_the_data_or_the_world),
         cmocka_unit_test(defaults_are_those_of_the_specification),
         cmocka_unit_test(resolved_sections_read_back),

@@ -146,6 +146,7 @@ static bk_model_data data_of(const bk_model_kind *kind)
 
 static void every_kind_of_model(void **state)
 {
+    static const char *const auxes[] = {"switch", "seq", "global"};
     char section[256];
     (void)state;
     for (int i = 0; bk_models[i]; i++) {
@@ -155,10 +156,18 @@ static void every_kind_of_model(void **state)
                  "{kind: %s, layers: 2, width: 16, heads: 2, dropout: 0.1}", kind);
         check_model(section, &data);
         for (int j = 0; bk_routers[j]; j++) {
+            const bk_router_kind *router = bk_routers[j];
+            bool experts_choose = router->flags & BK_ROUTER_EXPERTS;
+            if (experts_choose && data.classes == 0) /* not in a decoder */
+                continue;
             snprintf(section, sizeof section,
                      "{kind: %s, layers: 2, width: 16, heads: 2, moe: {experts: 6, hidden: 8, aux: "
-                     "switch, z_weight: 0.01, router: {kind: %s}}}",
-                     kind, bk_routers[j]->name);
+                     "%s, z_weight: 0.01, router: {kind: %s}}}",
+                     kind,
+                     experts_choose    ? "none"
+                     : router->measure ? "cv"
+                                       : auxes[j % 3],
+                     router->name);
             check_model(section, &data);
         }
     }
@@ -236,6 +245,17 @@ static void experts_in_chunks(void **state)
                  "{layers: 2, width: 16, heads: 2, moe: {experts: 6, hidden: 8}}", &classes);
 }
 
+/* What drops choices, goes beside the experts, or shortens rows, on every grid of ranks. */
+static void layers_with_everything(void **state)
+{
+    const bk_model_data classes = bk_test_classes(LENGTH);
+    (void)state;
+    check_model(
+        "{layers: 2, width: 16, heads: 2, moe: {every: 1, experts: 6, hidden: 8, shared: 12, "
+        "shared_gate: true, capacity_factor: 0.9, min_capacity: 2, wire: bf16, chunks: 2}}",
+        &classes);
+}
+
 static void operands_in_bf16(void **state)
 {
     const bk_model_data classes = bk_test_classes(LENGTH), language = bk_test_language(LENGTH);
@@ -255,6 +275,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(transport_with_its_gradient),
         cmocka_unit_test(blocks_made_again),
         cmocka_unit_test(experts_in_chunks),
+        cmocka_unit_test(layers_with_everything),
         cmocka_unit_test(operands_in_bf16),
         cmocka_unit_test(pairs_of_texts),
     };

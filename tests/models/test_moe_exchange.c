@@ -6,12 +6,14 @@
 #include "models/moe.h"
 #include "models/moe_exchange.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 enum { T = 48, K = 2, L = 4 };
 
 static bk_world *world;
 static int64_t chunks;
+static bool two_hops;
 
 typedef struct rows {
     bk_tape tape;
@@ -43,7 +45,9 @@ static void open_rows(rows *r, int64_t experts, int only)
     r->index = BK_NEW(r->tape.arena, int32_t, tokens * K);
     for (int64_t i = 0; i < tokens * K; i++)
         r->index[i] = expert_of(r->args.first_token * K + i, experts, only);
-    r->dispatch = bk_dispatch_make(&r->tape, world->ep, chunks, &r->args, r->index);
+    bk_dispatch_options options = {world->ep, chunks, two_hops};
+    r->dispatch = bk_dispatch_begin(&r->tape, &options, &r->args, r->index, r->args.k);
+    bk_dispatch_finish(&r->tape, &r->dispatch, &r->args);
 }
 
 /* Rows stand by (expert, token, slot); place and slot are inverse; to[] adds up. */
@@ -144,7 +148,7 @@ static void check_blocks(rows *r, int64_t experts, int only)
     assert_memory_equal(back, out, (size_t)d->sent * sizeof *out);
 }
 
-static void check_exchange(int64_t experts, int only)
+static void check_chunks(int64_t experts, int only)
 {
     for (chunks = 1; chunks <= 4; chunks *= 2) {
         rows r;
@@ -154,6 +158,14 @@ static void check_exchange(int64_t experts, int only)
         check_order(&r, experts);
         check_blocks(&r, experts, only);
         bk_test_tape_free(&r.tape);
+    }
+}
+
+static void check_exchange(int64_t experts, int only)
+{
+    for (int hops = 1; hops <= 1 + bk_comm_has_levels(world->ep); hops++) {
+        two_hops = hops == 2;
+        check_chunks(experts, only);
     }
 }
 
@@ -180,11 +192,14 @@ static void nothing_to_send_is_fine(void **state)
         world = worlds[ep];
         if (!world)
             continue;
+        two_hops = bk_comm_has_levels(world->ep);
         rows r;
         open_rows(&r, 6, -1);
         for (int64_t i = 0; i < r.args.tokens * K; i++)
             r.index[i] = -1;
-        bk_dispatch d = bk_dispatch_make(&r.tape, world->ep, 2, &r.args, r.index);
+        bk_dispatch_options options = {world->ep, 2, two_hops};
+        bk_dispatch d = bk_dispatch_begin(&r.tape, &options, &r.args, r.index, r.args.k);
+        bk_dispatch_finish(&r.tape, &d, &r.args);
         char none;
         assert_true(d.sent == 0 && d.received == 0);
         for (int64_t chunk = 0; chunk < d.chunks; chunk++) {
@@ -204,6 +219,8 @@ int main(int argc, char **argv)
     bk_arena *arena = bk_arena_new("run");
     if (bk_mpi_start(&argc, &argv) != BK_OK)
         return 1;
+    if (bk_mpi_size() == 4)
+        setenv("BIRKHOFF_NODE_RANKS", "2", 1);
     for (int ep = 1; ep < 5; ep++)
         if (bk_mpi_size() % ep == 0 && bk_world_open(arena, ep, &worlds[ep]) != BK_OK)
             return 1;

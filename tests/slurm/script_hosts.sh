@@ -55,6 +55,14 @@ for expert in 2 8; do # experts within a host, and over all of them
     on_hosts train run.yaml run.dir=moe-$expert "$moe" parallel.expert=$expert
     same_run one-moe moe-$expert
 done
+for way in flat two_level; do # rows between hosts straight, or by way of one rank a host
+    on_hosts train run.yaml run.dir=moe-$way "$moe" parallel.expert=8 model.moe.hierarchy=$way model.moe.chunks=2
+    same_run one-moe moe-$way
+    grep -q 'rows go straight' err && fail "no two levels on the hosts: $(cat err)"
+    on_hosts bench moe tokens=512 width=64 threads=1 hierarchy=$way
+    echo "bench moe over the hosts, $way: $(sed -n 's/^tokens_per_second *//p' out) tokens/s, $(
+        sed -n 's/^communication messages_between_nodes *//p' out) messages between hosts a run"
+done
 
 # The hosts are hosts: doctor counts four of them, two ranks on each.
 on_hosts doctor --json

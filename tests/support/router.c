@@ -48,17 +48,25 @@ bk_test_router *bk_test_router_open(const char *kind, const char *options, int64
     p->kind = bk_router_find(kind);
     assert_non_null(p->kind);
     read_options(p, options);
-    p->args = (bk_route_args){.logits = logits,
+    p->args = (bk_route_args){.kind = p->kind,
+                              .logits = logits,
                               .tokens = tokens,
                               .experts = experts,
                               .k = 2,
                               .valid = tokens,
                               .lanes = &p->lanes,
+                              .aux = BK_AUX_SWITCH,
                               .training = true,
                               .seed = 1,
                               .config = p->config,
                               .arena = p->arena,
                               .scratch = p->scratch};
+    if (p->kind->flags & BK_ROUTER_NOISE_GATE) {
+        p->noise_logits = BK_NEW(p->arena, double, tokens *experts);
+        p->grad_noise = BK_NEW(p->arena, double, tokens *experts);
+        bk_test_spread(tokens * experts, p->noise_logits, 2, 1.0);
+        p->args.noise_logits = p->noise_logits;
+    }
     return p;
 }
 
@@ -91,12 +99,19 @@ const bk_route *bk_test_router_run(bk_test_router *p)
 
 /* ---- variants ---- */
 
+/* `word` is "name=value" or the name alone. */
 static bool has_option(const bk_router_kind *kind, const char *word)
 {
     for (const bk_option *o = kind->options; o->name; o++)
-        if (strncmp(word, o->name, strlen(o->name)) == 0 && word[strlen(o->name)] == '=')
+        if (strncmp(word, o->name, strlen(o->name)) == 0 &&
+            (word[strlen(o->name)] == '=' || word[strlen(o->name)] == '\0'))
             return true;
     return false;
+}
+
+bool bk_test_router_has(const bk_router_kind *kind, const char *option)
+{
+    return has_option(kind, option);
 }
 
 static void append(char text[512], const char *key, const char *value)
@@ -153,9 +168,10 @@ void bk_test_spread(int64_t n, double *x, uint64_t tag, double spread)
 void bk_test_same_routes(const bk_test_router *a, int64_t first, const bk_test_router *b,
                          int64_t other, int64_t n)
 {
-    size_t slots = (size_t)(n * a->args.k);
-    assert_memory_equal(a->route.index + first * a->args.k, b->route.index + other * a->args.k,
+    int64_t k = a->route.slots;
+    size_t slots = (size_t)(n * k);
+    assert_memory_equal(a->route.index + first * k, b->route.index + other * k,
                         slots * sizeof *a->route.index);
-    assert_memory_equal(a->route.weight + first * a->args.k, b->route.weight + other * a->args.k,
+    assert_memory_equal(a->route.weight + first * k, b->route.weight + other * k,
                         slots * sizeof *a->route.weight);
 }

@@ -16,6 +16,7 @@ typedef struct bk_test_router {
     bk_route route; /* of the last run */
     const bk_router_kind *kind;
     double config[64];
+    double *noise_logits, *grad_noise; /* [T,E] for kinds with a noise gate, else NULL */
 } bk_test_router;
 
 /* In training, k = 2, one lane of T tokens, one rank; change ->args and ->lanes before running.
@@ -30,6 +31,8 @@ void bk_test_router_mask(bk_test_router *p, const int32_t *mask);
 
 /* Routes anew; the former route stays readable until the problem is closed. */
 const bk_route *bk_test_router_run(bk_test_router *p);
+
+bool bk_test_router_has(const bk_router_kind *kind, const char *option);
 
 /* Calls `test` for every choice of every CHOICE and BOOL option of the kind, the others at their
  * defaults, and once for the defaults.  `fixed` ("key=value ", each kept only where the kind has

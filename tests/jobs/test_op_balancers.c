@@ -1,0 +1,252 @@
+/* test: labels=golden,mpi timeout=300 */
+/* birkhoff op router.<kind> and moe for the kinds that keep a state, draw through a gate of their
+ * own or let experts choose: golden values from a file, the same over ranks, what they refuse. */
+#include "tests/support/op.h"
+
+#include "core/rng.h"
+
+#include <math.h>
+#include <string.h>
+
+static bk_test_op op;
+static json_t *golden;
+
+static int open_all(void **state)
+{
+    (void)state;
+    op = bk_test_op_open();
+    golden = bk_test_golden("ref_moe_golden.json");
+    return 0;
+}
+
+static int close_all(void **state)
+{
+    (void)state;
+    json_decref(golden);
+    bk_test_op_close(&op);
+    return 0;
+}
+
+/* ---- golden values ---- */
+
+/* A dataset of the input, or an array of the output, and where it stands in the block. */
+typedef struct name_pair {
+    const char *name, *key;
+} name_pair;
+
+typedef struct golden_call {
+    const char *block, *arguments;
+    const char *gradient; /* of the weights, in the block; NULL: grad_weight of the file */
+    name_pair in[4], out[6];
+} golden_call;
+
+static const golden_call calls[] = {
+    {"bias",
+     "router.bias",
+     NULL,
+     {{"bias", "bias_in"}},
+     {{"index", "index"}, {"weight", "weight"}, {"bias", "bias"}, {"grad/logits", "grad_logits"}}},
+    {"quantile",
+     "router.quantile",
+     NULL,
+     {{"bias", "bias_in"}},
+     {{"index", "index"}, {"weight", "weight"}, {"bias", "bias"}}},
+    {"noisy_topk",
+     "router.noisy_topk aux=cv",
+     NULL,
+     {{"noise_logits", "noise_logits"}, {"noise", "noise"}},
+     {{"index", "index"},
+      {"weight", "weight"},
+      {"aux", "aux"},
+      {"grad/logits", "grad_logits"},
+      {"grad/noise_logits", "grad_noise_logits"}}},
+    {"expert_choice",
+     "router.expert_choice",
+     "grad_weight",
+     {{0}},
+     {{"token", "token"}, {"weight", "weight"}, {"grad/logits", "grad_logits"}}},
+};
+
+static void put_call(const golden_call *c, const json_t *block)
+{
+    bk_test_op_renew(&op);
+    bk_test_op_json(&op, "logits", json_object_get(golden, "logits"));
+    bk_test_op_json(&op, "grad/weight",
+                    json_object_get(c->gradient ? block : golden, "grad_weight"));
+    for (int i = 0; c->in[i].name; i++)
+        bk_test_op_json(&op, c->in[i].name, json_object_get(block, c->in[i].key));
+}
+
+static void hold_call(const golden_call *c, const json_t *block, double limit)
+{
+    for (int i = 0; c->out[i].name; i++) {
+        const json_t *expected = json_object_get(block, c->out[i].key);
+        assert_non_null(expected);
+        bk_check_error(bk_test_op_error(&op, c->out[i].name, expected, 1e-30), limit, "%s of %s",
+                       c->out[i].name, c->block);
+    }
+}
+
+static void golden_kinds(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof calls / sizeof *calls; i++) {
+        const golden_call *c = &calls[i];
+        const json_t *block = json_object_get(golden, c->block);
+        put_call(c, block);
+        bk_test_op_run(&op, 1, c->arguments);
+        hold_call(c, block, 1e-5);
+        for (int ranks = 1; ranks <= 3; ranks += 2) {
+            bk_test_op_run(&op, ranks, bk_arena_printf(op.arena, "%s dtype=f64", c->arguments));
+            hold_call(c, block, 1e-9);
+        }
+    }
+}
+
+/* The state stays where nothing is trained; noise is for training. */
+static void evaluation_moves_no_state(void **state)
+{
+    const json_t *block = json_object_get(golden, "bias");
+    (void)state;
+    put_call(&calls[0], block);
+    bk_test_op_run(&op, 2, "router.bias training=false dtype=f64");
+    bk_check_error(bk_test_op_error(&op, "index", json_object_get(block, "index"), 1e-30), 0.0,
+                   "index");
+    bk_check_error(bk_test_op_error(&op, "bias", json_object_get(block, "bias_in"), 1e-30), 0.0,
+                   "bias");
+    put_call(&calls[2], json_object_get(golden, "noisy_topk"));
+    bk_test_op_run(&op, 1, "router.noisy_topk training=false dtype=f64");
+    block = json_object_get(golden, "topk");
+    bk_check_error(bk_test_op_error(&op, "index", json_object_get(block, "index"), 1e-30), 0.0,
+                   "index");
+    bk_check_error(bk_test_op_error(&op, "weight", json_object_get(block, "weight"), 1e-30), 1e-9,
+                   "weight");
+}
+
+/* ---- over ranks ---- */
+
+enum { T = 37, E = 5, C = 6, F = 7 };
+
+static void put_random(const char *name, int dims, const int64_t *shape, uint64_t tag)
+{
+    int64_t count = 1;
+    for (int i = 0; i < dims; i++)
+        count *= shape[i];
+    double *x = BK_NEW(op.arena, double, count);
+    for (int64_t i = 0; i < count; i++)
+        x[i] = bk_fill((uint64_t)i, tag, -1.0, 1.0);
+    bk_test_op_reals(&op, name, dims, shape, x);
+}
+
+static void put_layer(int64_t tokens, const char *more)
+{
+    int64_t mask[T];
+    for (int64_t i = 0; i < tokens; i++)
+        mask[i] = i % 6 != 2;
+    bk_test_op_renew(&op);
+    put_random("x", BK_SHAPE(tokens, C), 1);
+    put_random("gate", BK_SHAPE(E, C), 2);
+    put_random("w1", BK_SHAPE(E, F, C), 3);
+    put_random("b1", BK_SHAPE(E, F), 4);
+    put_random("w2", BK_SHAPE(E, C, F), 5);
+    put_random("grad/y", BK_SHAPE(tokens, C), 7);
+    bk_test_op_integers(&op, "mask", BK_SHAPE(tokens), mask);
+    if (strcmp(more, "bias") == 0)
+        put_random(more, BK_SHAPE(E), 6);
+    if (strcmp(more, "noise_gate") == 0)
+        put_random(more, BK_SHAPE(E, C), 8);
+}
+
+/* Few tokens leave ranks empty. */
+static void layers_agree_over_ranks(void **state)
+{
+    const struct {
+        int64_t tokens;
+        int ranks;
+        const char *input, *call, *more;
+        bool bits;
+    } cases[] = {
+        {T, 4, "bias", "moe router=bias aux=global groups_of_experts=5 groups_kept=3", "expert=2",
+         true},
+        {3, 4, "bias", "moe router=quantile", "expert=4", true},
+        {T, 2, "bias", "moe router=quantile aux=seq blocks=4 scope=local", "", true},
+        {T, 4, "noise_gate", "moe router=noisy_topk aux=cv z=true", "expert=2", true},
+        {T, 3, "noise_gate", "moe router=noisy_topk aux=cv scope=local blocks=3", "", false},
+        {T, 4, "", "moe router=expert_choice z=true", "expert=2 chunks=2", true},
+        {3, 4, "", "moe router=expert_choice capacity_factor=0.5 k=1", "", true},
+        {T, 3, "", "moe router=expert_choice scope=local blocks=2", "", false},
+        {T, 4, "bias", "moe router=sinkhorn solver=newton aux=switch", "", true},
+        {T, 2, "", "moe router=uniform k=3", "", true},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        bool same;
+        put_layer(cases[i].tokens, cases[i].input);
+        bk_check_error(bk_test_op_compare(&op, cases[i].ranks, cases[i].call, cases[i].more, &same),
+                       1e-6, "%s", cases[i].call);
+        if (cases[i].bits && !same)
+            fail_msg("%s: other bits on %d ranks", cases[i].call, cases[i].ranks);
+    }
+}
+
+/* ---- forms of the balance loss ---- */
+
+static double aux_of(const char *arguments)
+{
+    bk_test_op_run(&op, 2, arguments);
+    return bk_test_op_numbers(&op, "aux")[0];
+}
+
+/* With one block they are one; else global counts over all, switch and seq by block. */
+static void forms_of_the_loss(void **state)
+{
+    (void)state;
+    bk_test_op_renew(&op);
+    put_random("logits", BK_SHAPE(T, E), 9);
+    double whole = aux_of("router.topk aux=switch dtype=f64"),
+           global = aux_of("router.topk aux=global blocks=5 dtype=f64"),
+           parts = aux_of("router.topk aux=switch blocks=5 dtype=f64"),
+           sequences = aux_of("router.topk aux=seq blocks=5 dtype=f64");
+    assert_true(fabs(global - whole) < 1e-12);
+    assert_true(parts == sequences && fabs(parts - whole) > 1e-6);
+}
+
+/* ---- refusals ---- */
+
+static void check_refusal(const char *arguments, int status, const char *says)
+{
+    assert_int_equal(bk_test_op_status(&op, 1, arguments), status);
+    if (!bk_test_op_says(&op, says))
+        fail_msg("%s: no word of '%s'", arguments, says);
+    assert_int_equal(bk_test_op_error_lines(&op), 1);
+}
+
+static void mistakes_are_named(void **state)
+{
+    (void)state;
+    bk_test_op_renew(&op);
+    put_random("logits", BK_SHAPE(T, E), 9);
+    check_refusal("router.topk rate=1", 2, "belongs to bias");
+    check_refusal("router.bias cost=linear", 2, "belongs to sinkhorn, ssr");
+    check_refusal("router.topk aux=cv", 2, "noisy_topk");
+    check_refusal("router.expert_choice aux=switch", 2, "aux does not go with");
+    check_refusal("router.quantile k=5", 2, "k < experts");
+    check_refusal("router.noisy_topk", 2, "noise_logits is missing");
+    check_refusal("router.uniform", 2, "unknown operator");
+    bk_test_op_renew(&op);
+    put_random("logits", BK_SHAPE(T, E), 9);
+    put_random("grad/weight", BK_SHAPE(E, 3), 9);
+    check_refusal("router.expert_choice", 3, "3 columns for 15 weights");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(golden_kinds),
+        cmocka_unit_test(evaluation_moves_no_state),
+        cmocka_unit_test(layers_agree_over_ranks),
+        cmocka_unit_test(forms_of_the_loss),
+        cmocka_unit_test(mistakes_are_named),
+    };
+    return cmocka_run_group_tests(tests, open_all, close_all);
+}
