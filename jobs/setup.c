@@ -389,10 +389,12 @@ static bk_status open_second(bk_job *job)
     if (has_student(job)) {
         BK_TRY(bk_agree(ctl, make_model(job)));
         BK_TRY(bk_agree(ctl, check_model(job)));
-        BK_TRY(bk_job_upcycle(job));
     }
     BK_TRY(bk_job_open_teacher(job));
-    return has_student(job) ? bk_agree(ctl, lay_out(job)) : BK_OK;
+    if (!has_student(job))
+        return BK_OK;
+    BK_TRY(bk_agree(ctl, lay_out(job)));
+    return bk_job_upcycle(job);
 }
 
 bk_status bk_job_meet(bk_job *job, bk_status status)
