@@ -4,13 +4,13 @@
 
 #include <string.h>
 
-/* Everything but the layers with experts: the dense model has it too. */
+/* Everything of the model but the layers with experts: the dense one has it too. */
 static int64_t list_common(const bk_slab *slab, bk_piece *list)
 {
     int64_t count = 0;
     for (int i = 0; i < slab->parameters; i++) {
         const bk_parameter *p = slab->parameter[i];
-        if (bk_parameter_is_of_experts(p))
+        if (strncmp(p->name, "model/", 6) != 0 || bk_parameter_is_of_experts(p))
             continue;
         list[count] = (bk_piece){.name = p->name,
                                  .dtype = BK_F32,

@@ -45,6 +45,12 @@ expect 0 2 train moe.yaml run.dir=shared model.moe.shared=8 model.moe.shared_gat
 same_figure dense shared
 [ "$(figure shared parameters)" -gt "$(figure dense parameters)" ] || fail "no more parameters than the dense model"
 
+# Learned maps to a teacher's layers are of the student, not of the dense model.
+{ cat moe.yaml; echo 'distill: {teacher: dense}'; echo 'loss: [{kind: kl}, {kind: hidden, projection: linear}]'; } >taught.yaml
+for ranks in 1 2; do expect 0 $ranks train taught.yaml run.dir=taught.$ranks; done
+same_run taught.2 taught.1
+same_figure dense taught.1
+
 # ---- it goes on without the dense model ----
 mv dense gone
 expect 0 2 train moe.yaml run.dir=moe.2.1,1 run.steps=3 model.moe.upcycle.granularity=2
