@@ -100,26 +100,34 @@ bk_status bk_read_file(bk_arena *arena, const char *path, char **text, size_t *l
                : bk_fail(BK_INPUT, "the file is shorter than its size (%s): read it again", path);
 }
 
-bk_status bk_read_text_everywhere(bk_arena *arena, const char *path, char **text)
+static bk_status read_and_share(const bk_world *world, bk_arena *arena, const char *path,
+                                char **text)
 {
-    bk_arena *scratch = bk_arena_new("communicator");
-    bk_world *world;
     size_t length = 0;
-    bk_status status = bk_world_open(scratch, 1, &world);
-    if (status == BK_OK && world->rank == 0) {
+    bk_status status = BK_OK;
+    if (world->rank == 0) {
         status = bk_read_file(arena, path, text, &length);
         if (status != BK_OK)
             status =
                 bk_fail(BK_USAGE, "the configuration cannot be read (%s): check the path", path);
     }
-    status = bk_agree(world->ctl, status);
+    BK_TRY(bk_agree(world->ctl, status));
+    bk_broadcast(world->ctl, 0, &length, sizeof length);
+    if (world->rank != 0)
+        *text = bk_arena_zalloc(arena, length + 1);
+    bk_broadcast(world->ctl, 0, *text, length);
+    return BK_OK;
+}
+
+bk_status bk_read_text_everywhere(bk_arena *arena, const char *path, char **text)
+{
+    bk_arena *scratch = bk_arena_new("communicator");
+    bk_world *world;
+    bk_status status = bk_world_open(scratch, 1, &world);
     if (status == BK_OK) {
-        bk_broadcast(world->ctl, 0, &length, sizeof length);
-        if (world->rank != 0)
-            *text = bk_arena_zalloc(arena, length + 1);
-        bk_broadcast(world->ctl, 0, *text, length);
+        status = read_and_share(world, arena, path, text);
+        bk_world_close(world);
     }
-    bk_world_close(world);
     bk_arena_free(scratch);
     return status;
 }

@@ -196,6 +196,10 @@ static void a_text_for_every_rank(void **state)
     strcat(path, "-not");
     assert_int_equal(bk_read_text_everywhere(arena, path, &text), BK_USAGE);
     says("everywhere-not");
+    setenv("BIRKHOFF_NODE_RANKS", "none", 1); /* no communicators: no read */
+    assert_int_equal(bk_read_text_everywhere(arena, path, &text), BK_USAGE);
+    unsetenv("BIRKHOFF_NODE_RANKS");
+    says("BIRKHOFF_NODE_RANKS is 'none'");
 }
 
 int main(int argc, char **argv)
