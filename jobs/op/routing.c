@@ -75,13 +75,20 @@ void routing_add_outputs(const bk_router_kind *kind, bool differentiable_weight,
 
 /* ---- checks ---- */
 
-/* The index of a choice of the kind's options; 0 without that option. */
-static int choice_of(const bk_operator_call *c, const char *name)
+/* What an option of the kind is set to; NULL without that option. */
+static const void *setting_of(const bk_operator_call *c, const char *name)
 {
     for (const bk_option *o = c->op.options; o && o->name; o++)
         if (strcmp(o->name, name) == 0)
-            return *(const int *)(const void *)((const char *)c->config + o->offset);
-    return 0;
+            return (const char *)c->config + o->offset;
+    return NULL;
+}
+
+/* The index of a choice of the kind's options; 0 without that option. */
+static int choice_of(const bk_operator_call *c, const char *name)
+{
+    const int *choice = setting_of(c, name);
+    return choice ? *choice : 0;
 }
 
 bk_status routing_check_options(const bk_value *given, const bk_operator *op)
@@ -103,6 +110,17 @@ bk_status routing_check_options(const bk_value *given, const bk_operator *op)
     return BK_OK;
 }
 
+/* Potentials are read where one solve starts from those of the former step. */
+static bk_status check_bias(const bk_operator_call *c)
+{
+    const bool *warm = setting_of(c, "warm_start");
+    if (!warm || !bk_operator_given(c, "bias"))
+        return BK_OK;
+    if (choice_of(c, "scope") != 0)
+        return bk_operator_refuse_input(c, "bias", "with scope=local");
+    return *warm ? BK_OK : bk_operator_refuse_input(c, "bias", "with warm_start=false");
+}
+
 bk_status routing_check(bk_operator_call *c, const bk_router_kind *kind)
 {
     const routing_settings *s = settings_of(c);
@@ -116,6 +134,7 @@ bk_status routing_check(bk_operator_call *c, const bk_router_kind *kind)
     if (bk_operator_given(c, "noise") && in_table(kind->options, "noise") &&
         choice_of(c, "noise") == 0)
         return bk_operator_refuse_input(c, "noise", "with noise=none");
+    BK_TRY(check_bias(c));
     c->axis['k'] = s->k;
     if (s->capacity_factor == 0.0 && bk_operator_find(c->op.output, "kept") >= 0)
         bk_operator_drop(c->op.output, "kept");

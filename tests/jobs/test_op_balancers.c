@@ -237,6 +237,13 @@ static void mistakes_are_named(void **state)
     put_random("logits", BK_SHAPE(T, E), 9);
     put_random("grad/weight", BK_SHAPE(E, 3), 9);
     check_refusal("router.expert_choice", 3, "3 columns for 15 weights");
+    bk_test_op_renew(&op);
+    put_random("logits", BK_SHAPE(T, E), 9);
+    put_random("bias", BK_SHAPE(E), 9);
+    check_refusal("router.sinkhorn scope=local", 2,
+                  "bias is not read by router.sinkhorn with scope=local");
+    check_refusal("router.ssr warm_start=false", 2,
+                  "bias is not read by router.ssr with warm_start=false");
 }
 
 int main(void)
