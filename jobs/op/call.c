@@ -64,10 +64,14 @@ bk_status bk_operator_refuse_input(const bk_operator_call *c, const char *name, 
 bk_status bk_operator_examine_finite(const bk_operator_call *c, const char *name)
 {
     const bk_tensor *x = bk_operator_input(c, name);
-    for (int64_t i = 0; x && i < bk_count(x); i++)
+    if (!x)
+        return BK_OK;
+    char axis = c->op.input[bk_operator_find(c->op.input, name)].axes[0];
+    int64_t first = axis == c->op.rows ? bk_operator_first_row(c) : 0;
+    for (int64_t i = 0; i < bk_count(x); i++)
         if (!isfinite(x->dtype == BK_F64 ? bk_f64(x)[i] : (double)bk_f32(x)[i]))
-            return bk_fail(BK_INPUT, "%s is not finite in row %lld (%s): logits must be numbers",
-                           name, (long long)(bk_operator_first_row(c) + i / bk_cols(x)), c->in);
+            return bk_fail(BK_INPUT, "%s is not finite in row %lld (%s): write numbers there", name,
+                           (long long)(first + i / bk_cols(x)), c->in);
     return BK_OK;
 }
 

@@ -255,6 +255,7 @@ static const bk_operator moe = {
     .own_size = sizeof(moe_settings),
     .choose = choose,
     .check = check,
+    .examine = routing_examine,
     .run = run,
 };
 

@@ -172,6 +172,7 @@ bool bk_operator_routers(int index, bk_arena *arena, bk_operator *op)
                         .plug_in = kind,
                         .choose = choose,
                         .check = check,
+                        .examine = routing_examine,
                         .run = run};
     bk_operator_add(op->input, (bk_operator_array){.name = "logits",
                                                    .axes = "TE",

@@ -145,6 +145,12 @@ bk_status routing_check(bk_operator_call *c, const bk_router_kind *kind)
     return BK_OK;
 }
 
+bk_status routing_examine(const bk_operator_call *c)
+{
+    BK_TRY(bk_operator_examine_finite(c, "bias"));
+    return bk_operator_examine_finite(c, "noise");
+}
+
 /* ---- what a router reads ---- */
 
 const double *routing_bias(bk_operator_call *c, const bk_router_kind *kind)

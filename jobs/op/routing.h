@@ -108,6 +108,8 @@ bk_status routing_check_options(const bk_value *given, const bk_operator *op);
 /* Checks k and the kind's configuration, inputs that its options leave unread; drops the outputs
  * that the settings do not ask for. */
 bk_status routing_check(bk_operator_call *c, const bk_router_kind *kind);
+/* BK_INPUT for a state or draws that are not finite; logits that are not are replaced. */
+bk_status routing_examine(const bk_operator_call *c);
 
 /* The state of a kind that has one: the input or zeros.  NULL for the others. */
 const double *routing_bias(bk_operator_call *c, const bk_router_kind *kind);

@@ -213,9 +213,9 @@ static void forms_of_the_loss(void **state)
 
 /* ---- refusals ---- */
 
-static void check_refusal(const char *arguments, int status, const char *says)
+static void check_refusal(int ranks, const char *arguments, int status, const char *says)
 {
-    assert_int_equal(bk_test_op_status(&op, 1, arguments), status);
+    assert_int_equal(bk_test_op_status(&op, ranks, arguments), status);
     if (!bk_test_op_says(&op, says))
         fail_msg("%s: no word of '%s'", arguments, says);
     assert_int_equal(bk_test_op_error_lines(&op), 1);
@@ -226,24 +226,43 @@ static void mistakes_are_named(void **state)
     (void)state;
     bk_test_op_renew(&op);
     put_random("logits", BK_SHAPE(T, E), 9);
-    check_refusal("router.topk rate=1", 2, "belongs to bias");
-    check_refusal("router.bias cost=linear", 2, "belongs to sinkhorn, ssr");
-    check_refusal("router.topk aux=cv", 2, "noisy_topk");
-    check_refusal("router.expert_choice aux=switch", 2, "aux does not go with");
-    check_refusal("router.quantile k=5", 2, "k < experts");
-    check_refusal("router.noisy_topk", 2, "noise_logits is missing");
-    check_refusal("router.uniform", 2, "unknown operator");
+    check_refusal(1, "router.topk rate=1", 2, "belongs to bias");
+    check_refusal(1, "router.bias cost=linear", 2, "belongs to sinkhorn, ssr");
+    check_refusal(1, "router.topk aux=cv", 2, "noisy_topk");
+    check_refusal(1, "router.expert_choice aux=switch", 2, "aux does not go with");
+    check_refusal(1, "router.quantile k=5", 2, "k < experts");
+    check_refusal(1, "router.noisy_topk", 2, "noise_logits is missing");
+    check_refusal(1, "router.uniform", 2, "unknown operator");
     bk_test_op_renew(&op);
     put_random("logits", BK_SHAPE(T, E), 9);
     put_random("grad/weight", BK_SHAPE(E, 3), 9);
-    check_refusal("router.expert_choice", 3, "3 columns for 15 weights");
+    check_refusal(1, "router.expert_choice", 3, "3 columns for 15 weights");
     bk_test_op_renew(&op);
     put_random("logits", BK_SHAPE(T, E), 9);
     put_random("bias", BK_SHAPE(E), 9);
-    check_refusal("router.sinkhorn scope=local", 2,
+    check_refusal(1, "router.sinkhorn scope=local", 2,
                   "bias is not read by router.sinkhorn with scope=local");
-    check_refusal("router.ssr warm_start=false", 2,
+    check_refusal(1, "router.ssr warm_start=false", 2,
                   "bias is not read by router.ssr with warm_start=false");
+}
+
+/* A state that is no number is the file's mistake, as draws are; logits are replaced. */
+static void numbers_are_wanted(void **state)
+{
+    const double bias[E] = {0.0, 0.0, NAN};
+    double noise[T * E] = {0};
+    (void)state;
+    noise[T * E - 1] = INFINITY;
+    bk_test_op_renew(&op);
+    put_random("logits", BK_SHAPE(T, E), 9);
+    bk_test_op_reals(&op, "noise", BK_SHAPE(T, E), noise);
+    check_refusal(3, "router.topk noise=logits", 3, "noise is not finite in row 36");
+    check_refusal(1, "router.sinkhorn noise=cost", 3, "noise is not finite in row 36");
+    bk_test_op_renew(&op);
+    put_random("logits", BK_SHAPE(T, E), 9);
+    bk_test_op_reals(&op, "bias", BK_SHAPE(E), bias);
+    check_refusal(3, "router.sinkhorn", 3, "bias is not finite in row 0");
+    check_refusal(1, "router.bias", 3, "bias is not finite in row 0");
 }
 
 int main(void)
@@ -254,6 +273,7 @@ int main(void)
         cmocka_unit_test(layers_agree_over_ranks),
         cmocka_unit_test(forms_of_the_loss),
         cmocka_unit_test(mistakes_are_named),
+        cmocka_unit_test(numbers_are_wanted),
     };
     return cmocka_run_group_tests(tests, open_all, close_all);
 }
