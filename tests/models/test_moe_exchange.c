@@ -185,6 +185,19 @@ static void rows_find_their_experts_and_come_back(void **state)
     }
 }
 
+/* A world of all ranks but the last: more lanes a rank than over all of them. */
+static void other_ranks_may_have_another_world(void **state)
+{
+    bk_arena *arena = bk_arena_new("two worlds");
+    (void)state;
+    if (bk_mpi_size() > 1) {
+        assert_int_equal(bk_world_open_two(arena, 1, bk_mpi_size() - 1, &world), BK_OK);
+        check_exchange(7, -1);
+        bk_world_close(world);
+    }
+    bk_arena_free(arena);
+}
+
 static void nothing_to_send_is_fine(void **state)
 {
     (void)state;
@@ -214,6 +227,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_find_their_experts_and_come_back),
+        cmocka_unit_test(other_ranks_may_have_another_world),
         cmocka_unit_test(nothing_to_send_is_fine),
     };
     bk_arena *arena = bk_arena_new("run");
