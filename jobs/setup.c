@@ -27,15 +27,16 @@ static int64_t next_power_of_two(int64_t n)
     return power;
 }
 
+/* Those of the run, so that what is done lane by lane (capacity, local routers) is evaluated as it
+ * was trained; an evaluation on more ranks has a lane for each. */
 static int64_t choose_lanes(const bk_job *job)
 {
-    int64_t wanted = job->config->parallel.lanes;
+    int64_t wanted = job->config->parallel.lanes, least = next_power_of_two(job->world->size);
     int64_t kept = job->checkpoint ? bk_checkpoint_state(job->checkpoint)->lanes : 0;
-    if (job->purpose == BK_EVALUATE)
-        return next_power_of_two(job->world->size);
+    int64_t lanes = wanted > 0 ? wanted : kept > 0 ? kept : least;
     if (job->lanes.total > 0) /* as the students have them */
         return job->lanes.total;
-    return wanted > 0 ? wanted : kept > 0 ? kept : next_power_of_two(job->world->size);
+    return job->purpose == BK_EVALUATE && lanes < least ? least : lanes;
 }
 
 /* Samples past the end of a split count nothing, so an evaluation may round its batch up. */

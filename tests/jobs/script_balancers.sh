@@ -63,4 +63,12 @@ refuses 2 1 'did you mean load?' report bias out.svg figure=loda
 expect 0 1 train run.yaml run.dir=dense run.steps=1 model.moe.every=3 model.layers=3 model.moe.router.kind=topk
 sed -i 's/, "moe": .*/}/' dense/metrics.jsonl
 refuses 3 1 'no line holds the load of experts' report dense out.svg figure=load
+# what is done lane by lane is evaluated in the lanes of the run, on any number of ranks
+expect 0 2 train run.yaml run.dir=local model.moe.router.kind=expert_choice model.moe.router.scope=local \
+    model.moe.capacity_factor=1.5
+for ranks in 1 2 4; do
+    expect 0 $ranks eval local --json
+    cp out eval.$ranks
+    cmp -s eval.1 eval.$ranks || fail "evaluated on $ranks ranks: $(cat eval.1 eval.$ranks)"
+done
 finish
