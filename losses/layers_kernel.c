@@ -1,25 +1,8 @@
 #include "losses/layers_kernel.h"
 
-#include "core/vector_kernel.h"
+#include "losses/sums_kernel.h"
 
-enum { WIDE = 8, PIECE = 512 };
-
-static double tree(const double a[WIDE])
-{
-    return ((a[0] + a[1]) + (a[2] + a[3])) + ((a[4] + a[5]) + (a[6] + a[7]));
-}
-
-static double sum(int64_t n, const real *x)
-{
-    double a[WIDE] = {0};
-    int64_t i = 0;
-    for (; i + WIDE <= n; i += WIDE)
-        for (int j = 0; j < WIDE; j++)
-            a[j] += (double)x[i + j];
-    for (; i < n; i++)
-        a[i % WIDE] += (double)x[i];
-    return tree(a);
-}
+enum { PIECE = 512 };
 
 static double square(int64_t n, const void *x_, const void *y_)
 {
@@ -36,17 +19,9 @@ static double square(int64_t n, const void *x_, const void *y_)
     return tree(a);
 }
 
-static double dot(int64_t n, const void *x_, const void *y_)
+static double inner(int64_t n, const void *x, const void *y)
 {
-    const real *x = x_, *y = y_;
-    double a[WIDE] = {0};
-    int64_t i = 0;
-    for (; i + WIDE <= n; i += WIDE)
-        for (int j = 0; j < WIDE; j++)
-            a[j] += (double)x[i + j] * (double)y[i + j];
-    for (; i < n; i++)
-        a[i % WIDE] += (double)x[i] * (double)y[i];
-    return tree(a);
+    return dot(n, x, y);
 }
 
 static void combine(int64_t n, double a_, const void *x_, double b_, const void *y_, void *dx_)
@@ -90,7 +65,7 @@ static void divergence_back(int64_t n, double factor_, const void *x_, const voi
 
 const bk_layers_kernels BK_KERNEL(bk_layers_kernels) = {
     .square = square,
-    .dot = dot,
+    .dot = inner,
     .combine = combine,
     .divergence = divergence,
     .divergence_back = divergence_back,

@@ -1,37 +1,6 @@
 #include "losses/row_kernel.h"
 
-#include "core/vector_kernel.h"
-
-enum { WIDE = 8 };
-
-static double tree(const double a[WIDE])
-{
-    return ((a[0] + a[1]) + (a[2] + a[3])) + ((a[4] + a[5]) + (a[6] + a[7]));
-}
-
-static double sum(int64_t n, const real *x)
-{
-    double a[WIDE] = {0};
-    int64_t i = 0;
-    for (; i + WIDE <= n; i += WIDE)
-        for (int j = 0; j < WIDE; j++)
-            a[j] += (double)x[i + j];
-    for (; i < n; i++)
-        a[i % WIDE] += (double)x[i];
-    return tree(a);
-}
-
-static double dot(int64_t n, const real *x, const real *y)
-{
-    double a[WIDE] = {0};
-    int64_t i = 0;
-    for (; i + WIDE <= n; i += WIDE)
-        for (int j = 0; j < WIDE; j++)
-            a[j] += (double)x[i + j] * (double)y[i + j];
-    for (; i < n; i++)
-        a[i % WIDE] += (double)x[i] * (double)y[i];
-    return tree(a);
-}
+#include "losses/sums_kernel.h"
 
 /* In as many parts as a vector has elements: one chain of comparisons would be the slowest pass of
  * a softmax.  A NaN is left out; it comes back with the sum of the exponentials. */
