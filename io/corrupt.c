@@ -30,7 +30,8 @@ static void window_of(double sd, int64_t radius, double *weight)
 {
     double sum = 0.0;
     for (int64_t d = 0; d <= radius; d++) {
-        weight[d] = exp(-(double)(d * d) / (2.0 * sd * sd));
+        double steps = (double)d / sd;
+        weight[d] = exp(-0.5 * steps * steps);
         sum += d == 0 ? weight[d] : 2.0 * weight[d];
     }
     for (int64_t d = 0; d <= radius; d++)

@@ -53,6 +53,15 @@ static void a_blur_leaves_what_is_flat(void **state)
     assert_memory_equal(x.pixel, y.pixel, SIZE);
 }
 
+static void a_blur_narrower_than_a_pixel_is_none(void **state)
+{
+    (void)state;
+    bk_images x = flat(1, 20), y = flat(1, 20);
+    x.pixel[8 * SIDE + 8] = y.pixel[8 * SIDE + 8] = 200;
+    bk_images_blur(1e-200, &x); /* its square is no number above 0 */
+    assert_memory_equal(x.pixel, y.pixel, SIZE);
+}
+
 static void noise_has_the_spread_asked_for(void **state)
 {
     (void)state;
@@ -135,6 +144,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_blur_spreads_a_point),
         cmocka_unit_test(a_blur_leaves_what_is_flat),
+        cmocka_unit_test(a_blur_narrower_than_a_pixel_is_none),
         cmocka_unit_test(noise_has_the_spread_asked_for),
         cmocka_unit_test(noise_is_a_function_of_seed_and_sample),
         cmocka_unit_test(swaps_move_a_token_once),
