@@ -131,10 +131,12 @@ static bk_status check_numbers(const bk_teacher_file *f, const bk_teacher_file *
     return BK_OK;
 }
 
-static bk_status check_form(const bk_config *c, const bk_teacher_file *f)
+/* A form that this configuration would not write is refused (top_k of all classes is dense). */
+static bk_status check_form(const bk_config *c, const bk_teacher_file *f,
+                            const bk_teacher_file *wanted)
 {
     bool top = f->form.top_k > 0;
-    if (c->distill.cache_form != BK_FORM_AUTO && top != (c->distill.cache_form == BK_FORM_TOP_K))
+    if (c->distill.cache_form != BK_FORM_AUTO && top != (wanted->form.top_k > 0))
         return refuse(f, "form (distill.cache_form)", top ? "top_k" : "dense",
                       top ? "dense" : "top_k");
     return bk_teacher_form_serves(c, &f->form, f->path);
@@ -146,7 +148,7 @@ static bk_status check(const bk_job *job, const bk_teacher_file *f)
     BK_TRY(bk_teacher_cache_plan(job, f->path, &wanted));
     BK_TRY(check_texts(f, &wanted));
     BK_TRY(check_numbers(f, &wanted));
-    return check_form(job->config, f);
+    return check_form(job->config, f, &wanted);
 }
 
 bk_status bk_teacher_cache_open(bk_job *job)

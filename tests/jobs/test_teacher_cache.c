@@ -79,12 +79,17 @@ static void make_teacher(void)
     bk_job_close(job);
 }
 
-static const char *student(const char *placement)
+static const char *student_of(const char *loss, const char *placement)
 {
     return bk_arena_printf(arena,
-                           "run: {dir: %s/none, steps: 100}\nloss: [{kind: kl}]\n"
+                           "run: {dir: %s/none, steps: 100}\nloss: [%s]\n"
                            "distill: {teacher: %s/teacher, %s}\n",
-                           shared, shared, placement);
+                           shared, loss, shared, placement);
+}
+
+static const char *student(const char *placement)
+{
+    return student_of("{kind: kl}", placement);
 }
 
 static const char *path_of(const char *name)
@@ -175,6 +180,22 @@ static void both_ways_make_the_same_file(void **state)
         good(bk_teacher_file_close(&a));
         good(bk_teacher_file_close(&b));
     }
+}
+
+/* The largest logits of a row may be all of it: then the rows are whole, and the file fits. */
+static void all_of_the_largest_are_dense(void **state)
+{
+    const char *loss = bk_arena_printf(arena, "{kind: kl, top_k: %d}", VOCABULARY),
+               *keys = bk_arena_printf(arena, "cache_form: top_k, placement: cached, cache: %s",
+                                       path_of("all"));
+    (void)state;
+    bk_teacher_keep = HELD;
+    bk_job *job = open_job(BK_CACHE, student_of(loss, keys));
+    good(bk_teacher_cache_write(job, path_of("all")));
+    bk_job_close(job);
+    job = open_job(BK_DRY_RUN, student_of(loss, keys));
+    assert_int_equal(job->teacher->form.top_k, 0);
+    bk_job_close(job);
 }
 
 /* For evaluations the teacher comes, and goes again; one that is gone is no failure. */
@@ -270,6 +291,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_are_the_teachers),
         cmocka_unit_test(both_ways_make_the_same_file),
+        cmocka_unit_test(all_of_the_largest_are_dense),
         cmocka_unit_test(evaluations_have_the_teacher),
         cmocka_unit_test(evaluations_do_without),
         cmocka_unit_test(damage_ends_the_step),
