@@ -131,12 +131,17 @@ bk_status bk_job_read_data(bk_job *job)
 
 /* ---- samplers ---- */
 
+int64_t bk_job_window(const bk_job *job)
+{
+    return job->data.classes == 0 ? job->config->data.length : 0;
+}
+
 static bk_status open_sampler(const bk_job *job, const bk_dataset *d, const bk_split *split,
                               bool shuffle, bk_sampler **out)
 {
     const bk_config *c = job->config;
     bk_sampler_options o = {.batch = c->data.batch,
-                            .length = job->data.classes == 0 ? c->data.length : 0,
+                            .length = bk_job_window(job),
                             .max_length = c->data.max_length,
                             .seed = (uint64_t)c->run.seed,
                             .shuffle = shuffle};

@@ -89,6 +89,8 @@ BK_CHECKED bk_status bk_job_claim_directory(bk_job *job);
 /* Not collective: every rank reads the files for itself; the caller agrees.  Fills data sets,
  * splits, job->data and job->metric. */
 BK_CHECKED bk_status bk_job_read_data(bk_job *job);
+/* Tokens of a language model's window that predict the next one; 0: rows are whole samples. */
+int64_t bk_job_window(const bk_job *job);
 /* Samplers over the splits; BK_INPUT when there is nothing to train or evaluate on. */
 BK_CHECKED bk_status bk_job_open_samplers(bk_job *job);
 /* BK_INPUT when a model of this checkpoint reads other tokens, features or classes than the data

@@ -153,7 +153,7 @@ static void print_memory(const bk_job *job, const step_costs *step)
  * such a loss; matrices in double, logits of the teacher in fp32. */
 static void print_losses(const bk_job *job)
 {
-    double classes = (double)(job->data.classes ? job->data.classes : job->data.vocabulary);
+    double classes = (double)bk_model_outputs(&job->data);
     for (int i = 0; i < job->config->losses; i++) {
         double groups = bk_attribute_get(&job->figures[i], "groups", 0.0),
                rows = bk_attribute_get(&job->figures[i], "rows", 0.0), size = rows / groups;

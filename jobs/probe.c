@@ -13,9 +13,8 @@ static int64_t draw_batch(bk_job *job, bk_lanes *lanes, bk_bundle *bundle)
     samples = samples < there ? samples : there;
     *lanes = job->lanes;
     lanes->batch = (samples + lanes->total - 1) / lanes->total * lanes->total;
-    bk_sampler_options o = {.batch = lanes->batch,
-                            .length = job->data.classes == 0 ? c->data.length : 0,
-                            .max_length = c->data.max_length};
+    bk_sampler_options o = {
+        .batch = lanes->batch, .length = bk_job_window(job), .max_length = c->data.max_length};
     const bk_sampler *sampler = bk_sampler_new(job->tape.arena, job->eval, job->eval_split, &o);
     bk_sampler_batch(sampler, 0, lanes, job->tape.arena, bundle);
     return samples;

@@ -15,11 +15,6 @@ size_t bk_teacher_keep = (size_t)256 << 20;
 
 /* ---- which rows ---- */
 
-static int64_t window_length(const bk_job *job)
-{
-    return job->data.classes == 0 ? job->config->data.length : 0;
-}
-
 /* Samples of the split, each once, in the order of the data set: its rows then follow each other.
  */
 static int by_number(const void *a, const void *b)
@@ -65,14 +60,13 @@ bk_status bk_teacher_cache_plan(const bk_job *job, const char *path, bk_teacher_
                              .teacher = job->teacher->payload,
                              .data = job->train->digest,
                              .split = job->train_split->name,
-                             .length = window_length(job),
+                             .length = bk_job_window(job),
                              .max_length = c->data.max_length,
                              .samples = job->train->samples,
                              .rows = offsets[job->train->samples],
                              .offsets = offsets};
-    int64_t classes = job->data.classes ? job->data.classes : job->data.vocabulary;
-    return bk_teacher_form_choose(c, classes, false, c->distill.cache_dtype == BK_PRECISION_BF16,
-                                  &out->form);
+    return bk_teacher_form_choose(c, bk_model_outputs(&job->data), false,
+                                  c->distill.cache_dtype == BK_PRECISION_BF16, &out->form);
 }
 
 int64_t bk_teacher_cache_bytes(const bk_teacher_file *f)
@@ -203,7 +197,7 @@ static const bk_sampler *sampler_for(const bk_job *job, const bk_teacher_file *f
 {
     const bk_config *c = job->config;
     bk_sampler_options o = {.batch = job->lanes.batch,
-                            .length = window_length(job),
+                            .length = bk_job_window(job),
                             .max_length = c->data.max_length,
                             .seed = (uint64_t)c->run.seed};
     if (bk_teacher_rows_fit(&f->form, f->rows, bk_teacher_keep))

@@ -97,16 +97,11 @@ static const bk_sampler *sampler_of(const bk_job *job, int64_t subject)
     return subject == EVALUATION ? job->eval_sampler : job->train_sampler;
 }
 
-static int64_t classes_of(const bk_job *job)
-{
-    return job->data.classes ? job->data.classes : job->data.vocabulary;
-}
-
 /* Evaluations compare whole rows; those of a step have the form that the losses read. */
 static bk_teacher_form form_of(const bk_job *job, int64_t subject)
 {
     return subject == TRAINING ? job->teacher->form
-                               : (bk_teacher_form){.vocabulary = classes_of(job)};
+                               : (bk_teacher_form){.vocabulary = bk_model_outputs(&job->data)};
 }
 
 /* ---- the students' side ---- */
@@ -145,7 +140,7 @@ bk_status bk_teacher_split_open(bk_job *job)
     bk_teacher *t = job->teacher;
     if (!job->teaches)
         t->stream = open_stream(job->arena);
-    return bk_teacher_form_choose(job->config, classes_of(job), true,
+    return bk_teacher_form_choose(job->config, bk_model_outputs(&job->data), true,
                                   job->config->run.precision == BK_PRECISION_BF16, &t->form);
 }
 

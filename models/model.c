@@ -51,6 +51,11 @@ static int64_t expert_size(const bk_model *model)
     return model->moe->hidden * (2 * model->config.width + 1) + model->config.width;
 }
 
+int64_t bk_model_outputs(const bk_model_data *data)
+{
+    return data->classes > 0 ? data->classes : data->vocabulary;
+}
+
 bk_model_figures bk_model_measure(const bk_model *model)
 {
     const bk_model_config *c = &model->config;
@@ -67,7 +72,7 @@ bk_model_figures bk_model_measure(const bk_model *model)
         f.flops_per_sample += 2.0 * n * (4.0 * width * qkv + 2.0 * width * hidden);
         f.flops_per_sample += 4.0 * n * n * qkv * (bk_model_causal(model) ? 0.5 : 1.0);
     }
-    double outputs = (double)(model->data.classes ? model->data.classes : model->data.vocabulary);
+    double outputs = (double)bk_model_outputs(&model->data);
     f.flops_per_sample += 2.0 * width * outputs * (bk_model_causal(model) ? n : 1.0);
     f.flops_per_sample +=
         model->data.channels ? 2.0 * n * width * (double)model->data.channels : 0.0;

@@ -19,6 +19,9 @@ typedef struct bk_model_data {
     int64_t max_length; /* positions of the longest sample (of the window, for a language model) */
 } bk_model_data;
 
+/* Logits of a row. */
+int64_t bk_model_outputs(const bk_model_data *data);
+
 typedef struct bk_model bk_model;
 
 /* The section `model` and those below it. */
