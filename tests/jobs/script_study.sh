@@ -44,4 +44,13 @@ sed -i 's/kind=sinkhorn/kind=sinkhron/' jobs/configs/small.study
 jobs/study small 3 run.steps=2 >table 2>err && fail "a wrong kind passed"
 grep -q sinkhorn err || fail "the error names no likeness: $(cat err)"
 jobs/study nothing >out 2>err && fail "a study that is not there passed"
+
+# refused WORD LINE: such a line ends the study before it begins.
+refused() {
+    { echo 'variant x: small'; echo "$2"; } >jobs/configs/bad.study
+    jobs/study bad 1 run.steps=1 >out 2>err && fail "passed: $2"
+    grep -q "$1" err || fail "no '$1' in: $(cat err)"
+}
+refused 'lines begin with .* not: 2:variants y: small' 'variants y: small'
+refused 'alternatives of two keys' 'variant y: small optim.lr=1|2 run.seed=1|2'
 finish
