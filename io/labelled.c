@@ -125,10 +125,10 @@ const char *bk_labelled_place(const bk_labelled *x, const bk_table *t)
 
 bk_status bk_labelled_open_table(bk_arena *arena, const char *path, int layout, bk_table *out)
 {
-    enum { AUTO, TSV, CSV };
     char *text;
     size_t length, name = strlen(path);
-    bool csv = layout == CSV || (layout == AUTO && name >= 4 && !strcmp(path + name - 4, ".csv"));
+    bool csv = layout == BK_LABELLED_CSV ||
+               (layout == BK_LABELLED_AUTO && name >= 4 && !strcmp(path + name - 4, ".csv"));
     BK_TRY(bk_read_file(arena, path, &text, &length));
     *out = bk_table_new(path, text, length, csv ? ',' : '\t', csv);
     return BK_OK;

@@ -46,9 +46,10 @@ int bk_labelled_split_of_file(const char *path);
 /* "FILE:LINE" of the row just read, on the arena. */
 const char *bk_labelled_place(const bk_labelled *x, const bk_table *t);
 
-/* Opens a table; `layout` as in BK_LABELLED_LAYOUTS (auto: commas in a file named .csv, else tabs).
- */
+/* Choices of an option, and their numbers. */
 #define BK_LABELLED_LAYOUTS "auto|tsv|csv"
+enum { BK_LABELLED_AUTO, BK_LABELLED_TSV, BK_LABELLED_CSV };
+/* Opens a table of a layout (auto: commas in a file named .csv, else tabs).  BK_INPUT. */
 BK_CHECKED bk_status bk_labelled_open_table(bk_arena *arena, const char *path, int layout,
                                             bk_table *out);
 

@@ -189,11 +189,10 @@ static int split_of(const task *k, const char *path)
 
 static bk_status read_file(reader *r, const char *path)
 {
-    enum { TSV = 1 };
     bk_table t;
     int64_t limit = r->config->limit, before = r->texts.first.count;
     bool more;
-    BK_TRY(bk_labelled_open_table(r->texts.arena, path, TSV, &t));
+    BK_TRY(bk_labelled_open_table(r->texts.arena, path, BK_LABELLED_TSV, &t));
     BK_TRY(find_columns(r, &t));
     while (limit == 0 || r->texts.first.count - before < limit) {
         BK_TRY(bk_table_next(&t, &more));
