@@ -116,7 +116,9 @@ static bk_status write_texts(const subwords *s, const bk_split *split, int64_t *
             int64_t bytes = write_text(&l, split ? split->index[i] : i, !split, file);
             *longest = bytes > *longest ? bytes : *longest;
         }
-    if (file && !ferror(file) && fclose(file) == 0)
+    bool good = file && !ferror(file);
+    good = file && fclose(file) == 0 && good;
+    if (good)
         return BK_OK;
     return bk_fail(BK_FAULT, "the texts cannot be written (%s): %s: make room there, or set TMPDIR",
                    path, strerror(errno));

@@ -138,7 +138,6 @@ static bk_status check_walk(const bk_job *job)
     return BK_OK;
 }
 
-/* What only the model and its data can tell about the configuration. */
 /* Keys of another placement are no mistake where one of them is tried after the other. */
 static void warn_of_placement(const bk_config_distill *d)
 {
@@ -151,6 +150,7 @@ static void warn_of_placement(const bk_config_distill *d)
                 d->cache);
 }
 
+/* What only the model and its data can tell about the configuration. */
 static bk_status check_model(const bk_job *job)
 {
     const bk_config *c = job->config;
