@@ -43,7 +43,6 @@ typedef struct reader {
     bk_arena *arena;
     bk_h5 *file;
     bk_dataset *d;
-    const char *texts; /* name, 0, text, 0, ..., 0; NULL: the file has text attributes only */
 } reader;
 
 static const char *base_name(const char *path)
@@ -93,49 +92,15 @@ static bk_status root_integer(const reader *r, const char *name, int64_t least, 
     return refuse(r, "/", text);
 }
 
-/* The text attributes as the checksummed header has them. */
-static bk_status read_texts(reader *r)
-{
-    int64_t bytes;
-    if (!bk_h5_has_attribute(r->file, "/", "texts"))
-        return bk_h5_expect(r->file, "birkhoff-dataset");
-    BK_TRY(bk_h5_attribute_count(r->file, "/", "texts", &bytes));
-    char *texts = bk_arena_zalloc(r->arena, (size_t)bytes + 3);
-    BK_TRY(bk_h5_attribute(r->file, "/", "texts", BK_U8, bytes, texts));
-    r->texts = texts;
-    return bk_h5_expect_version(r->file);
-}
-
-/* NULL: there is no such text. */
-static const char *find_text(const reader *r, const char *name)
-{
-    for (const char *at = r->texts; *at;) {
-        const char *value = at + strlen(at) + 1;
-        if (strcmp(at, name) == 0)
-            return value;
-        at = value + strlen(value) + 1;
-    }
-    return NULL;
-}
-
-static const char *plain(const reader *r, const char *text)
-{
-    char *copy = bk_arena_strdup(r->arena, text);
-    bk_plain_lines(copy);
-    return copy;
-}
-
 static bk_status root_text(const reader *r, const char *name, const char *preset,
                            const char **value)
 {
     char *text;
-    const char *found = r->texts ? find_text(r, name) : NULL;
-    *value = found ? plain(r, found) : NULL;
-    if (!r->texts && bk_h5_has_attribute(r->file, "/", name)) {
-        BK_TRY(bk_h5_attribute_text(r->file, "/", name, r->arena, &text));
-        *value = text;
-    }
-    *value = *value ? *value : preset;
+    *value = preset;
+    if (!bk_h5_has_attribute(r->file, "/", name))
+        return BK_OK;
+    BK_TRY(bk_h5_attribute_text(r->file, "/", name, r->arena, &text));
+    *value = text;
     return BK_OK;
 }
 
@@ -404,7 +369,7 @@ static bk_status read_digest(const reader *r)
 static bk_status read_all(reader *r)
 {
     bk_dataset *d = r->d;
-    BK_TRY(read_texts(r));
+    BK_TRY(bk_h5_expect(r->file, "birkhoff-dataset"));
     BK_TRY(root_text(r, "task", "classification", &d->task));
     BK_TRY(root_text(r, "source", "", &d->source));
     BK_TRY(root_text(r, "label_name", NULL, &d->label_name));

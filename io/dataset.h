@@ -1,9 +1,7 @@
 /* io/dataset.h - the one data set format that training reads (interface: section 4).
  *
- * Text attributes (`task`, `source`, `label_name`, `digest`, ...) are for people and other tools:
- * HDF5 keeps them in a heap without a checksum, and a damaged heap can crash the library.  Reading
- * believes the attribute `texts` instead, name, 0 byte, text, 0 byte of each as uint8, which lies
- * in the checksummed header; files of other makers, without it, are read by their text attributes.
+ * Text attributes (`task`, `source`, `label_name`, `digest`, ...) stand in `texts`, too
+ * (bk_h5_set_texts); files of other makers do without it.
  *
  * Tokens and offsets are read whole (a data set of this program fits in memory); `digest` names the
  * content. */

@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -92,7 +91,7 @@ static const char *vocabulary_digest(const bk_dataset *d)
     return *d->vocabulary_digest ? d->vocabulary_digest : NULL;
 }
 
-/* The texts that reading believes (io/dataset.h). */
+/* The texts that reading believes (bk_h5_set_texts). */
 static bk_status write_texts(bk_h5 *file, const bk_dataset *d)
 {
     const char *const pair[][2] = {
@@ -100,18 +99,7 @@ static bk_status write_texts(bk_h5 *file, const bk_dataset *d)
         {"source", d->source},          {"label_name", d->label_name},
         {"metric", d->metric},          {"vocabulary_digest", vocabulary_digest(d)},
         {"digest", d->digest}};
-    char *texts = NULL;
-    size_t bytes = 0;
-    FILE *stream = open_memstream(&texts, &bytes);
-    if (!stream)
-        bk_fatal("out of memory: texts of a data set");
-    for (size_t i = 0; i < sizeof pair / sizeof *pair; i++)
-        if (pair[i][1])
-            fprintf(stream, "%s%c%s%c", pair[i][0], 0, pair[i][1], 0);
-    fclose(stream);
-    bk_status status = bk_h5_set_attribute(file, "/", "texts", BK_U8, (int64_t)bytes, texts);
-    free(texts);
-    return status;
+    return bk_h5_set_texts(file, sizeof pair / sizeof *pair, pair);
 }
 
 static bk_status write_root(bk_h5 *file, const bk_dataset *d, int64_t seed, const char *options)

@@ -79,7 +79,13 @@ BK_CHECKED bk_status bk_h5_attribute(bk_h5 *file, const char *object, const char
 /* Number of elements of an attribute (1 for a scalar). */
 BK_CHECKED bk_status bk_h5_attribute_count(bk_h5 *file, const char *object, const char *name,
                                            int64_t *count);
-/* The text of an attribute without control characters other than line ends. */
+/* The attribute `texts` of the root: name, 0 byte, text, 0 byte of each, as uint8; NULL texts are
+ * left out, of another object than the root the name is "/object/name".  HDF5 keeps text attributes
+ * in a heap without a checksum, and a damaged heap can crash the library; these lie in the
+ * checksummed header, and reading believes them. */
+BK_CHECKED bk_status bk_h5_set_texts(bk_h5 *file, size_t count, const char *const text[][2]);
+/* The text of an attribute, as `texts` has it or else from the heap, without control characters
+ * other than line ends. */
 BK_CHECKED bk_status bk_h5_attribute_text(bk_h5 *file, const char *object, const char *name,
                                           bk_arena *arena, char **text);
 

@@ -3,6 +3,7 @@
 #include "io/hdf5_internal.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* "attribute epoch of /data", for messages. */
@@ -183,8 +184,8 @@ static bool read_fixed(const stored *s, bk_arena *arena, char **text)
     return H5Aread(s->id, s->type, *text) >= 0;
 }
 
-bk_status bk_h5_attribute_text(bk_h5 *file, const char *object, const char *name, bk_arena *arena,
-                               char **text)
+static bk_status read_stored_text(bk_h5 *file, const char *object, const char *name,
+                                  bk_arena *arena, char **text)
 {
     stored s;
     bk_h5_lock();
@@ -202,6 +203,63 @@ bk_status bk_h5_attribute_text(bk_h5 *file, const char *object, const char *name
     }
     bk_h5_unlock();
     return status;
+}
+
+/* ---- texts that lie in the checksummed header ---- */
+
+enum { TEXT_NAME = 128 };
+
+/* What `texts` calls a text: its name, behind the object that is not the root. */
+static void text_name(const char *object, const char *name, char out[TEXT_NAME])
+{
+    bool root = strcmp(object, "/") == 0;
+    snprintf(out, TEXT_NAME, "%s%s%s", root ? "" : object, root ? "" : "/", name);
+}
+
+bk_status bk_h5_set_texts(bk_h5 *file, size_t count, const char *const text[][2])
+{
+    char *texts = NULL;
+    size_t bytes = 0;
+    FILE *stream = open_memstream(&texts, &bytes);
+    if (!stream)
+        bk_fatal("out of memory: texts of a file");
+    for (size_t i = 0; i < count; i++)
+        if (text[i][1])
+            fprintf(stream, "%s%c%s%c", text[i][0], 0, text[i][1], 0);
+    fclose(stream);
+    bk_status status = bk_h5_set_attribute(file, "/", "texts", BK_U8, (int64_t)bytes, texts);
+    free(texts);
+    return status;
+}
+
+/* NULL: there is no such text. */
+static char *find_text(char *texts, const char *name)
+{
+    for (char *at = texts; *at;) {
+        char *value = at + strlen(at) + 1;
+        if (strcmp(at, name) == 0)
+            return value;
+        at = value + strlen(value) + 1;
+    }
+    return NULL;
+}
+
+bk_status bk_h5_attribute_text(bk_h5 *file, const char *object, const char *name, bk_arena *arena,
+                               char **text)
+{
+    int64_t bytes;
+    char wanted[TEXT_NAME];
+    if (!bk_h5_has_attribute(file, "/", "texts"))
+        return read_stored_text(file, object, name, arena, text);
+    BK_TRY(bk_h5_attribute_count(file, "/", "texts", &bytes));
+    char *texts = bk_arena_zalloc(arena, (size_t)bytes + 3);
+    BK_TRY(bk_h5_attribute(file, "/", "texts", BK_U8, bytes, texts));
+    text_name(object, name, wanted);
+    *text = find_text(texts, wanted);
+    if (!*text)
+        return read_stored_text(file, object, name, arena, text);
+    bk_plain_lines(*text);
+    return BK_OK;
 }
 
 /* ---- list ---- */

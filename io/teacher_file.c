@@ -203,13 +203,26 @@ bk_status bk_teacher_file_write(bk_teacher_file *f, int64_t first, int64_t count
     return BK_OK;
 }
 
+static bk_status write_texts(const bk_teacher_file *f, const char *digest)
+{
+    bool bf16 = f->form.top_k == 0 && f->form.bf16;
+    const char *const text[][2] = {{"format", "birkhoff-teacher"},
+                                   {"teacher", f->teacher},
+                                   {"data", f->data},
+                                   {"split", f->split},
+                                   {"digest", digest},
+                                   {"/logits/encoding", bf16 ? "bf16" : NULL}};
+    return bk_h5_set_texts(f->file, sizeof text / sizeof *text, text);
+}
+
 static bk_status finish(const bk_teacher_file *f)
 {
     char digest[65];
     if (f->kept.part[0])
         BK_TRY(write_rows(f, 0, f->rows, f->kept));
     BK_TRY(bk_dataset_digest(f->file, digest));
-    return bk_h5_set_attribute_text(f->file, "/", "digest", digest);
+    BK_TRY(bk_h5_set_attribute_text(f->file, "/", "digest", digest));
+    return write_texts(f, digest);
 }
 
 static bk_status put_in_place(const char *part, const char *path)

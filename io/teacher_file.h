@@ -8,7 +8,8 @@
  *                                    largest first, equal ones in rising order of the class
  *   /lse      float32 [rows,temperatures]   with log sum exp(t/T) over all V classes for each T
  *   attributes of the root: teacher, data (digests), split, vocabulary, top_k, temperatures; length
- *   and max_length, by which samples were cut; digest (bk_dataset_digest) */
+ *   and max_length, by which samples were cut; digest (bk_dataset_digest); texts
+ *   (bk_h5_set_texts) */
 #ifndef BK_IO_TEACHER_FILE_H
 #define BK_IO_TEACHER_FILE_H
 

@@ -305,14 +305,12 @@ static bk_status check_teacher(bk_arena *arena, const char *path, content *out)
                         "remove it, and it is written anew", f.digest);
 }
 
-/* A data set with checksummed texts (io/dataset.h) is read by them alone. */
 static bool holds_teacher(bk_arena *arena, const char *path)
 {
     bk_h5 *file;
     if (bk_h5_open(arena, path, &file) != BK_OK)
         return false;
-    bool holds =
-        !bk_h5_has_attribute(file, "/", "texts") && bk_h5_expect(file, "birkhoff-teacher") == BK_OK;
+    bool holds = bk_h5_expect(file, "birkhoff-teacher") == BK_OK;
     return bk_h5_close(file) == BK_OK && holds;
 }
 
