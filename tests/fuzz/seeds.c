@@ -5,6 +5,7 @@
 #include "io/dataset.h"
 #include "io/digest.h"
 #include "io/files.h"
+#include "io/teacher_file.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -80,6 +81,38 @@ static void dataset(const char *name, bool features, bool labels, bool pairs)
     must(bk_dataset_write(&d, place("dataset", name), 1, ""));
 }
 
+/* ---- a teacher's logits ---- */
+
+static void teacher(const char *name, bk_teacher_form form)
+{
+    enum { ROWS = 4 };
+    static const int64_t offsets[] = {0, 1, 1, 3, 4};
+    bk_teacher_file f = {.path = place("teacher", name),
+                         .form = form,
+                         .teacher = "0123",
+                         .data = "4567",
+                         .split = "train",
+                         .length = 2,
+                         .samples = 4,
+                         .rows = ROWS,
+                         .offsets = offsets};
+    bk_teacher_rows rows = bk_teacher_rows_new(arena, &form, ROWS);
+    bk_teacher_rows_clear(&form, rows, ROWS);
+    must(bk_teacher_file_create(arena, 0, &f));
+    must(bk_teacher_file_write(&f, 0, ROWS, rows));
+    must(bk_teacher_file_commit(&f));
+}
+
+static void teachers(void)
+{
+    static const double temperature[] = {1.0, 2.5};
+    const bk_teacher_form top = {
+        .vocabulary = 5, .top_k = 2, .temperatures = 2, .temperature = temperature};
+    teacher("dense", (bk_teacher_form){.vocabulary = 5});
+    teacher("bf16", (bk_teacher_form){.vocabulary = 5, .bf16 = true});
+    teacher("top", top);
+}
+
 /* ---- checkpoints ---- */
 
 static void checkpoint(void)
@@ -148,6 +181,7 @@ int main(int argc, char **argv)
     dataset("pairs", false, true, true);
     dataset("corpus", false, false, false);
     dataset("features", true, true, false);
+    teachers();
     checkpoint();
     images("pixels", 0);
     images("patches", 1);
