@@ -273,7 +273,6 @@ static void texts(void **state)
     assert_int_equal(bk_h5_close(file), BK_INPUT);
 }
 
-/* Files of other tools: text attributes of fixed length, as h5py writes numpy strings. */
 /* A file's texts and names must not steer a terminal; line ends are theirs to have. */
 static void texts_are_plain(void **state)
 {
@@ -295,6 +294,7 @@ static void texts_are_plain(void **state)
     good(bk_h5_close(file));
 }
 
+/* Files of other tools: text attributes of fixed length, as h5py writes numpy strings. */
 static void texts_of_fixed_length(void **state)
 {
     (void)state;
@@ -314,6 +314,31 @@ static void texts_of_fixed_length(void **state)
     good(bk_h5_attribute_text(f, "/", "task", arena, &text));
     assert_string_equal(text, "words");
     good(bk_h5_close(f));
+}
+
+/* What stands in the header is believed, and the heap is asked for the rest. */
+static void texts_of_the_header(void **state)
+{
+    (void)state;
+    const char *path = path_of("header.h5");
+    static const char *const kept[][2] = {{"a", "header\a"}, {"b", NULL}, {"/g/a", "of the group"}};
+    static const char *const wanted[][3] = {{"/", "a", "header?"},
+                                            {"/", "b", "heap"},
+                                            {"/g", "a", "of the group"},
+                                            {"/g", "b", "heap"}};
+    char *text;
+    bk_h5 *file = created(path);
+    good(bk_h5_make_group(file, "/g"));
+    for (int i = 0; i < 4; i++)
+        good(bk_h5_set_attribute_text(file, wanted[i][0], wanted[i][1], "heap"));
+    good(bk_h5_set_texts(file, 3, kept));
+    good(bk_h5_close(file));
+    file = opened(path);
+    for (int i = 0; i < 4; i++) {
+        good(bk_h5_attribute_text(file, wanted[i][0], wanted[i][1], arena, &text));
+        assert_string_equal(text, wanted[i][2]);
+    }
+    good(bk_h5_close(file));
 }
 
 /* ---- what a file is ---- */
@@ -549,6 +574,7 @@ int main(void)
         cmocka_unit_test(texts),
         cmocka_unit_test(texts_are_plain),
         cmocka_unit_test(texts_of_fixed_length),
+        cmocka_unit_test(texts_of_the_header),
         cmocka_unit_test(formats_and_versions),
         cmocka_unit_test(files_that_are_none),
         cmocka_unit_test(damaged_attributes_are_not_absent),
