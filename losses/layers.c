@@ -49,15 +49,16 @@ static bk_status read_pairs(const char *kind, const char *map, int least,
                             const bk_layer_shape *student, const bk_layer_shape *teacher,
                             bk_layer_plan *out)
 {
+    const char *text = map;
     int64_t s, t;
-    for (const char *text = map; *text;) {
+    do {
         if (!take_pair(&text, &s, &t))
             return bk_fail(BK_USAGE,
                            "layers=%s of %s is not known: use uniform, last or pairs "
                            "student:teacher such as \"2:4,4:8\"",
                            map, kind);
         BK_TRY(add_pair(kind, least, s, t, student, teacher, out));
-    }
+    } while (*text);
     return BK_OK;
 }
 
