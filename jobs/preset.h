@@ -10,8 +10,8 @@
  *                               summed over the rows of a lane
  *              task t0: cross_entropy 1, kl 0.1 at T = 1.
  *   default    the same with a sinkd whose weight does not grow with the ranks: mean over the
- * global batch, weight 0.0008 B for the task's batch B.  Without a task: cross_entropy 0.2, kl 0.8
- * at T = 2 times T^2, sinkd 0.8. */
+ *              global batch, weight 0.0008 B for the task's batch B.  Without a task:
+ *              cross_entropy 0.2, kl 0.8 at T = 2 times T^2, sinkd 0.8. */
 #ifndef BK_JOBS_PRESET_H
 #define BK_JOBS_PRESET_H
 

@@ -1,9 +1,10 @@
 /* losses/attention.c - distance of attention matrices A[N,N] of the student to those of the
- * teacher, a row of each real query: mse  sum over the keys of (A - T)^2 TinyBERT, Jiao et al.
- * 2020, eq. 7 (there of scores) kl   sum over the keys of T log(T/A)                    MiniLM,
- * Wang et al. 2020, eq. 4 mean over pairs of layers, heads and the real queries of the global
- * batch.  With heads=mean the matrices are first averaged over the heads, so that their numbers may
- * differ.  For attention kinds that make a matrix.  Not collective. */
+ * teacher, a row of each real query:
+ *   mse  sum over the keys of (A - T)^2      TinyBERT, Jiao et al. 2020, eq. 7 (there of scores)
+ *   kl   sum over the keys of T log(T/A)     MiniLM, Wang et al. 2020, eq. 4
+ * Mean over pairs of layers, heads and the real queries of the global batch.  With heads=mean the
+ * matrices are first averaged over the heads, so that their numbers may differ.  For attention
+ * kinds that make a matrix.  Not collective. */
 #include "losses/layers.h"
 #include "losses/row.h"
 

@@ -1,8 +1,9 @@
-/* losses/hidden.c - distance of hidden states of the student, through a learned linear map, to
- * those of the teacher; the residual stream behind a block (0: before the first). mse     1/C |W h
- * - t|^2 a position          TinyBERT, Jiao et al. 2020, eq. 8; FitNets, Romero et al. 2015 cosine
- * 1 - cos(W h, t): half the squared distance of unit vectors of PKD, Sun et al. 2019, eq. 7 mean
- * over pairs of layers and over the real positions of the global batch.  W[D,C] is a parameter of
+/* losses/hidden.c - distance of hidden states h[C] of the student, through a learned linear map
+ * W[D,C], to those of the teacher, t[D]; the residual stream behind a block (0: before the first):
+ *   mse     1/D |W h - t|^2      TinyBERT, Jiao et al. 2020, eq. 8; FitNets, Romero et al. 2015
+ *   cosine  1 - cos(W h, t)      half the squared distance of unit vectors of PKD, Sun et al. 2019,
+ *                                eq. 7
+ * Mean over pairs of layers and over the real positions of the global batch.  W is a parameter of
  * the student, distill/hidden<i>/w, where the widths differ.  Not collective. */
 #include "core/ops.h"
 #include "losses/layers.h"

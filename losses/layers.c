@@ -7,7 +7,6 @@
 
 #include <ctype.h>
 #include <math.h>
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -49,15 +48,16 @@ static bk_status read_pairs(const char *kind, const char *map, int least,
                             const bk_layer_shape *student, const bk_layer_shape *teacher,
                             bk_layer_plan *out)
 {
+    const char *text = map;
     int64_t s, t;
-    for (const char *text = map; *text;) {
+    do {
         if (!take_pair(&text, &s, &t))
             return bk_fail(BK_USAGE,
                            "layers=%s of %s is not known: use uniform, last or pairs "
                            "student:teacher such as \"2:4,4:8\"",
                            map, kind);
         BK_TRY(add_pair(kind, least, s, t, student, teacher, out));
-    }
+    } while (*text);
     return BK_OK;
 }
 
@@ -203,27 +203,21 @@ static double weight_of(const attributes *a, const bk_tensor *x)
     return a->layers.positions > 0 ? 1.0 / (count * (double)a->layers.positions) : 0.0;
 }
 
-/* Room for three rows of x. */
-static size_t work_bytes(const bk_tensor *x)
-{
-    return 3 * (((size_t)bk_cols(x) * bk_dtype_size(x->dtype) + 127) / 64 * 64);
-}
-
 /* All units of position i of one pair: the sum of D, or with `grad`, to which factor dD/dx is
- * added, nothing. */
+ * added, nothing.  work: three rows of x. */
 static double compare_position(const attributes *a, const bk_tensor *x, const bk_tensor *y,
                                int64_t i, double factor, char *work, void *grad)
 {
-    size_t third = work_bytes(x) / 3;
+    size_t bytes = (size_t)bk_cols(x) * bk_dtype_size(x->dtype);
     double sum = 0.0;
     unit u = {.sample = i / positions_of(x), .position = i % positions_of(x)}, v = u;
     for (int64_t k = 0; k < units_of(a, x); k++) {
         u.first = v.first = a->mean ? 0 : k;
         u.count = a->mean ? heads_of(x) : 1;
         v.count = a->mean ? heads_of(y) : 1;
-        row r = {x->dtype, bk_cols(x), read_unit(x, &u, work), read_unit(y, &v, work + third)};
+        row r = {x->dtype, bk_cols(x), read_unit(x, &u, work), read_unit(y, &v, work + bytes)};
         if (grad)
-            add_unit(a, x, &u, &r, factor, work + 2 * third, grad);
+            add_unit(a, x, &u, &r, factor, work + 2 * bytes, grad);
         else
             sum += compare(a->measure, &r);
     }
@@ -235,27 +229,17 @@ static bool is_real(const attributes *a, int64_t i)
     return !a->layers.mask || bk_i32(a->layers.mask)[i] != 0;
 }
 
-static char *thread_work(bk_tape *t, const bk_tensor *x)
-{
-    return bk_arena_alloc(t->scratch, work_bytes(x) * (size_t)bk_blas_threads());
-}
-
-static char *own_work(const bk_tensor *x, char *work)
-{
-    return work + work_bytes(x) * (size_t)omp_get_thread_num();
-}
-
 /* value[positions] += the pair's share of each. */
 static void forward_pair(bk_tape *t, const attributes *a, int k, const bk_tensor *x, double *value)
 {
     int64_t rows = x->shape[0] * positions_of(x);
     double weight = weight_of(a, x);
-    char *work = thread_work(t, x);
+    bk_row_room work = bk_row_room_new(t, x->dtype, 3 * bk_cols(x));
 #pragma omp parallel for schedule(static) num_threads(bk_blas_threads()) if (bk_count(x) > 65536)
     for (int64_t i = 0; i < rows; i++)
         if (is_real(a, i))
             value[i] += weight * compare_position(a, x, a->layers.teacher[k], i, 0.0,
-                                                  own_work(x, work), NULL);
+                                                  bk_row_room_own(&work), NULL);
 }
 
 static void forward(bk_tape *t, bk_node *n)
@@ -274,15 +258,15 @@ static void backward_pair(bk_tape *t, const attributes *a, int k, bk_tensor *x, 
 {
     int64_t rows = x->shape[0] * positions_of(x);
     double weight = weight_of(a, x);
-    char *work = thread_work(t, x);
+    bk_row_room work = bk_row_room_new(t, x->dtype, 3 * bk_cols(x));
     void *grad = bk_grad(t, x);
     for (int64_t l = 0; l < t->lanes.count; l++) {
         int64_t last = bk_lane_row(&t->lanes, rows, l + 1);
 #pragma omp parallel for schedule(static) num_threads(bk_blas_threads()) if (bk_count(x) > 65536)
         for (int64_t i = bk_lane_row(&t->lanes, rows, l); i < last; i++)
             if (is_real(a, i))
-                compare_position(a, x, a->layers.teacher[k], i, weight * seed[l], own_work(x, work),
-                                 grad);
+                compare_position(a, x, a->layers.teacher[k], i, weight * seed[l],
+                                 bk_row_room_own(&work), grad);
     }
 }
 

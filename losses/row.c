@@ -20,6 +20,18 @@ void bk_row_sum_lanes(const bk_tape *t, int64_t rows, const double *value, doubl
     }
 }
 
+bk_row_room bk_row_room_new(bk_tape *t, bk_dtype dtype, int64_t count)
+{
+    bk_row_room room = {.bytes = ((size_t)count * bk_dtype_size(dtype) + 127) / 64 * 64};
+    room.data = bk_arena_alloc(t->scratch, room.bytes * (size_t)bk_blas_threads());
+    return room;
+}
+
+void *bk_row_room_own(const bk_row_room *room)
+{
+    return room->data + room->bytes * (size_t)omp_get_thread_num();
+}
+
 typedef struct row_attributes {
     bk_loss_args args;
     bk_divergence_options options;
@@ -42,12 +54,6 @@ static void shape(bk_tape *t, bk_node *n)
     n->out[0]->dtype = BK_F64;
     n->out[0]->dims = 1;
     n->out[0]->shape[0] = t->lanes.count;
-}
-
-static char *thread_work(bk_tape *t, const bk_tensor *s, size_t *bytes)
-{
-    *bytes = (4 * (size_t)bk_cols(s) * bk_dtype_size(s->dtype) + 127) / 64 * 64;
-    return bk_arena_alloc(t->scratch, *bytes * (size_t)bk_blas_threads());
 }
 
 static bk_coarse_row coarse_row(const row_attributes *a, int64_t i)
@@ -88,14 +94,13 @@ static void forward(bk_tape *t, bk_node *n)
     const row_attributes *a = n->attributes;
     const bk_tensor *s = n->in[0];
     int64_t rows = bk_rows(s);
-    size_t bytes;
     bk_arena_mark mark = bk_arena_get_mark(t->scratch);
-    char *work = thread_work(t, s, &bytes);
+    bk_row_room work = bk_row_room_new(t, s->dtype, 4 * bk_cols(s));
     double *value = BK_NEW(t->scratch, double, rows);
 #pragma omp parallel for schedule(static) num_threads(bk_blas_threads()) if (bk_count(s) > 65536)
     for (int64_t i = 0; i < rows; i++)
         value[i] = bk_row_valid(&a->args, i)
-                       ? a->weight * row_value(a, s, i, work + bytes * (size_t)omp_get_thread_num())
+                       ? a->weight * row_value(a, s, i, bk_row_room_own(&work))
                        : 0.0;
     bk_row_sum_lanes(t, rows, value, n->out[0]->data);
     bk_arena_release(t->scratch, mark);
@@ -107,15 +112,14 @@ static void backward(bk_tape *t, bk_node *n)
     bk_tensor *s = n->in[0];
     const double *seed = n->out[0]->grad;
     void *grad = bk_grad(t, s);
-    size_t bytes;
     bk_arena_mark mark = bk_arena_get_mark(t->scratch);
-    char *work = thread_work(t, s, &bytes);
+    bk_row_room work = bk_row_room_new(t, s->dtype, 4 * bk_cols(s));
     for (int64_t l = 0; l < t->lanes.count; l++) {
         int64_t last = bk_lane_row(&t->lanes, bk_rows(s), l + 1);
 #pragma omp parallel for schedule(static) num_threads(bk_blas_threads()) if (bk_count(s) > 65536)
         for (int64_t i = bk_lane_row(&t->lanes, bk_rows(s), l); i < last; i++)
             if (bk_row_valid(&a->args, i))
-                row_back(a, s, i, seed[l], work + bytes * (size_t)omp_get_thread_num(), grad);
+                row_back(a, s, i, seed[l], bk_row_room_own(&work), grad);
     }
     bk_arena_release(t->scratch, mark);
 }

@@ -41,6 +41,17 @@ static inline bool bk_row_valid(const bk_loss_args *a, int64_t i)
     return (!a->valid || a->valid[i] != 0) && (!a->labels || taught || a->labels[i] >= 0);
 }
 
+/* Room of each thread, on scratch, apart by whole lines of the cache. */
+typedef struct bk_row_room {
+    char *data;
+    size_t bytes; /* of one thread */
+} bk_row_room;
+
+/* For `count` numbers a thread. */
+bk_row_room bk_row_room_new(bk_tape *t, bk_dtype dtype, int64_t count);
+/* That of the calling thread, one of bk_blas_threads(). */
+void *bk_row_room_own(const bk_row_room *room);
+
 /* out[m] = per own lane the sum of value[R] in row order. */
 void bk_row_sum_lanes(const bk_tape *t, int64_t rows, const double *value, double *out);
 

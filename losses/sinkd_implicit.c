@@ -1,7 +1,8 @@
 /* The derivative of <P,C> where P is the entropic plan of C and its marginals r = P1, c = P^T 1,
- * the actual ones, stay fixed.  With a_i = sum_j P_ij C_ij and b_j = sum_i P_ij C_ij, (diag c - P^T
- * diag(1/r) P) z = b - P^T (a/r) y = (a - P z)/r;   G_ij = P_ij (1 + (y_i + z_j - C_ij)/epsilon) by
- * conjugate gradients, the vector 1 of each group projected out.  The actual marginals keep the
+ * the actual ones, stay fixed.  With a_i = sum_j P_ij C_ij and b_j = sum_i P_ij C_ij,
+ *   (diag c - P^T diag(1/r) P) z = b - P^T (a/r)
+ *   y = (a - P z)/r;   G_ij = P_ij (1 + (y_i + z_j - C_ij)/epsilon)
+ * by conjugate gradients, the vector 1 of each group projected out.  The actual marginals keep the
  * system consistent after any number of iterations.  Every vector over columns is the same on all
  * ranks that hold it.  Source: the implicit function theorem; Cuturi et al. 2020 for the reduced
  * system. */
@@ -10,6 +11,7 @@
 #include "core/vector.h"
 #include "losses/sinkd.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -24,7 +26,8 @@ typedef struct solve {
     double *local;   /* [m,columns] */
     double *z, *residual, *direction, *product;
     int64_t steps;
-    double error; /* norm of the residual over that of the right side, the largest of the groups */
+    double error; /* norm of the residual over that of the right side, the largest of the groups;
+                     0 where it is of rounding */
 } solve;
 
 /* ---- groups: the system falls into one for each ---- */
@@ -112,11 +115,21 @@ static int64_t most_steps(const bk_sinkd *s)
     return s->args.logits->dtype == BK_F64 ? 500 : 100;
 }
 
-/* One step of one group; `square` is |residual|^2, now and behind it. */
-static void step_group(const solve *w, range r, double *square)
+/* |residual|^2 that rounding alone leaves: C <= 2, and columns of P sum to 1. */
+static double rounding_of(range r)
+{
+    const double each = 8.0 * DBL_EPSILON;
+    return (double)r.count * each * each;
+}
+
+/* One step of one group; `square` is |residual|^2, now and behind it.  False where the direction is
+ * flat, which but for rounding none is: a plan that is nearly a permutation. */
+static bool step_group(const solve *w, range r, double *square)
 {
     project(r, w->product);
-    double alpha = *square / dot(r, w->direction, w->product);
+    double curvature = dot(r, w->direction, w->product), alpha = *square / curvature;
+    if (curvature <= 0.0) /* a NaN goes on: into the gradient */
+        return false;
     for (int64_t j = r.first; j < r.first + r.count; j++) {
         w->z[j] += alpha * w->direction[j];
         w->residual[j] -= alpha * w->product[j];
@@ -125,6 +138,7 @@ static void step_group(const solve *w, range r, double *square)
     for (int64_t j = r.first; j < r.first + r.count; j++)
         w->direction[j] = w->residual[j] + beta * w->direction[j];
     *square = next;
+    return true;
 }
 
 /* Some own group is not done. */
@@ -160,15 +174,16 @@ static void conjugate_gradients(bk_tape *t, solve *w)
     for (int64_t k = 0; k < s->blocks; k++) {
         project(range_of(s, k), w->residual);
         start[k] = square[k] = dot(range_of(s, k), w->residual, w->residual);
-        limit[k] = tolerance * tolerance * start[k];
+        limit[k] = fmax(tolerance * tolerance * start[k], rounding_of(range_of(s, k)));
     }
     memcpy(w->direction, w->residual, (size_t)s->columns * sizeof *w->direction);
     for (; w->steps < most_steps(s) && goes_on(w, square, limit); w->steps++)
         for (int64_t k = 0; k < s->blocks; k++)
-            if (square[k] > limit[k])
-                step_group(w, range_of(s, k), &square[k]);
+            if (square[k] > limit[k] && !step_group(w, range_of(s, k), &square[k]))
+                limit[k] = square[k];
     for (int64_t k = 0; k < s->blocks; k++)
-        w->error = fmax(w->error, start[k] > 0.0 ? sqrt(square[k] / start[k]) : 0.0);
+        if (square[k] > rounding_of(range_of(s, k)))
+            w->error = fmax(w->error, sqrt(square[k] / start[k]));
 }
 
 /* ---- the whole ---- */
@@ -191,20 +206,21 @@ static void finish(const solve *w, double *const *adjoint)
     }
 }
 
-/* Collective.  The figures are those of the worst rank and of the worst of several matchings. */
+/* Collective where figures are wanted.  They are those of the worst rank, which alone may have a
+ * word to say, and of the worst of several matchings. */
 static void report(const solve *w)
 {
     static bool warned;
     bk_attributes *figures = w->s->args.attributes;
     double worst[] = {w->error, (double)w->steps};
-    if (w->error > 1.001 * tolerance_of(w->s))
-        bk_warn_once(&warned,
-                     "sinkd: the implicit gradient stopped after %lld steps at a residual of %.1e: "
-                     "raise epsilon, or use gradient=unrolled",
-                     (long long)w->steps, w->error);
     if (!figures)
         return;
     bk_reduce_max(bk_comm_reducer(w->s->args.comm), 2, worst);
+    if (worst[0] > 1.001 * tolerance_of(w->s))
+        bk_warn_once(&warned,
+                     "sinkd: the implicit gradient stopped after %.0f steps at a residual of %.1e: "
+                     "raise epsilon, or use gradient=unrolled",
+                     worst[1], worst[0]);
     bk_attribute_set(figures, "cg_residual",
                      fmax(worst[0], bk_attribute_get(figures, "cg_residual", 0.0)));
     bk_attribute_set_integer(

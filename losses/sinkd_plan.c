@@ -1,7 +1,6 @@
 /* The plan of SinKD and the gradient of its loss with respect to the cost.  In the log domain:
- *   g^0 = 0;  f^n_i = -LSE_j(S_ij + g^(n-1)_j);  g^n_j = -LSE_i(S_ij + f^n_i);  P = exp(S + f^N +
- * g^N)
- */
+ *   g^0 = 0;  f^n_i = -LSE_j(S_ij + g^(n-1)_j);  g^n_j = -LSE_i(S_ij + f^n_i);
+ *   P = exp(S + f^N + g^N) */
 #include "core/vector.h"
 #include "losses/sinkd.h"
 

@@ -5,7 +5,6 @@
 #include "losses/sinkd.h"
 #include "losses/sinkd_top_kernel.h"
 
-#include <omp.h>
 #include <string.h>
 
 static bk_dtype dtype_of(const bk_sinkd *s)
@@ -43,28 +42,20 @@ static bk_sinkd_top_row row_of(const bk_sinkd *s, int64_t column)
 /* ---- rows of the student, what threads share ---- */
 
 typedef struct rows {
-    size_t bytes;   /* of a row of p or h */
-    char *p, *h;    /* one a thread */
-    int64_t *block; /* [rows] */
+    bk_row_room p, h; /* one a thread */
+    int64_t *block;   /* [rows] */
 } rows;
 
 static rows rows_new(bk_tape *t, const bk_sinkd *s)
 {
-    size_t bytes = ((size_t)bk_cols(s->args.logits) * element(s) + 127) / 64 * 64,
-           all = bytes * (size_t)bk_blas_threads();
-    rows r = {.bytes = bytes,
-              .p = bk_arena_alloc(t->scratch, all),
-              .h = bk_arena_alloc(t->scratch, all),
+    int64_t classes = bk_cols(s->args.logits);
+    rows r = {.p = bk_row_room_new(t, dtype_of(s), classes),
+              .h = bk_row_room_new(t, dtype_of(s), classes),
               .block = BK_NEW(t->scratch, int64_t, s->rows)};
     for (int64_t k = 0; k < s->blocks; k++)
         for (int64_t i = 0; i < s->block[k].rows; i++)
             r.block[s->block[k].first + i] = k;
     return r;
-}
-
-static char *own(const rows *r, char *of_threads)
-{
-    return of_threads + r->bytes * (size_t)omp_get_thread_num();
 }
 
 /* p[V] of own row i. */
@@ -81,7 +72,7 @@ static void fill_row(const bk_sinkd *s, int64_t i, char *p)
 static void cost_row(const bk_sinkd *s, const rows *r, int64_t i, double *const *cost)
 {
     const bk_sinkhorn_block *b = &s->block[r->block[i]];
-    char *p = own(r, r->p);
+    char *p = bk_row_room_own(&r->p);
     fill_row(s, i, p);
     for (int64_t j = 0; j < b->columns; j++) {
         bk_sinkd_top_row q = row_of(s, b->column + j);
@@ -115,9 +106,9 @@ static void back_row(const bk_sinkd *s, const rows *r, int64_t i, double *const 
     const bk_sinkhorn_block *b = &s->block[r->block[i]];
     const double *g = adjoint[r->block[i]] + (i - b->first) * b->columns;
     int64_t classes = bk_cols(s->args.logits);
-    char *p = own(r, r->p), *h = own(r, r->h);
+    char *p = bk_row_room_own(&r->p), *h = bk_row_room_own(&r->h);
     fill_row(s, i, p);
-    memset(h, 0, r->bytes);
+    memset(h, 0, (size_t)classes * element(s));
     for (int64_t j = 0; j < b->columns; j++) {
         bk_sinkd_top_row q = row_of(s, b->column + j);
         bk_sinkd_top_of(dtype_of(s))->add_signs(p, &q, g[j], h);

@@ -6,7 +6,6 @@
 
 #include <float.h>
 #include <math.h>
-#include <omp.h>
 
 /* ---- out of whole rows ---- */
 
@@ -15,9 +14,9 @@ static void select_rows(bk_tape *t, const bk_loss_args *a, double temperature, c
     const bk_tensor *x = a->teacher;
     const bk_row_kernels *kernel = bk_rows_of(x->dtype);
     int64_t n = bk_cols(x), k = top->k;
-    size_t size = bk_dtype_size(x->dtype), bytes = ((size_t)n * size + 127) / 64 * 64;
+    size_t size = bk_dtype_size(x->dtype);
     bk_arena_mark mark = bk_arena_get_mark(t->scratch);
-    char *work = bk_arena_alloc(t->scratch, bytes * (size_t)bk_blas_threads());
+    bk_row_room work = bk_row_room_new(t, x->dtype, n);
     char *log_q = (char *)(uintptr_t)top->log_q;
     int32_t *index = (int32_t *)(uintptr_t)top->index;
 #pragma omp parallel for schedule(static) num_threads(bk_blas_threads()) if (bk_count(x) > 65536)
@@ -26,8 +25,7 @@ static void select_rows(bk_tape *t, const bk_loss_args *a, double temperature, c
         if (!bk_row_valid(a, i))
             continue;
         kernel->select(n, row, k, index + i * k);
-        kernel->coarse_logs(n, row, temperature, k, index + i * k,
-                            work + bytes * (size_t)omp_get_thread_num(),
+        kernel->coarse_logs(n, row, temperature, k, index + i * k, bk_row_room_own(&work),
                             log_q + (size_t)(i * (k + 1)) * size);
     }
     bk_arena_release(t->scratch, mark);

@@ -111,6 +111,21 @@ static bk_dataset *generate(bk_arena *arena, const bk_config *config, int64_t sy
 
 /* ---- the teacher: the student's layout, other random weights ---- */
 
+/* The teacher is in no file: what needs one at the opening of the job is refused. */
+static bk_status without_file(bk_config *config)
+{
+    bool layers = false;
+    for (int i = 0; i < config->losses; i++)
+        layers = layers || (config->loss[i].kind->flags & BK_LOSS_LAYERS) != 0;
+    if (layers || config->distill.placement != BK_COLOCATED)
+        return bk_fail(BK_USAGE,
+                       "distill= makes a teacher on the same ranks for losses on logits, not for "
+                       "%s: name a configuration with a trained teacher, config=FILE.yaml",
+                       layers ? "losses between layers" : "distill.placement");
+    config->has_distill = false;
+    return BK_OK;
+}
+
 static bk_status make_teacher(bk_job *job)
 {
     bk_model *model;
@@ -264,7 +279,7 @@ static bk_status run(bk_context *context, const void *config, bk_bench_result *o
     bk_job *job;
     BK_TRY(load(context, c, &full));
     if (c->distill != NONE)
-        full->has_distill = false; /* the teacher is in no file */
+        BK_TRY(without_file(full));
     bk_dataset *data = c->config ? NULL : generate(context->arena, full, c->vocabulary);
     BK_TRY(bk_job_open(context->arena, full, BK_MEASURE, (bk_given){.data = data}, &job));
     bk_status status =

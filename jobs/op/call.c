@@ -67,11 +67,11 @@ bk_status bk_operator_examine_finite(const bk_operator_call *c, const char *name
     if (!x)
         return BK_OK;
     char axis = c->op.input[bk_operator_find(c->op.input, name)].axes[0];
-    int64_t first = axis == c->op.rows ? bk_operator_first_row(c) : 0;
-    for (int64_t i = 0; i < bk_count(x); i++)
+    int64_t first = axis == c->op.rows ? bk_operator_first_row(c) : 0, count = bk_count(x);
+    for (int64_t i = 0; i < count; i++)
         if (!isfinite(x->dtype == BK_F64 ? bk_f64(x)[i] : (double)bk_f32(x)[i]))
             return bk_fail(BK_INPUT, "%s is not finite in row %lld (%s): write numbers there", name,
-                           (long long)(first + i / bk_cols(x)), c->in);
+                           (long long)(first + i / (count / x->shape[0])), c->in);
     return BK_OK;
 }
 
@@ -101,6 +101,18 @@ void bk_operator_output_scalar(bk_operator_call *c, const char *name, double val
     bk_tensor *x = bk_tensor_new(c->arena, BK_F64, 0, NULL);
     *(double *)x->data = value;
     bk_operator_output(c, name, x);
+}
+
+void bk_operator_output_lanes(bk_operator_call *c, const char *name, bk_tensor *value)
+{
+    double sum;
+    bk_sum_lanes(c->world->loss, &c->tape.lanes, 1, value->data, &sum);
+    bk_operator_output_scalar(c, name, sum);
+    if (!c->backward)
+        return;
+    double *seed = bk_grad(&c->tape, value);
+    for (int64_t l = 0; l < bk_count(value); l++)
+        seed[l] = bk_operator_seed(c, name);
 }
 
 bk_tensor *bk_operator_seed_array(const bk_operator_call *c, const char *name)

@@ -233,23 +233,13 @@ static bk_status check_order(const bk_operator_call *c)
     return BK_OK;
 }
 
-static void backward(bk_operator_call *c, bk_tensor *value)
-{
-    if (!c->backward)
-        return;
-    double *seed = bk_grad(&c->tape, value);
-    for (int64_t l = 0; l < bk_count(value); l++)
-        seed[l] = bk_operator_seed(c, "loss");
-    bk_tape_backward_seeded(&c->tape);
-}
-
 /* The teacher's largest logits as a loss takes them; NULL: not given. */
 static const bk_teacher_top *teacher_top(bk_operator_call *c)
 {
     const bk_tensor *index = bk_operator_input(c, "teacher_index");
-    bk_teacher_top *top = BK_NEW(c->arena, bk_teacher_top, 1);
     if (!index)
         return NULL;
+    bk_teacher_top *top = BK_NEW(c->arena, bk_teacher_top, 1);
     const bk_tensor *value = bk_operator_input(c, "teacher_value");
     *top = (bk_teacher_top){.k = c->axis['k'],
                             .index = bk_i32(index),
@@ -285,19 +275,17 @@ static bk_status run(bk_operator_call *c)
                          .plan = wants_plan(c) ? &plan : NULL,
                          .cost = wants_plan(c) ? &cost : NULL,
                          .attributes = &c->attributes};
-    double loss;
     BK_TRY(check_order(c));
     args.rows = count_rows(c, &args);
     bk_attribute_set_integer(&c->attributes, "rows", args.rows);
-    bk_tensor *value = kind_of(c)->apply(&c->tape, &args);
-    bk_sum_lanes(c->world->loss, &c->tape.lanes, 1, value->data, &loss);
-    bk_operator_output_scalar(c, "loss", loss);
+    bk_operator_output_lanes(c, "loss", kind_of(c)->apply(&c->tape, &args));
     report_terms(c);
     if (plan) {
         bk_operator_output(c, "plan", plan);
         bk_operator_output(c, "cost", cost);
     }
-    backward(c, value);
+    if (c->backward)
+        bk_tape_backward_seeded(&c->tape);
     return BK_OK;
 }
 

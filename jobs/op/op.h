@@ -107,6 +107,9 @@ bool bk_operator_given(const bk_operator_call *c, const char *name);
 /* Keeps x as an output: own rows, or the whole. */
 void bk_operator_output(bk_operator_call *c, const char *name, bk_tensor *x);
 void bk_operator_output_scalar(bk_operator_call *c, const char *name, double value);
+/* Collective.  The sum of value[m], one share a lane of all ranks, as a scalar; with c->backward
+ * its incoming gradient is put where bk_tape_backward_seeded finds it. */
+void bk_operator_output_lanes(bk_operator_call *c, const char *name, bk_tensor *value);
 /* The incoming gradient of a scalar output: what was given, or what a missing one counts. */
 double bk_operator_seed(const bk_operator_call *c, const char *name);
 /* The same for an array; NULL when it is not given. */

@@ -1,5 +1,4 @@
-/* Operators <loss> of kinds that look at layers: one pair of layers, samples split over the ranks.
- */
+/* Operators <loss> of kinds that look at layers: one pair, samples split over the ranks. */
 #include "losses/layers.h"
 
 #include "dist/collective.h"
@@ -40,7 +39,8 @@ static bk_status check(bk_operator_call *c)
 static bk_status examine(const bk_operator_call *c)
 {
     BK_TRY(bk_operator_examine_finite(c, "student"));
-    return bk_operator_examine_finite(c, "teacher");
+    BK_TRY(bk_operator_examine_finite(c, "teacher"));
+    return bk_operator_examine_finite(c, "w");
 }
 
 /* Real positions over all ranks. */
@@ -56,14 +56,6 @@ static int64_t count_positions(const bk_operator_call *c, const bk_tensor *mask)
     return count;
 }
 
-static void backward(bk_operator_call *c, bk_tensor *value)
-{
-    double *seed = bk_grad(&c->tape, value);
-    for (int64_t l = 0; l < bk_count(value); l++)
-        seed[l] = bk_operator_seed(c, "loss");
-    bk_tape_backward_seeded(&c->tape);
-}
-
 static bk_status run(bk_operator_call *c)
 {
     bk_tensor *mask = bk_operator_input(c, "mask");
@@ -74,13 +66,10 @@ static bk_status run(bk_operator_call *c)
                              .mask = mask,
                              .positions = count_positions(c, mask)};
     bk_loss_args args = {.layers = &layers, .config = c->config, .comm = c->world->loss};
-    double loss;
-    bk_tensor *value = kind_of(c)->apply(&c->tape, &args);
-    bk_sum_lanes(c->world->loss, &c->tape.lanes, 1, value->data, &loss);
-    bk_operator_output_scalar(c, "loss", loss);
+    bk_operator_output_lanes(c, "loss", kind_of(c)->apply(&c->tape, &args));
     bk_attribute_set_integer(&c->attributes, "rows", layers.positions);
     if (c->backward)
-        backward(c, value);
+        bk_tape_backward_seeded(&c->tape);
     return BK_OK;
 }
 

@@ -31,18 +31,7 @@ expect 0 1 train teacher.yaml
 expect 0 1 train student.yaml run.dir=one
 says err "teacher's classes outside top_k hold"
 [ "$(grep -c "classes outside top_k" err)" -eq 1 ] || fail "the tail is warned of more than once"
-for ranks in 2 4; do
-    expect 0 $ranks train student.yaml run.dir=many.$ranks model.recompute=block
-    same_run many.$ranks one
-done
-expect 0 3 train student.yaml run.dir=three
-close_at 6 three one loss kl sinkd sinkd.2 sinkd.3 teacher_tail grad_norm
-
-expect 0 2 train student.yaml run.dir=again
-rm -rf again/checkpoints/step-00000006 again/checkpoints/latest
-expect 0 4 train student.yaml run.dir=again
-[ "$(payload again)" = "$(payload one)" ] || fail "another end after a resume"
-
+same_over_ranks student.yaml 6 "loss kl sinkd sinkd.2 sinkd.3 teacher_tail grad_norm" model.recompute=block
 for key in rows groups row_violation cg_iterations.2 cg_residual.2 teacher_tail kl_share sinkd.3_share; do
     [ -n "$(number one 6 "$key")" ] || fail "no $key in the metrics"
 done

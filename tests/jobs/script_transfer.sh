@@ -29,20 +29,9 @@ listops_data listops.h5 60 20
 expect 0 1 train teacher.yaml
 
 expect 0 1 train student.yaml run.dir=one
-for ranks in 2 4; do
-    expect 0 $ranks train student.yaml run.dir=many.$ranks
-    same_run many.$ranks one
-done
-expect 0 3 train student.yaml run.dir=three
-close_at 8 three one loss kl hidden hidden.2 attention grad_norm
+same_over_ranks student.yaml 8 "loss kl hidden hidden.2 attention grad_norm"
 expect 0 2 train student.yaml run.dir=walk parallel.walk=true
 same_run walk one
-
-# What remains of a job that was killed behind step 4.
-expect 0 2 train student.yaml run.dir=again
-rm -rf again/checkpoints/step-00000008 again/checkpoints/latest
-expect 0 4 train student.yaml run.dir=again
-[ "$(payload again)" = "$(payload one)" ] || fail "another end after a resume"
 
 for i in 0 1 2 3; do
     grep -q "distill/hidden$i/w" one/checkpoints/step-00000008/manifest.json one/checkpoints/step-00000008/*.h5 ||

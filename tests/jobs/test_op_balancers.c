@@ -261,8 +261,8 @@ static void numbers_are_wanted(void **state)
     bk_test_op_renew(&op);
     put_random("logits", BK_SHAPE(T, E), 9);
     bk_test_op_reals(&op, "bias", BK_SHAPE(E), bias);
-    check_refusal(3, "router.sinkhorn", 3, "bias is not finite in row 0");
-    check_refusal(1, "router.bias", 3, "bias is not finite in row 0");
+    check_refusal(3, "router.sinkhorn", 3, "bias is not finite in row 2");
+    check_refusal(1, "router.bias", 3, "bias is not finite in row 2");
 }
 
 int main(void)

@@ -293,33 +293,35 @@ static void wrong_teachers_are_refused(void **state)
         const char *arguments, *says;
         int64_t index; /* of the second class of row 1 */
         double value;  /* its logit */
-        bool whole, lse;
+        bool whole;
+        double lse; /* of row 1; 0: not given */
         int status;
     } cases[] = {
-        {"kl", "none of 5 classes", 5, 1.0, false, true, 3},
-        {"sinkd", "none of 5 classes", -1, 1.0, false, true, 3},
-        {"kl", "class 0 twice in row 1", 0, 1.0, false, true, 3},
-        {"js", "teacher_value is not finite in row 1", 1, NAN, false, true, 3},
-        {"tv top_k=1", "teacher_value rises in row 1", 1, 9.0, false, true, 3},
-        {"kl top_k=4", "top_k=4, but 2 classes", 1, 1.0, false, true, 2},
-        {"kl top_k=-1", "top_k=-1 is out of range", 1, 1.0, false, true, 2},
-        {"kl", "teacher_index is not read by kl beside teacher", 1, 1.0, true, true, 2},
-        {"kl", "input teacher_lse is missing", 1, 1.0, false, false, 2},
-        {"sinkd debias=true", "with debias", 1, 1.0, false, true, 2},
-        {"sinkd debias=true top_k=2", "would not cancel", 1, 1.0, false, true, 2},
+        {"kl", "none of 5 classes", 5, 1.0, false, 2.0, 3},
+        {"sinkd", "none of 5 classes", -1, 1.0, false, 2.0, 3},
+        {"kl", "class 0 twice in row 1", 0, 1.0, false, 2.0, 3},
+        {"js", "teacher_value is not finite in row 1", 1, NAN, false, 2.0, 3},
+        {"tv top_k=1", "teacher_value rises in row 1", 1, 9.0, false, 2.0, 3},
+        {"kl top_k=4", "top_k=4, but 2 classes", 1, 1.0, false, 2.0, 2},
+        {"kl top_k=-1", "top_k=-1 is out of range", 1, 1.0, false, 2.0, 2},
+        {"kl", "teacher_index is not read by kl beside teacher", 1, 1.0, true, 2.0, 2},
+        {"kl", "input teacher_lse is missing", 1, 1.0, false, 0.0, 2},
+        {"sinkd debias=true", "with debias", 1, 1.0, false, 2.0, 2},
+        {"reverse_kl", "teacher_lse is not finite in row 1", 1, 1.0, false, NAN, 3},
+        {"sinkd debias=true top_k=2", "would not cancel", 1, 1.0, false, 2.0, 2},
     };
-    const double student[10] = {0}, lse[2] = {2.0, 2.0};
+    const double student[10] = {0};
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         int64_t index[4] = {3, 1, 0, cases[i].index};
-        double value[4] = {2.0, 1.0, 2.0, cases[i].value};
+        double value[4] = {2.0, 1.0, 2.0, cases[i].value}, lse[2] = {2.0, cases[i].lse};
         bk_test_op_renew(&op);
         bk_test_op_reals(&op, "student", BK_SHAPE(2, 5), student);
         if (cases[i].whole)
             bk_test_op_reals(&op, "teacher", BK_SHAPE(2, 5), student);
         bk_test_op_integers(&op, "teacher_index", BK_SHAPE(2, 2), index);
         bk_test_op_reals(&op, "teacher_value", BK_SHAPE(2, 2), value);
-        if (cases[i].lse)
+        if (cases[i].lse != 0.0)
             bk_test_op_reals(&op, "teacher_lse", BK_SHAPE(2), lse);
         assert_int_equal(bk_test_op_status(&op, i % 2 ? 2 : 1, cases[i].arguments),
                          cases[i].status);

@@ -107,12 +107,29 @@ static void what_does_not_fit_is_refused(void **state)
     refused(3, "attention", "use heads=mean");
 }
 
+/* By sample, whichever rank has it; a map by its own row. */
+static void numbers_are_wanted(void **state)
+{
+    double student[3 * 2 * 2] = {0}, w[2 * 2] = {0};
+    (void)state;
+    for (int bad = 0; bad < 2; bad++) {
+        student[2 * 2 * 2] = bad ? 0.0 : NAN;
+        w[2] = bad ? INFINITY : 0.0;
+        bk_test_op_renew(&op);
+        bk_test_op_reals(&op, "student", BK_SHAPE(3, 2, 2), student);
+        put("teacher", BK_SHAPE(3, 2, 2), 2, -1.0);
+        bk_test_op_reals(&op, "w", BK_SHAPE(2, 2), w);
+        refused(3, "hidden", bad ? "w is not finite in row 1" : "student is not finite in row 2");
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(by_hand),
         cmocka_unit_test(ranks_agree),
         cmocka_unit_test(what_does_not_fit_is_refused),
+        cmocka_unit_test(numbers_are_wanted),
     };
     return cmocka_run_group_tests(tests, open_all, close_all);
 }

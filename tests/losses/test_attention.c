@@ -68,12 +68,7 @@ static void make(problem *p, int64_t teacher_heads)
 
 static double loss_of(problem *p, const char *options)
 {
-    const bk_loss_kind *kind = bk_loss_find("attention");
-    bk_loss_args a = {.layers = &p->layers,
-                      .config = bk_test_loss_options(kind, options, BK_F64, tape.arena)};
-    tape.terms = 0;
-    bk_tape_add_term(&tape, "attention", -1, kind->apply(&tape, &a), 1.0);
-    return bk_f64(tape.term[0].value)[0];
+    return bk_test_layers_loss(&tape, "attention", &p->layers, options);
 }
 
 /* Entry of the mean of the heads, or of one. */

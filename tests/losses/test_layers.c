@@ -39,7 +39,8 @@ static void wrong_maps_are_refused(void **state)
     static const struct {
         const char *map, *says;
         int least;
-    } cases[] = {{"2", "layers=2 of hidden is not known", 0},
+    } cases[] = {{"", "layers= of hidden is not known", 0},
+                 {"2", "layers=2 of hidden is not known", 0},
                  {"2:", "is not known", 0},
                  {"2:3,", "is not known", 0},
                  {"2:3;3:4", "is not known", 0},

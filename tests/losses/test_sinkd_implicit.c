@@ -4,6 +4,7 @@
 #include "tests/support/losses.h"
 #include "tests/support/ranks.h"
 
+#include "core/rng.h"
 #include "losses/sinkd.h"
 
 #include <math.h>
@@ -130,6 +131,32 @@ static void figures_are_reported(void **state)
     bk_test_batch_free(&b);
 }
 
+/* Rows so far apart that P is a permutation: the system is of zeros and of what rounding leaves,
+ * and G = P. */
+static void permutations_leave_nothing_to_solve(void **state)
+{
+    (void)state;
+    for (int n = 4; n <= 32; n += 4) {
+        bk_test_batch b = bk_test_batch_new(n, 50);
+        for (int i = 0; i < n * 50; i++) {
+            b.student[i] = bk_fill((uint64_t)i, 1, -4.0, 4.0);
+            b.teacher[i] = b.student[i] + bk_fill((uint64_t)i, 2, -0.5, 0.5);
+        }
+        for (bk_dtype dtype = BK_F32; dtype <= BK_F64; dtype++) {
+            bk_test_way w = {.options = "gradient=envelope epsilon=0.003",
+                             .dtype = dtype,
+                             .comm = bk_test_world()->loss};
+            bk_test_result held = bk_test_loss("sinkd", &b, &w);
+            w.options = "gradient=implicit epsilon=0.003";
+            bk_test_result r = bk_test_loss("sinkd", &b, &w);
+            bk_test_same_loss(&b, &r, &held, 1e-15, 1e-6, "permutation");
+            bk_test_result_free(&held);
+            bk_test_result_free(&r);
+        }
+        bk_test_batch_free(&b);
+    }
+}
+
 /* A NaN ends the steps, not the job. */
 static void nan_hangs_nobody(void **state)
 {
@@ -146,8 +173,11 @@ static void nan_hangs_nobody(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sums_are_the_marginals), cmocka_unit_test(agrees_with_long_unrolling),
-        cmocka_unit_test(agrees_with_newton),     cmocka_unit_test(figures_are_reported),
+        cmocka_unit_test(sums_are_the_marginals),
+        cmocka_unit_test(agrees_with_long_unrolling),
+        cmocka_unit_test(agrees_with_newton),
+        cmocka_unit_test(figures_are_reported),
+        cmocka_unit_test(permutations_leave_nothing_to_solve),
         cmocka_unit_test(nan_hangs_nobody),
     };
     bk_test_ranks_start(&argc, &argv);

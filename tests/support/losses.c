@@ -286,6 +286,17 @@ bk_test_result bk_test_loss(const char *name, const bk_test_batch *b, const bk_t
     return r;
 }
 
+double bk_test_layers_loss(bk_tape *tape, const char *kind, const bk_loss_layers *layers,
+                           const char *options)
+{
+    const bk_loss_kind *k = bk_loss_find(kind);
+    bk_loss_args a = {.layers = layers,
+                      .config = bk_test_loss_options(k, options, BK_F64, tape->arena)};
+    tape->terms = 0;
+    bk_tape_add_term(tape, kind, -1, k->apply(tape, &a), 1.0);
+    return bk_f64(tape->term[0].value)[0];
+}
+
 void bk_test_result_free(bk_test_result *r)
 {
     free(r->grad);

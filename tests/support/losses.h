@@ -61,6 +61,10 @@ void *bk_test_loss_options(const bk_loss_kind *kind, const char *options, bk_dty
                            bk_arena *arena);
 bool bk_test_loss_has(const char *kind, const char *option);
 
+/* A loss between layers as the only term of a tape of one lane, ready to go back. */
+double bk_test_layers_loss(bk_tape *tape, const char *kind, const bk_loss_layers *layers,
+                           const char *options);
+
 /* Central differences of the loss (step 1e-6, f64) against its gradient, to 1e-6 of the largest
  * entry or of 1. */
 void bk_test_loss_gradient(const char *kind, const char *options);

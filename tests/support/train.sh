@@ -81,3 +81,24 @@ close_at() {
             fail "$key at step $step: $x in $a, $y in $b"
     done
 }
+
+# same_over_ranks CONFIG STEP "KEY..." ARGUMENTS...: holds other ways to train against the run `one`, that of CONFIG on one
+# rank, whose last line is that of STEP: on 2 and 4 ranks with the arguments, on 3 by the keys, and what was killed behind
+# the last checkpoint but one on 2 ranks and goes on with 4.
+same_over_ranks() {
+    local config=$1 step=$2 keys=$3 ranks
+    shift 3
+    for ranks in 2 4; do
+        expect 0 $ranks train "$config" run.dir=many.$ranks "$@"
+        same_run many.$ranks one
+    done
+    expect 0 3 train "$config" run.dir=three
+    # shellcheck disable=SC2086
+    close_at "$step" three one $keys
+
+    expect 0 2 train "$config" run.dir=again
+    rm -rf "again/checkpoints/$(newest again)" again/checkpoints/latest
+    expect 0 4 train "$config" run.dir=again
+    says err 'resuming from step'
+    [ "$(payload again)" = "$(payload one)" ] || fail "another end after a resume"
+}
