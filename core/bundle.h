@@ -9,9 +9,11 @@
  *   labels    i32 [R]       class of each row of the logits, -1 = ignored
  *   sequence  i32 [R]       sample of each row (non-decreasing)
  *   logits    f32 [R,V]     R = B for classifiers, B N for decoders
- *   teacher.logits  f32 [R,V]; or teacher.index i32, teacher.value f32 [R,k], teacher.lse f32
- * [R,T]: the k largest of each row, and the row's log sum exp at T temperatures B counts the
- * samples of this rank's lanes. */
+ *   teacher.logits  f32 [R,V]
+ *     or teacher.index i32, teacher.value f32 [R,k], teacher.lse f32 [R,T]: the k largest of each
+ *     row, and its log sum exp at T temperatures
+ *
+ * B counts the samples of this rank's lanes. */
 #ifndef BK_CORE_BUNDLE_H
 #define BK_CORE_BUNDLE_H
 

@@ -20,8 +20,8 @@ typedef struct bk_vector_kernels {
                       void *y); /* y = exp(x - shift); returns the sum of y */
     void (*pack_bf16)(int64_t n, const void *x,
                       uint16_t *y); /* to nearest, ties to even; NaN stays */
-    void (*unpack_bf16)(int64_t n, const uint16_t *x, void *y);
-    void (*round_bf16)(int64_t n, const void *x, void *y); /* the same values as real */
+    void (*unpack_bf16)(int64_t n, const uint16_t *x, void *y); /* exact */
+    void (*round_bf16)(int64_t n, const void *x, void *y);      /* the same values as real */
 } bk_vector_kernels;
 
 BK_KERNEL_TABLES(bk_vector_kernels);

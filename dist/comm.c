@@ -223,9 +223,9 @@ bk_status bk_world_open(bk_arena *arena, int expert, bk_world **world)
     return BK_OK;
 }
 
-static int common_divisor(int a, int b)
+int bk_common_degree(int64_t a, int64_t b)
 {
-    return b == 0 ? a : common_divisor(b, a % b);
+    return b == 0 ? (int)a : bk_common_degree(b, a % b);
 }
 
 bk_status bk_world_open_two(bk_arena *arena, int last, int expert, bk_world **world)
@@ -237,7 +237,8 @@ bk_status bk_world_open_two(bk_arena *arena, int last, int expert, bk_world **wo
     MPI_Comm base;
     bk_trace_restart();
     BK_MPI(MPI_Comm_split(MPI_COMM_WORLD, second, world_rank, &base));
-    bk_world *w = open_on(arena, base, second ? common_divisor(expert, last) : expert, node_ranks);
+    bk_world *w =
+        open_on(arena, base, second ? bk_common_degree(expert, last) : expert, node_ranks);
     w->between = duplicate(arena, MPI_COMM_WORLD, "between", BK_TRAFFIC_TEACHER);
     BK_MPI(MPI_Comm_free(&base));
     *world = w;

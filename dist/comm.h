@@ -45,6 +45,9 @@ BK_CHECKED bk_status bk_world_open(bk_arena *arena, int expert, bk_world **world
 BK_CHECKED bk_status bk_world_open_two(bk_arena *arena, int last, int expert, bk_world **world);
 void bk_world_close(bk_world *world); /* Collective. */
 
+/* Not collective.  The largest expert-parallel degree that divides both of two positive numbers. */
+int bk_common_degree(int64_t a, int64_t b);
+
 /* True for a communicator (`ep` alone) whose ranks stand on several nodes, two or more and as many
  * on each, as do those of all other groups: then exchanges can go in two hops (dist/exchange.h).
  * BIRKHOFF_NODE_RANKS=N in the environment makes nodes of N ranks in a row, for tests on one

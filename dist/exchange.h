@@ -33,9 +33,10 @@ typedef struct bk_exchange_rows {
 
 typedef struct bk_exchange bk_exchange;
 
-/* Collective; comm NULL = one rank.  Starts an exchange: `send` may not be written and `receive`
- * not be read before bk_exchange_finish.  Any number may be on their way; all ranks start them in
- * the same order.  The result lives on `arena`, which must keep it until it is finished. */
+/* Collective; comm NULL = one rank.  Starts an exchange: `send` and the lists of counts and places
+ * may not be written and `receive` not be read before bk_exchange_finish.  Any number may be on
+ * their way; all ranks start them in the same order.  The result lives on `arena`, which must keep
+ * it until it is finished. */
 bk_exchange *bk_exchange_begin(const bk_comm *comm, bk_arena *arena, const bk_exchange_rows *rows);
 /* Collective.  Waits for the rows to and from this rank; in any order.  More than 2^31 rows in one
  * exchange end the job with a message: MPI cannot count them. */

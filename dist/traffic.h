@@ -23,9 +23,7 @@ typedef enum bk_traffic_part {
 
 typedef struct bk_traffic {
     int64_t bytes, messages;
-    int64_t far; /* of exchanges of rows and counts: messages to other nodes, one for each rank that
-                  * gets some
-                  */
+    int64_t far;    /* messages to other nodes in exchanges, one for each rank that gets rows */
     double blocked; /* seconds inside blocking calls and waits */
 } bk_traffic;
 

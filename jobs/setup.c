@@ -312,15 +312,10 @@ static void open_optimizer(bk_job *job)
                               (int)c->parallel.zero);
 }
 
-static int64_t common_divisor(int64_t a, int64_t b)
-{
-    return b == 0 ? a : common_divisor(b, a % b);
-}
-
 /* The degree that an evaluation can have on these ranks. */
 static void adapt_degree(bk_config *c)
 {
-    c->parallel.expert = common_divisor(c->parallel.expert, bk_mpi_size());
+    c->parallel.expert = bk_common_degree(c->parallel.expert, bk_mpi_size());
 }
 
 /* Rounded rows travel as they are multiplied: in bf16 only where every rank multiplies it. */

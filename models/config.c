@@ -247,6 +247,8 @@ static bk_status read_router(bk_model *model, bk_value *map, bk_moe_config *moe)
     if (moe->router->check)
         BK_TRY(moe->router->check(moe->router_config, moe->experts, moe->k));
     BK_TRY(bk_router_check_aux(moe->router, (bk_moe_aux)moe->aux, moe->experts, moe->k));
+    bk_capacity capacity = bk_moe_capacity(moe);
+    BK_TRY(bk_capacity_check(&capacity, moe->router));
     return bk_upcycle_check_router(moe);
 }
 

@@ -142,6 +142,11 @@ void bk_feedforward_declare(bk_model *model, int layer)
 
 /* ---- forward ---- */
 
+bk_capacity bk_moe_capacity(const bk_moe_config *moe)
+{
+    return (bk_capacity){moe->capacity_factor, moe->min_capacity, (bk_drop_policy)moe->drop_policy};
+}
+
 static bk_tensor **leaves(bk_tape *t, bk_parameter **parameter, int64_t count)
 {
     bk_tensor **list = BK_NEW(t->arena, bk_tensor *, count);
@@ -210,9 +215,7 @@ static bk_tensor *experts(bk_model *model, bk_tape *t, int layer, bk_tensor *x, 
                      .router_config = c->router_config,
                      .bias = m->router_bias ? m->router_bias->data : NULL,
                      .sequences = sequences(t, x),
-                     .capacity = {.factor = c->capacity_factor,
-                                  .least = c->min_capacity,
-                                  .policy = (bk_drop_policy)c->drop_policy},
+                     .capacity = bk_moe_capacity(c),
                      .max_receive_factor = c->max_receive_factor,
                      .aux = (bk_moe_aux)c->aux,
                      .z = c->z_weight > 0,

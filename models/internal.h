@@ -138,7 +138,11 @@ bk_tensor *bk_block_forward(bk_model *model, bk_tape *t, int layer, bk_tensor *x
                             int64_t positions);
 
 /* ---- feedforward.c ---- */
+/* The limit of a configuration. */
+bk_capacity bk_moe_capacity(const bk_moe_config *moe);
 void bk_feedforward_declare(bk_model *model, int layer);
+/* x[B,N,C] -> [B,N,C]; mask[B,N] or NULL; `positions` as in bk_block_forward.  Collective with MoE.
+ */
 bk_tensor *bk_feedforward(bk_model *model, bk_tape *t, int layer, bk_tensor *x, bk_tensor *mask,
                           int64_t positions);
 

@@ -13,6 +13,17 @@ int64_t bk_capacity_of(const bk_capacity *c, int64_t tokens, int64_t k, int64_t 
     return share > (double)c->least ? (int64_t)share : c->least;
 }
 
+bk_status bk_capacity_check(const bk_capacity *c, const bk_router_kind *kind)
+{
+    bool plain = c->least <= 1 && c->policy == BK_DROP_PROBS;
+    if (plain || !(kind->flags & BK_ROUTER_EXPERTS))
+        return BK_OK;
+    return bk_fail(BK_USAGE,
+                   "%s does not go with router %s, where experts take what capacity_factor says "
+                   "(model.moe): remove it",
+                   c->least > 1 ? "min_capacity" : "drop_policy", kind->name);
+}
+
 /* ---- the order in which an expert takes its choices ---- */
 
 /* The bits of a number that is not negative: as integers they stand in the same order. */

@@ -15,6 +15,10 @@ typedef struct bk_capacity {
     bk_drop_policy policy;
 } bk_capacity;
 
+/* BK_USAGE for limits that the kind does not read: where experts choose, the factor alone says how
+ * many tokens they take. */
+BK_CHECKED bk_status bk_capacity_check(const bk_capacity *c, const bk_router_kind *kind);
+
 /* max(least, ceil(T k factor / E)): what one expert takes of T valid tokens. */
 int64_t bk_capacity_of(const bk_capacity *c, int64_t tokens, int64_t k, int64_t experts);
 

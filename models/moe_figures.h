@@ -46,9 +46,10 @@ typedef struct bk_moe_state {
     double seconds[BK_MOE_PHASES];
 } bk_moe_state;
 
+/* Not collective.  Zero counters; their arrays live on `arena`. */
 void bk_moe_state_init(bk_moe_state *state, bk_arena *arena, int64_t experts);
-/* Starts a step: takes the routing of the own tokens, and records of the losses [lanes->count]
- * (NULL: none). */
+/* Not collective.  Starts a step: takes the routing of the own tokens, and records of the losses
+ * [lanes->count] (NULL: none). */
 void bk_moe_state_count(bk_moe_state *state, const bk_route_args *a, const bk_route *r,
                         const double *aux, const double *z);
 

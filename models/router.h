@@ -135,10 +135,14 @@ BK_CHECKED bk_status bk_router_check_aux(const bk_router_kind *kind, bk_moe_aux 
 
 /* Records of the losses of one routing, one for each own lane, unweighted, normalised by the global
  * T; fields that are NULL are not made.
- *   aux:  switch, seq: sum over blocks of (T_b/T) E/(k T_b^2) sum_j cnt_bj sum_t p_tj (Fedus et al.
- *         2021), p = scores / their row sum, cnt without gradient: choices of the plain top-k, or
- * of the selection where the kind says so;  global: E/(k T^2) sum_j cnt_j sum_t p_tj, cnt of all
- * ranks;  cv: that of the kind z:    (1/T) sum_t lse_j(H_tj)^2 (Zoph et al. 2022) */
+ *
+ *   aux=switch, seq:  sum over blocks of (T_b/T) E/(k T_b^2) sum_j cnt_bj sum_t p_tj
+ *   aux=global:       E/(k T^2) sum_j cnt_j sum_t p_tj, cnt of all ranks
+ *   aux=cv:           the kind's own
+ *   z:                (1/T) sum_t lse_j(H_tj)^2
+ *
+ * (Fedus et al. 2021; z: Zoph et al. 2022), p = scores / their row sum, cnt without gradient:
+ * choices of the plain top-k, or of the selection where the kind says so. */
 typedef struct bk_route_losses {
     double *aux, *z; /* [lanes->count] */
 } bk_route_losses;

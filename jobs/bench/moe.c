@@ -334,16 +334,6 @@ static bk_status measure(layer *y, const moe_config *c, const bk_world *world, b
     return measure_transport(y, c, world, arena, out);
 }
 
-static int common_divisor(int64_t a, int64_t b)
-{
-    while (b > 0) {
-        int64_t rest = a % b;
-        a = b;
-        b = rest;
-    }
-    return (int)a;
-}
-
 static bk_status check(const moe_config *c, bk_arena *arena, bk_moe_args *a)
 {
     void *config;
@@ -364,7 +354,7 @@ static bk_status run(bk_context *context, const void *config, bk_bench_result *o
     BK_TRY(check(c, context->arena, &a));
     BK_TRY(bk_blas_setup(c->threads > 0 ? (int)c->threads : bk_topology_threads(),
                          (bk_gemm_library)c->gemm));
-    BK_TRY(bk_world_open(context->arena, common_divisor(bk_mpi_size(), c->experts), &world));
+    BK_TRY(bk_world_open(context->arena, bk_common_degree(bk_mpi_size(), c->experts), &world));
     *out = (bk_bench_result){.unit = "FLOP/s", .ranks = world->size, .threads = bk_blas_threads()};
     layer y = {.args = a};
     open_layer(&y, context->arena, c, world);

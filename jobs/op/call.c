@@ -61,17 +61,39 @@ bk_status bk_operator_refuse_input(const bk_operator_call *c, const char *name, 
                    c->in);
 }
 
+static double value_of(const bk_tensor *x, int64_t i)
+{
+    return x->dtype == BK_F64 ? bk_f64(x)[i] : (double)bk_f32(x)[i];
+}
+
+/* The global index of element i of a real input along its first axis. */
+static long long row_of(const bk_operator_call *c, const char *name, int64_t i)
+{
+    char axis = c->op.input[bk_operator_find(c->op.input, name)].axes[0];
+    int64_t first = axis == c->op.rows ? bk_operator_first_row(c) : 0;
+    const bk_tensor *x = bk_operator_input(c, name);
+    return first + i / (bk_count(x) / x->shape[0]);
+}
+
 bk_status bk_operator_examine_finite(const bk_operator_call *c, const char *name)
 {
     const bk_tensor *x = bk_operator_input(c, name);
-    if (!x)
-        return BK_OK;
-    char axis = c->op.input[bk_operator_find(c->op.input, name)].axes[0];
-    int64_t first = axis == c->op.rows ? bk_operator_first_row(c) : 0, count = bk_count(x);
-    for (int64_t i = 0; i < count; i++)
-        if (!isfinite(x->dtype == BK_F64 ? bk_f64(x)[i] : (double)bk_f32(x)[i]))
+    for (int64_t i = 0; x && i < bk_count(x); i++)
+        if (!isfinite(value_of(x, i)))
             return bk_fail(BK_INPUT, "%s is not finite in row %lld (%s): write numbers there", name,
-                           (long long)(first + i / (count / x->shape[0])), c->in);
+                           row_of(c, name, i), c->in);
+    return BK_OK;
+}
+
+bk_status bk_operator_examine_size(const bk_operator_call *c, const char *name, double most)
+{
+    const bk_tensor *x = bk_operator_input(c, name);
+    for (int64_t i = 0; x && i < bk_count(x); i++)
+        if (isfinite(value_of(x, i)) && fabs(value_of(x, i)) > most)
+            return bk_fail(BK_INPUT,
+                           "%s is %g in row %lld, beyond the %g that %s takes with these options "
+                           "(%s): scale it down",
+                           name, value_of(x, i), row_of(c, name, i), most, c->op.name, c->in);
     return BK_OK;
 }
 

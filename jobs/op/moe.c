@@ -298,7 +298,7 @@ static bk_status choose(const bk_value *given, bk_operator *op)
         names[i] = bk_routers[i]->name;
     if (kind) {
         use_router(kind, op);
-        return routing_check_options(given, op);
+        return routing_check_options(given, op, NULL);
     }
     const char *text = router->text, *near = bk_nearest(text, names);
     return bk_fail(BK_USAGE, "unknown router '%s'%s%s%s: birkhoff kinds router lists them", text,

@@ -129,6 +129,8 @@ int64_t bk_operator_rows(const bk_operator_call *c);
 bk_status bk_operator_refuse_input(const bk_operator_call *c, const char *name, const char *why);
 /* BK_INPUT when a real input has a value that is not finite, naming its row. */
 bk_status bk_operator_examine_finite(const bk_operator_call *c, const char *name);
+/* BK_INPUT when one has a finite value that is larger in size than `most`, naming its row. */
+bk_status bk_operator_examine_size(const bk_operator_call *c, const char *name, double most);
 /* mask[rows] or NULL, and the global number of rows that it keeps. */
 const int32_t *bk_operator_mask(const bk_operator_call *c, int64_t *valid);
 

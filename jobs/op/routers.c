@@ -142,7 +142,7 @@ static bk_status run(bk_operator_call *c)
 
 static bk_status choose(const bk_value *given, bk_operator *op)
 {
-    return routing_check_options(given, op);
+    return routing_check_options(given, op, "plan");
 }
 
 /* Kind number `index` of those that look at the logits; NULL past the last. */

@@ -3,6 +3,7 @@
 #include "dist/collective.h"
 #include "jobs/routing.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -91,14 +92,21 @@ static int choice_of(const bk_operator_call *c, const char *name)
     return choice ? *choice : 0;
 }
 
-bk_status routing_check_options(const bk_value *given, const bk_operator *op)
+/* `planned`: an option of the operators of all kinds that have a plan, or NULL. */
+static bool has_option(const bk_router_kind *kind, const char *name, const char *planned)
+{
+    return in_table(kind->options, name) ||
+           (planned && strcmp(name, planned) == 0 && kind->flags & BK_ROUTER_TRANSPORT);
+}
+
+bk_status routing_check_options(const bk_value *given, const bk_operator *op, const char *planned)
 {
     const bk_router_kind *kind = op->plug_in;
     for (const bk_value *v = given->child; v; v = v->next) {
         char owners[256] = "";
         bool known = in_table(op->own_options, v->key) || in_table(op->options, v->key);
         for (int i = 0; !known && bk_routers[i]; i++)
-            if (in_table(bk_routers[i]->options, v->key))
+            if (has_option(bk_routers[i], v->key, planned))
                 snprintf(owners + strlen(owners), sizeof owners - strlen(owners), "%s%s",
                          *owners ? ", " : "", bk_routers[i]->name);
         if (*owners)
@@ -131,6 +139,8 @@ bk_status routing_check(bk_operator_call *c, const bk_router_kind *kind)
     if (kind->check)
         BK_TRY(kind->check(c->config, experts, s->k));
     BK_TRY(bk_router_check_aux(kind, (bk_moe_aux)s->aux, experts, s->k));
+    bk_capacity capacity = routing_capacity(c);
+    BK_TRY(bk_capacity_check(&capacity, kind));
     if (bk_operator_given(c, "noise") && in_table(kind->options, "noise") &&
         choice_of(c, "noise") == 0)
         return bk_operator_refuse_input(c, "noise", "with noise=none");
@@ -145,10 +155,25 @@ bk_status routing_check(bk_operator_call *c, const bk_router_kind *kind)
     return BK_OK;
 }
 
+/* Costs over epsilon and potentials are added, and so stay far from where doubles end. */
+static bk_status examine_transport(const bk_operator_call *c)
+{
+    const double *epsilon = setting_of(c, "epsilon"), *noise = setting_of(c, "noise_scale");
+    double most = 1e300;
+    if (!epsilon || !settings_of(c)->training)
+        return BK_OK;
+    BK_TRY(bk_operator_examine_size(c, "bias", most));
+    BK_TRY(bk_operator_examine_size(c, "noise", most * *epsilon / fmax(*noise, 1.0)));
+    return choice_of(c, "cost") == 0 /* linear: the logits themselves */
+               ? bk_operator_examine_size(c, "logits", most * *epsilon)
+               : BK_OK;
+}
+
 bk_status routing_examine(const bk_operator_call *c)
 {
     BK_TRY(bk_operator_examine_finite(c, "bias"));
-    return bk_operator_examine_finite(c, "noise");
+    BK_TRY(bk_operator_examine_finite(c, "noise"));
+    return examine_transport(c);
 }
 
 /* ---- what a router reads ---- */

@@ -103,12 +103,14 @@ typedef struct routing_settings {
 void routing_add_inputs(const bk_router_kind *kind, bk_operator *op);
 void routing_add_outputs(const bk_router_kind *kind, bool differentiable_weight, bk_operator *op);
 
-/* BK_USAGE for an option that the kind has not but others have, naming them. */
-bk_status routing_check_options(const bk_value *given, const bk_operator *op);
+/* BK_USAGE for an option that the kind has not but others have, naming them; `planned` is one that
+ * the operator has with kinds that solve a transport problem, or NULL. */
+bk_status routing_check_options(const bk_value *given, const bk_operator *op, const char *planned);
 /* Checks k and the kind's configuration, inputs that its options leave unread; drops the outputs
  * that the settings do not ask for. */
 bk_status routing_check(bk_operator_call *c, const bk_router_kind *kind);
-/* BK_INPUT for a state or draws that are not finite; logits that are not are replaced. */
+/* BK_INPUT for a state or draws that are not finite (logits that are not are replaced), and for
+ * numbers that a transport problem has no room for. */
 bk_status routing_examine(const bk_operator_call *c);
 
 /* The state of a kind that has one: the input or zeros.  NULL for the others. */

@@ -81,6 +81,18 @@ static void wrong_degree_is_refused_everywhere(void **state)
     }
 }
 
+static void degrees_divide_both(void **state)
+{
+    (void)state;
+    for (int a = 1; a <= 12; a++)
+        for (int b = 1; b <= 12; b++) {
+            int largest = a;
+            while (a % largest != 0 || b % largest != 0)
+                largest--;
+            assert_int_equal(bk_common_degree(a, b), largest);
+        }
+}
+
 /* Two worlds, each with ranks, sums and agreement of its own, and one communicator of all. */
 static void check_two(int last, int expert)
 {
@@ -173,6 +185,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(wrong_degree_is_refused_everywhere),
         cmocka_unit_test(nodes_cover_all_ranks),
         cmocka_unit_test(traffic_is_kept_apart),
+        cmocka_unit_test(degrees_divide_both),
         cmocka_unit_test(two_worlds), /* after which the ranks have made other calls */
     };
     bk_test_ranks_start(&argc, &argv);

@@ -11,23 +11,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static bk_test_op op;
-
-static int open_all(void **state)
-{
-    (void)state;
-    op = bk_test_op_open();
-    return 0;
-}
-
-static int close_all(void **state)
-{
-    (void)state;
-    bk_test_op_close(&op);
-    return 0;
-}
 
 /* ---- pages ---- */
 
@@ -98,33 +83,24 @@ static void put_logits(const char *name, double last)
     bk_test_op_reals(&op, name, BK_SHAPE(ROWS, CLASSES), x);
 }
 
-static void refused(int status, int ranks, const char *text, const char *arguments)
-{
-    unlink(op.out);
-    int found = bk_test_op_status(&op, ranks, arguments);
-    if (found != status || !bk_test_op_says(&op, text) || access(op.out, F_OK) == 0)
-        fail_msg("birkhoff op %s on %d ranks: status %d, %d expected, with '%s'", arguments, ranks,
-                 found, status, text);
-    assert_int_equal(bk_test_op_error_lines(&op), 1);
-}
-
 static void wrong_words_name_the_nearest(void **state)
 {
     (void)state;
     put_logits("student", 0.0);
-    refused(2, 1, "did you mean reverse_kl", "revers_kl");
-    refused(2, 1, "did you mean temperature", "kl temprature=3");
-    refused(2, 1, "acts in training only", "kl temperature_end=1");
-    refused(2, 1, "group=lane acts in training only", "sinkd group=lane");
-    refused(2, 1, "skew", "kl skew=1.5");
-    refused(2, 1, "did you mean sum", "kl reduction=sun");
-    refused(2, 1, "did you mean debias", "sinkd debais=true");
-    refused(2, 1, "acts in training only", "hidden layers=last");
-    refused(2, 1, "domain=direct of sinkd needs epsilon >= 0.025 in f32",
-            "sinkd domain=direct epsilon=0.02");
-    refused(2, 2, "needs epsilon >= 0.003 in f64", "sinkd domain=direct epsilon=0.002 dtype=f64");
-    refused(2, 1, "dtype", "kl dtype=f16");
-    refused(2, 3, "did you mean sinkd", "sinkdd");
+    bk_test_op_refuses(&op, 2, 1, "did you mean reverse_kl", "revers_kl");
+    bk_test_op_refuses(&op, 2, 1, "did you mean temperature", "kl temprature=3");
+    bk_test_op_refuses(&op, 2, 1, "acts in training only", "kl temperature_end=1");
+    bk_test_op_refuses(&op, 2, 1, "group=lane acts in training only", "sinkd group=lane");
+    bk_test_op_refuses(&op, 2, 1, "skew", "kl skew=1.5");
+    bk_test_op_refuses(&op, 2, 1, "did you mean sum", "kl reduction=sun");
+    bk_test_op_refuses(&op, 2, 1, "did you mean debias", "sinkd debais=true");
+    bk_test_op_refuses(&op, 2, 1, "acts in training only", "hidden layers=last");
+    bk_test_op_refuses(&op, 2, 1, "domain=direct of sinkd needs epsilon >= 0.025 in f32",
+                       "sinkd domain=direct epsilon=0.02");
+    bk_test_op_refuses(&op, 2, 2, "needs epsilon >= 0.003 in f64",
+                       "sinkd domain=direct epsilon=0.002 dtype=f64");
+    bk_test_op_refuses(&op, 2, 1, "dtype", "kl dtype=f16");
+    bk_test_op_refuses(&op, 2, 3, "did you mean sinkd", "sinkdd");
 }
 
 static void inputs_must_be_the_right_ones(void **state)
@@ -132,23 +108,23 @@ static void inputs_must_be_the_right_ones(void **state)
     const int64_t two[ROWS] = {0, 0, 1, 1, 0}, three[3] = {1, 1, 1};
     (void)state;
     put_logits("students", 0.0);
-    refused(2, 1, "input student is missing", "kl");
+    bk_test_op_refuses(&op, 2, 1, "input student is missing", "kl");
     put_logits("student", 0.0);
     bk_test_op_integers(&op, "labels", BK_SHAPE(ROWS), two);
-    refused(2, 1, "labels is not read by kl", "kl");
+    bk_test_op_refuses(&op, 2, 1, "labels is not read by kl", "kl");
     put_logits("student", 0.0);
     bk_test_op_integers(&op, "groups", BK_SHAPE(ROWS), two);
-    refused(2, 1, "groups is not read", "sinkd");
-    refused(3, 3, "groups decrease at row 4", "sinkd group=sequence");
+    bk_test_op_refuses(&op, 2, 1, "groups is not read", "sinkd");
+    bk_test_op_refuses(&op, 3, 3, "groups decrease at row 4", "sinkd group=sequence");
     put_logits("student", 0.0);
-    refused(2, 1, "input groups is missing", "sinkd group=sequence");
-    refused(2, 1, "plan=true needs group=global", "sinkd group=2 plan=true");
+    bk_test_op_refuses(&op, 2, 1, "input groups is missing", "sinkd group=sequence");
+    bk_test_op_refuses(&op, 2, 1, "plan=true needs group=global", "sinkd group=2 plan=true");
     put_logits("student", 0.0);
     bk_test_op_integers(&op, "mask", BK_SHAPE(3), three);
-    refused(3, 2, "mask has the shape [3]", "kl");
+    bk_test_op_refuses(&op, 3, 2, "mask has the shape [3]", "kl");
     put_logits("student", 0.0);
     bk_test_op_reals(&op, "grad/los", 0, NULL, &(double){1.0});
-    refused(2, 1, "did you mean grad/loss", "kl");
+    bk_test_op_refuses(&op, 2, 1, "did you mean grad/loss", "kl");
 }
 
 static void values_must_be_usable(void **state)
@@ -156,24 +132,24 @@ static void values_must_be_usable(void **state)
     const int64_t labels[ROWS] = {0, 3, -1, 4, 0};
     (void)state;
     put_logits("student", NAN);
-    refused(3, 1, "student is not finite in row 4", "kl");
-    refused(3, 3, "student is not finite in row 4", "sinkd");
+    bk_test_op_refuses(&op, 3, 1, "student is not finite in row 4", "kl");
+    bk_test_op_refuses(&op, 3, 3, "student is not finite in row 4", "sinkd");
     bk_test_op_renew(&op);
     double x[ROWS * CLASSES] = {0};
     bk_test_op_reals(&op, "logits", BK_SHAPE(ROWS, CLASSES), x);
     bk_test_op_integers(&op, "labels", BK_SHAPE(ROWS), labels);
-    refused(3, 2, "label 4 of row 3 is none of 4 classes", "cross_entropy");
+    bk_test_op_refuses(&op, 3, 2, "label 4 of row 3 is none of 4 classes", "cross_entropy");
     bk_test_op_renew(&op);
     bk_test_op_reals(&op, "logits", BK_SHAPE(ROWS, CLASSES), x);
     bk_test_op_reals(&op, "labels", BK_SHAPE(ROWS), x);
-    refused(3, 1, "labels holds reals, integers are read", "cross_entropy");
+    bk_test_op_refuses(&op, 3, 1, "labels holds reals, integers are read", "cross_entropy");
     x[7] = 1.5;
     bk_test_op_renew(&op);
     bk_test_op_reals(&op, "x", BK_SHAPE(ROWS, CLASSES), x);
-    refused(3, 2, "x has 1.5 in row 1", "sum method=fixed");
-    refused(2, 1, "lanes=6 is no power of two", "sum method=lanes lanes=6");
-    refused(2, 1, "x has 5 lanes", "reduce");
-    refused(2, 1, "grad", "sum gradient=1");
+    bk_test_op_refuses(&op, 3, 2, "x has 1.5 in row 1", "sum method=fixed");
+    bk_test_op_refuses(&op, 2, 1, "lanes=6 is no power of two", "sum method=lanes lanes=6");
+    bk_test_op_refuses(&op, 2, 1, "x has 5 lanes", "reduce");
+    bk_test_op_refuses(&op, 2, 1, "grad", "sum gradient=1");
 }
 
 static void routing_that_cannot_be(void **state)
@@ -184,18 +160,19 @@ static void routing_that_cannot_be(void **state)
     bk_test_op_reals(&op, "logits", BK_SHAPE(ROWS, CLASSES), x);
     bk_test_op_run(&op, 2, "router.topk");
     assert_true(bk_test_op_attribute(&op, "nonfinite_logits") == 1.0);
-    refused(2, 2, "k=5 of 4 experts", "router.topk k=5");
-    refused(2, 1, "renormalize=true with k=1", "router.ssr k=1 renormalize=true");
-    refused(2, 1, "probability", "router.topk probability=1");
+    bk_test_op_refuses(&op, 2, 2, "k=5 of 4 experts", "router.topk k=5");
+    bk_test_op_refuses(&op, 2, 1, "renormalize=true with k=1", "router.ssr k=1 renormalize=true");
+    bk_test_op_refuses(&op, 2, 1, "probability", "router.topk probability=1");
     bk_test_op_renew(&op);
     bk_test_op_reals(&op, "logits", BK_SHAPE(ROWS, CLASSES), x);
     bk_test_op_reals(&op, "bias", BK_SHAPE(CLASSES), bias);
-    refused(2, 1, "bias is not read by router.topk", "router.topk");
+    bk_test_op_refuses(&op, 2, 1, "bias is not read by router.topk", "router.topk");
     bk_test_op_renew(&op);
     bk_test_op_reals(&op, "logits", BK_SHAPE(ROWS, CLASSES), x);
     bk_test_op_reals(&op, "noise", BK_SHAPE(ROWS, CLASSES), x);
-    refused(2, 1, "noise is not read by router.topk with noise=none", "router.topk");
-    refused(2, 1, "did you mean sinkhorn", "moe router=sinkhorm");
+    bk_test_op_refuses(&op, 2, 1, "noise is not read by router.topk with noise=none",
+                       "router.topk");
+    bk_test_op_refuses(&op, 2, 1, "did you mean sinkhorn", "moe router=sinkhorm");
     bk_test_op_renew(&op);
     bk_test_op_reals(&op, "x", BK_SHAPE(ROWS, CLASSES), x);
     bk_test_op_reals(&op, "gate", BK_SHAPE(2, CLASSES), x);
@@ -211,26 +188,26 @@ static void attention_that_cannot_be(void **state)
     bk_test_op_reals(&op, "q", BK_SHAPE(1, 2, 2, 3), x);
     bk_test_op_reals(&op, "k", BK_SHAPE(1, 2, 4, 3), x);
     bk_test_op_reals(&op, "v", BK_SHAPE(1, 2, 4, 3), x);
-    refused(2, 1, "causal=true is not possible with cross attention",
-            "attention.softmax causal=true");
-    refused(2, 1, "did you mean attention.softmax", "attention.sofmax");
+    bk_test_op_refuses(&op, 2, 1, "causal=true is not possible with cross attention",
+                       "attention.softmax causal=true");
+    bk_test_op_refuses(&op, 2, 1, "did you mean attention.softmax", "attention.sofmax");
     bk_test_op_renew(&op);
     bk_test_op_reals(&op, "q", BK_SHAPE(1, 2, 2, 3), x);
     bk_test_op_reals(&op, "k", BK_SHAPE(1, 2, 4, 3), x);
     bk_test_op_reals(&op, "v", BK_SHAPE(1, 2, 3, 3), x);
-    refused(3, 2, "v has the shape [1, 2, 3, 3]", "attention.softmax");
+    bk_test_op_refuses(&op, 3, 2, "v has the shape [1, 2, 3, 3]", "attention.softmax");
 }
 
 static void files_must_be_there(void **state)
 {
     (void)state;
     bk_test_op_renew(&op);
-    refused(3, 2, "does not exist", "kl");
+    bk_test_op_refuses(&op, 3, 2, "does not exist", "kl");
     FILE *file = fopen(op.in, "w");
     assert_non_null(file);
     fputs("no HDF5", file);
     fclose(file);
-    refused(3, 1, "in.h5", "kl");
+    bk_test_op_refuses(&op, 3, 1, "in.h5", "kl");
 }
 
 int main(void)
@@ -245,5 +222,5 @@ int main(void)
         cmocka_unit_test(attention_that_cannot_be),
         cmocka_unit_test(files_must_be_there),
     };
-    return cmocka_run_group_tests(tests, open_all, close_all);
+    return bk_test_op_tests(&op, NULL, tests, sizeof tests / sizeof *tests);
 }

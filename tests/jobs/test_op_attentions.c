@@ -9,23 +9,6 @@
 enum { B = 2, H = 2, N = 12, D = 3, SHORT = 5 };
 
 static bk_test_op op;
-static json_t *golden;
-
-static int open_all(void **state)
-{
-    (void)state;
-    op = bk_test_op_open();
-    golden = bk_test_golden("ref_attention_golden.json");
-    return 0;
-}
-
-static int close_all(void **state)
-{
-    (void)state;
-    json_decref(golden);
-    bk_test_op_close(&op);
-    return 0;
-}
 
 /* fill(shape, tag) of the reference; with fewer rows than it was filled with, the first of each
  * head. */
@@ -72,7 +55,7 @@ static void hold(const char *name, const json_t *reference, double limit)
 
 static void hold_case(const char *name, double limit)
 {
-    const json_t *entry = json_object_get(json_object_get(golden, "cases"), name);
+    const json_t *entry = json_object_get(json_object_get(op.golden, "cases"), name);
     const json_t *grad = json_object_get(entry, "grad");
     hold("out", json_object_get(entry, "out"), limit);
     hold("grad/q", json_object_get(grad, "q"), limit);
@@ -142,5 +125,5 @@ int main(void)
         cmocka_unit_test(matrix_and_lse_belong_to_the_output),
         cmocka_unit_test(ranks_agree_to_the_bit),
     };
-    return cmocka_run_group_tests(tests, open_all, close_all);
+    return bk_test_op_tests(&op, "ref_attention_golden.json", tests, sizeof tests / sizeof *tests);
 }

@@ -3,29 +3,10 @@
  * own or let experts choose: golden values from a file, the same over ranks, what they refuse. */
 #include "tests/support/op.h"
 
-#include "core/rng.h"
-
 #include <math.h>
 #include <string.h>
 
 static bk_test_op op;
-static json_t *golden;
-
-static int open_all(void **state)
-{
-    (void)state;
-    op = bk_test_op_open();
-    golden = bk_test_golden("ref_moe_golden.json");
-    return 0;
-}
-
-static int close_all(void **state)
-{
-    (void)state;
-    json_decref(golden);
-    bk_test_op_close(&op);
-    return 0;
-}
 
 /* ---- golden values ---- */
 
@@ -70,9 +51,9 @@ static const golden_call calls[] = {
 static void put_call(const golden_call *c, const json_t *block)
 {
     bk_test_op_renew(&op);
-    bk_test_op_json(&op, "logits", json_object_get(golden, "logits"));
+    bk_test_op_json(&op, "logits", json_object_get(op.golden, "logits"));
     bk_test_op_json(&op, "grad/weight",
-                    json_object_get(c->gradient ? block : golden, "grad_weight"));
+                    json_object_get(c->gradient ? block : op.golden, "grad_weight"));
     for (int i = 0; c->in[i].name; i++)
         bk_test_op_json(&op, c->in[i].name, json_object_get(block, c->in[i].key));
 }
@@ -92,7 +73,7 @@ static void golden_kinds(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof calls / sizeof *calls; i++) {
         const golden_call *c = &calls[i];
-        const json_t *block = json_object_get(golden, c->block);
+        const json_t *block = json_object_get(op.golden, c->block);
         put_call(c, block);
         bk_test_op_run(&op, 1, c->arguments);
         hold_call(c, block, 1e-5);
@@ -106,7 +87,7 @@ static void golden_kinds(void **state)
 /* The state stays where nothing is trained; noise is for training. */
 static void evaluation_moves_no_state(void **state)
 {
-    const json_t *block = json_object_get(golden, "bias");
+    const json_t *block = json_object_get(op.golden, "bias");
     (void)state;
     put_call(&calls[0], block);
     bk_test_op_run(&op, 2, "router.bias training=false dtype=f64");
@@ -114,9 +95,9 @@ static void evaluation_moves_no_state(void **state)
                    "index");
     bk_check_error(bk_test_op_error(&op, "bias", json_object_get(block, "bias_in"), 1e-30), 0.0,
                    "bias");
-    put_call(&calls[2], json_object_get(golden, "noisy_topk"));
+    put_call(&calls[2], json_object_get(op.golden, "noisy_topk"));
     bk_test_op_run(&op, 1, "router.noisy_topk training=false dtype=f64");
-    block = json_object_get(golden, "topk");
+    block = json_object_get(op.golden, "topk");
     bk_check_error(bk_test_op_error(&op, "index", json_object_get(block, "index"), 1e-30), 0.0,
                    "index");
     bk_check_error(bk_test_op_error(&op, "weight", json_object_get(block, "weight"), 1e-30), 1e-9,
@@ -127,34 +108,23 @@ static void evaluation_moves_no_state(void **state)
 
 enum { T = 37, E = 5, C = 6, F = 7 };
 
-static void put_random(const char *name, int dims, const int64_t *shape, uint64_t tag)
-{
-    int64_t count = 1;
-    for (int i = 0; i < dims; i++)
-        count *= shape[i];
-    double *x = BK_NEW(op.arena, double, count);
-    for (int64_t i = 0; i < count; i++)
-        x[i] = bk_fill((uint64_t)i, tag, -1.0, 1.0);
-    bk_test_op_reals(&op, name, dims, shape, x);
-}
-
 static void put_layer(int64_t tokens, const char *more)
 {
     int64_t mask[T];
     for (int64_t i = 0; i < tokens; i++)
         mask[i] = i % 6 != 2;
     bk_test_op_renew(&op);
-    put_random("x", BK_SHAPE(tokens, C), 1);
-    put_random("gate", BK_SHAPE(E, C), 2);
-    put_random("w1", BK_SHAPE(E, F, C), 3);
-    put_random("b1", BK_SHAPE(E, F), 4);
-    put_random("w2", BK_SHAPE(E, C, F), 5);
-    put_random("grad/y", BK_SHAPE(tokens, C), 7);
+    bk_test_op_random(&op, "x", BK_SHAPE(tokens, C), 1, -1.0, 1.0);
+    bk_test_op_random(&op, "gate", BK_SHAPE(E, C), 2, -1.0, 1.0);
+    bk_test_op_random(&op, "w1", BK_SHAPE(E, F, C), 3, -1.0, 1.0);
+    bk_test_op_random(&op, "b1", BK_SHAPE(E, F), 4, -1.0, 1.0);
+    bk_test_op_random(&op, "w2", BK_SHAPE(E, C, F), 5, -1.0, 1.0);
+    bk_test_op_random(&op, "grad/y", BK_SHAPE(tokens, C), 7, -1.0, 1.0);
     bk_test_op_integers(&op, "mask", BK_SHAPE(tokens), mask);
     if (strcmp(more, "bias") == 0)
-        put_random(more, BK_SHAPE(E), 6);
+        bk_test_op_random(&op, more, BK_SHAPE(E), 6, -1.0, 1.0);
     if (strcmp(more, "noise_gate") == 0)
-        put_random(more, BK_SHAPE(E, C), 8);
+        bk_test_op_random(&op, more, BK_SHAPE(E, C), 8, -1.0, 1.0);
 }
 
 /* Few tokens leave ranks empty. */
@@ -202,7 +172,7 @@ static void forms_of_the_loss(void **state)
 {
     (void)state;
     bk_test_op_renew(&op);
-    put_random("logits", BK_SHAPE(T, E), 9);
+    bk_test_op_random(&op, "logits", BK_SHAPE(T, E), 9, -1.0, 1.0);
     double whole = aux_of("router.topk aux=switch dtype=f64"),
            global = aux_of("router.topk aux=global blocks=5 dtype=f64"),
            parts = aux_of("router.topk aux=switch blocks=5 dtype=f64"),
@@ -213,37 +183,34 @@ static void forms_of_the_loss(void **state)
 
 /* ---- refusals ---- */
 
-static void check_refusal(int ranks, const char *arguments, int status, const char *says)
-{
-    assert_int_equal(bk_test_op_status(&op, ranks, arguments), status);
-    if (!bk_test_op_says(&op, says))
-        fail_msg("%s: no word of '%s'", arguments, says);
-    assert_int_equal(bk_test_op_error_lines(&op), 1);
-}
-
 static void mistakes_are_named(void **state)
 {
     (void)state;
     bk_test_op_renew(&op);
-    put_random("logits", BK_SHAPE(T, E), 9);
-    check_refusal(1, "router.topk rate=1", 2, "belongs to bias");
-    check_refusal(1, "router.bias cost=linear", 2, "belongs to sinkhorn, ssr");
-    check_refusal(1, "router.topk aux=cv", 2, "noisy_topk");
-    check_refusal(1, "router.expert_choice aux=switch", 2, "aux does not go with");
-    check_refusal(1, "router.quantile k=5", 2, "k < experts");
-    check_refusal(1, "router.noisy_topk", 2, "noise_logits is missing");
-    check_refusal(1, "router.uniform", 2, "unknown operator");
+    bk_test_op_random(&op, "logits", BK_SHAPE(T, E), 9, -1.0, 1.0);
+    bk_test_op_refuses(&op, 2, 1, "belongs to bias", "router.topk rate=1");
+    bk_test_op_refuses(&op, 2, 1, "belongs to sinkhorn, ssr", "router.bias cost=linear");
+    bk_test_op_refuses(&op, 2, 1, "belongs to sinkhorn, ssr", "router.topk plan=true");
+    bk_test_op_refuses(&op, 2, 2, "drop_policy does not go with router expert_choice",
+                       "router.expert_choice drop_policy=position");
+    bk_test_op_refuses(&op, 2, 1, "min_capacity does not go with router expert_choice",
+                       "router.expert_choice min_capacity=2");
+    bk_test_op_refuses(&op, 2, 1, "noisy_topk", "router.topk aux=cv");
+    bk_test_op_refuses(&op, 2, 1, "aux does not go with", "router.expert_choice aux=switch");
+    bk_test_op_refuses(&op, 2, 1, "k < experts", "router.quantile k=5");
+    bk_test_op_refuses(&op, 2, 1, "noise_logits is missing", "router.noisy_topk");
+    bk_test_op_refuses(&op, 2, 1, "unknown operator", "router.uniform");
     bk_test_op_renew(&op);
-    put_random("logits", BK_SHAPE(T, E), 9);
-    put_random("grad/weight", BK_SHAPE(E, 3), 9);
-    check_refusal(1, "router.expert_choice", 3, "3 columns for 15 weights");
+    bk_test_op_random(&op, "logits", BK_SHAPE(T, E), 9, -1.0, 1.0);
+    bk_test_op_random(&op, "grad/weight", BK_SHAPE(E, 3), 9, -1.0, 1.0);
+    bk_test_op_refuses(&op, 3, 1, "3 columns for 15 weights", "router.expert_choice");
     bk_test_op_renew(&op);
-    put_random("logits", BK_SHAPE(T, E), 9);
-    put_random("bias", BK_SHAPE(E), 9);
-    check_refusal(1, "router.sinkhorn scope=local", 2,
-                  "bias is not read by router.sinkhorn with scope=local");
-    check_refusal(1, "router.ssr warm_start=false", 2,
-                  "bias is not read by router.ssr with warm_start=false");
+    bk_test_op_random(&op, "logits", BK_SHAPE(T, E), 9, -1.0, 1.0);
+    bk_test_op_random(&op, "bias", BK_SHAPE(E), 9, -1.0, 1.0);
+    bk_test_op_refuses(&op, 2, 1, "bias is not read by router.sinkhorn with scope=local",
+                       "router.sinkhorn scope=local");
+    bk_test_op_refuses(&op, 2, 1, "bias is not read by router.ssr with warm_start=false",
+                       "router.ssr warm_start=false");
 }
 
 /* A state that is no number is the file's mistake, as draws are; logits are replaced. */
@@ -254,15 +221,34 @@ static void numbers_are_wanted(void **state)
     (void)state;
     noise[T * E - 1] = INFINITY;
     bk_test_op_renew(&op);
-    put_random("logits", BK_SHAPE(T, E), 9);
+    bk_test_op_random(&op, "logits", BK_SHAPE(T, E), 9, -1.0, 1.0);
     bk_test_op_reals(&op, "noise", BK_SHAPE(T, E), noise);
-    check_refusal(3, "router.topk noise=logits", 3, "noise is not finite in row 36");
-    check_refusal(1, "router.sinkhorn noise=cost", 3, "noise is not finite in row 36");
+    bk_test_op_refuses(&op, 3, 3, "noise is not finite in row 36", "router.topk noise=logits");
+    bk_test_op_refuses(&op, 3, 1, "noise is not finite in row 36", "router.sinkhorn noise=cost");
     bk_test_op_renew(&op);
-    put_random("logits", BK_SHAPE(T, E), 9);
+    bk_test_op_random(&op, "logits", BK_SHAPE(T, E), 9, -1.0, 1.0);
     bk_test_op_reals(&op, "bias", BK_SHAPE(E), bias);
-    check_refusal(3, "router.sinkhorn", 3, "bias is not finite in row 2");
-    check_refusal(1, "router.bias", 3, "bias is not finite in row 2");
+    bk_test_op_refuses(&op, 3, 3, "bias is not finite in row 2", "router.sinkhorn");
+    bk_test_op_refuses(&op, 3, 1, "bias is not finite in row 2", "router.bias");
+}
+
+/* What a transport problem has no room for, where it solves one. */
+static void numbers_have_a_size(void **state)
+{
+    double logits[T * E] = {0};
+    (void)state;
+    logits[T * E - 1] = 1e307;
+    bk_test_op_renew(&op);
+    bk_test_op_reals(&op, "logits", BK_SHAPE(T, E), logits);
+    bk_test_op_refuses(&op, 3, 3, "logits is 1e+307 in row 36, beyond the 1e+297",
+                       "router.sinkhorn epsilon=0.001");
+    bk_test_op_run(&op, 1, "router.sinkhorn epsilon=0.001 cost=softmax");
+    bk_test_op_run(&op, 1, "router.sinkhorn epsilon=0.001 training=false");
+    bk_test_op_run(&op, 1, "router.topk");
+    bk_test_op_renew(&op);
+    bk_test_op_random(&op, "logits", BK_SHAPE(T, E), 9, -1.0, 1.0);
+    bk_test_op_random(&op, "bias", BK_SHAPE(E), 6, -1e308, 1e307);
+    bk_test_op_refuses(&op, 3, 1, "bias is -", "router.ssr probability=1");
 }
 
 int main(void)
@@ -274,6 +260,7 @@ int main(void)
         cmocka_unit_test(forms_of_the_loss),
         cmocka_unit_test(mistakes_are_named),
         cmocka_unit_test(numbers_are_wanted),
+        cmocka_unit_test(numbers_have_a_size),
     };
-    return cmocka_run_group_tests(tests, open_all, close_all);
+    return bk_test_op_tests(&op, "ref_moe_golden.json", tests, sizeof tests / sizeof *tests);
 }

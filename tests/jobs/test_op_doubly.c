@@ -10,28 +10,11 @@
 #include <string.h>
 
 static bk_test_op op;
-static json_t *golden;
 static const char *const kinds[] = {"sinkformer", "qr", "qds"};
-
-static int open_all(void **state)
-{
-    (void)state;
-    op = bk_test_op_open();
-    golden = bk_test_golden("ref_ot_golden.json");
-    return 0;
-}
-
-static int close_all(void **state)
-{
-    (void)state;
-    json_decref(golden);
-    bk_test_op_close(&op);
-    return 0;
-}
 
 static const json_t *reference(const char *name)
 {
-    return json_object_get(golden, name);
+    return json_object_get(op.golden, name);
 }
 
 /* [n,n] or [n,d] of the golden file as [1,1,n,...]. */
@@ -502,10 +485,7 @@ static void ranks_agree(void **state)
 
 static void refused(const char *arguments, const char *text)
 {
-    assert_int_equal(bk_test_op_status(&op, 1, arguments), 2);
-    assert_int_equal(bk_test_op_error_lines(&op), 1);
-    if (!bk_test_op_says(&op, text))
-        fail_msg("%s: not '%s'", arguments, text);
+    bk_test_op_refuses(&op, 2, 1, text, arguments);
 }
 
 static void what_cannot_be_is_refused(void **state)
@@ -557,5 +537,5 @@ int main(void)
         cmocka_unit_test(ranks_agree),
         cmocka_unit_test(what_cannot_be_is_refused),
     };
-    return cmocka_run_group_tests(tests, open_all, close_all);
+    return bk_test_op_tests(&op, "ref_ot_golden.json", tests, sizeof tests / sizeof *tests);
 }

@@ -8,23 +8,6 @@
 #include <string.h>
 
 static bk_test_op op;
-static json_t *golden;
-
-static int open_all(void **state)
-{
-    (void)state;
-    op = bk_test_op_open();
-    golden = bk_test_golden("ref_sinkd_golden.json");
-    return 0;
-}
-
-static int close_all(void **state)
-{
-    (void)state;
-    json_decref(golden);
-    bk_test_op_close(&op);
-    return 0;
-}
 
 /* s[i][v] = 2.5 sin(1 + 0.9 i + 0.37 v (i+1)), t[i][v] = 2.5 cos(0.5 + 0.6 i + 0.53 v (i+2)). */
 static void put_closed_form(const char *student, int64_t rows, int64_t classes)
@@ -102,7 +85,7 @@ static void golden_rows(void **state)
     json_t *entry;
     int held = 0;
     (void)state;
-    json_array_foreach(json_object_get(golden, "rows"), i, entry)
+    json_array_foreach(json_object_get(op.golden, "rows"), i, entry)
     {
         const char *kind = json_string_value(json_object_get(entry, "kind"));
         bool labels = json_object_get(entry, "labels") != NULL;
@@ -139,7 +122,7 @@ static void golden_sinkd(void **state)
     size_t i;
     json_t *entry;
     (void)state;
-    json_array_foreach(json_object_get(golden, "sinkd"), i, entry)
+    json_array_foreach(json_object_get(op.golden, "sinkd"), i, entry)
     {
         int64_t rows = json_integer_value(json_object_get(entry, "B"));
         bk_test_op_renew(&op);
@@ -174,7 +157,7 @@ static void golden_options(void **state)
     json_t *entry;
     int held = 0;
     (void)state;
-    json_array_foreach(json_object_get(golden, "options"), i, entry)
+    json_array_foreach(json_object_get(op.golden, "options"), i, entry)
     {
         bool debias = strcmp(json_string_value(json_object_get(entry, "option")), "debias") == 0;
         const json_t *group = json_object_get(entry, "group");
@@ -203,14 +186,9 @@ static void golden_options(void **state)
 
 static void put_random(int64_t rows, int64_t classes, bool masked)
 {
-    double *x = BK_NEW(op.arena, double, rows *classes);
-    const char *const names[] = {"student", "teacher"};
     bk_test_op_renew(&op);
-    for (uint64_t which = 0; which < 2; which++) {
-        for (int64_t i = 0; i < rows * classes; i++)
-            x[i] = bk_fill((uint64_t)i, 60 + which, -4.0, 4.0);
-        bk_test_op_reals(&op, names[which], BK_SHAPE(rows, classes), x);
-    }
+    bk_test_op_random(&op, "student", BK_SHAPE(rows, classes), 60, -4.0, 4.0);
+    bk_test_op_random(&op, "teacher", BK_SHAPE(rows, classes), 61, -4.0, 4.0);
     int64_t *mask = BK_NEW(op.arena, int64_t, rows);
     for (int64_t i = 0; i < rows; i++)
         mask[i] = i % 4 != 1;
@@ -323,15 +301,11 @@ static void wrong_teachers_are_refused(void **state)
         bk_test_op_reals(&op, "teacher_value", BK_SHAPE(2, 2), value);
         if (cases[i].lse != 0.0)
             bk_test_op_reals(&op, "teacher_lse", BK_SHAPE(2), lse);
-        assert_int_equal(bk_test_op_status(&op, i % 2 ? 2 : 1, cases[i].arguments),
-                         cases[i].status);
-        if (!bk_test_op_says(&op, cases[i].says) || bk_test_op_error_lines(&op) != 1)
-            fail_msg("not said: %s", cases[i].says);
+        bk_test_op_refuses(&op, cases[i].status, i % 2 ? 2 : 1, cases[i].says, cases[i].arguments);
     }
     bk_test_op_renew(&op);
     bk_test_op_reals(&op, "student", BK_SHAPE(2, 5), student);
-    assert_int_equal(bk_test_op_status(&op, 1, "kl"), 2);
-    assert_true(bk_test_op_says(&op, "input teacher is missing"));
+    bk_test_op_refuses(&op, 2, 1, "input teacher is missing", "kl");
 }
 
 static void a_given_gradient_scales(void **state)
@@ -369,5 +343,5 @@ int main(void)
         cmocka_unit_test(a_given_gradient_scales),
         cmocka_unit_test(no_rows_give_zero),
     };
-    return cmocka_run_group_tests(tests, open_all, close_all);
+    return bk_test_op_tests(&op, "ref_sinkd_golden.json", tests, sizeof tests / sizeof *tests);
 }

@@ -10,20 +10,6 @@
 
 static bk_test_op op;
 
-static int open_all(void **state)
-{
-    (void)state;
-    op = bk_test_op_open();
-    return 0;
-}
-
-static int close_all(void **state)
-{
-    (void)state;
-    bk_test_op_close(&op);
-    return 0;
-}
-
 /* Numbers of very different size, so that the order of additions shows; exact in float. */
 static double number(int64_t i)
 {
@@ -182,5 +168,5 @@ int main(void)
         cmocka_unit_test(other_algorithms_agree), cmocka_unit_test(every_lane_gets_the_gradient),
         cmocka_unit_test(sum_of_lanes),           cmocka_unit_test(sum_in_fixed_point),
     };
-    return cmocka_run_group_tests(tests, open_all, close_all);
+    return bk_test_op_tests(&op, NULL, tests, sizeof tests / sizeof *tests);
 }

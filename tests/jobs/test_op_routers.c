@@ -2,29 +2,10 @@
 /* birkhoff op router.<kind> and moe: the golden values from a file, and the same over ranks. */
 #include "tests/support/op.h"
 
-#include "core/rng.h"
-
 #include <math.h>
 #include <string.h>
 
 static bk_test_op op;
-static json_t *golden;
-
-static int open_all(void **state)
-{
-    (void)state;
-    op = bk_test_op_open();
-    golden = bk_test_golden("ref_moe_golden.json");
-    return 0;
-}
-
-static int close_all(void **state)
-{
-    (void)state;
-    json_decref(golden);
-    bk_test_op_close(&op);
-    return 0;
-}
 
 static const json_t *part(const json_t *block, const char *key)
 {
@@ -73,7 +54,7 @@ static void hold_array(const json_t *block, const char *key, const char *name, d
 
 static void hold_router(const golden_call *c, bool wide)
 {
-    const json_t *block = part(golden, c->block);
+    const json_t *block = part(op.golden, c->block);
     double limit = wide ? 1e-9 : 1e-5;
     hold_array(block, "index", "index", 0.0);
     hold_array(block, "weight", "weight", limit);
@@ -88,9 +69,9 @@ static void hold_router(const golden_call *c, bool wide)
 static void put_logits(const char *gradient)
 {
     bk_test_op_renew(&op);
-    bk_test_op_json(&op, "logits", part(golden, "logits"));
+    bk_test_op_json(&op, "logits", part(op.golden, "logits"));
     if (gradient)
-        bk_test_op_json(&op, "grad/weight", part(golden, gradient));
+        bk_test_op_json(&op, "grad/weight", part(op.golden, gradient));
 }
 
 static void golden_routers(void **state)
@@ -110,7 +91,7 @@ static void golden_routers(void **state)
 /* The unweighted losses; a missing gradient of one counts 1 when another is given. */
 static void golden_losses(void **state)
 {
-    const json_t *aux = part(golden, "aux"), *z = part(golden, "z");
+    const json_t *aux = part(op.golden, "aux"), *z = part(op.golden, "z");
     (void)state;
     for (int ranks = 1; ranks <= 3; ranks += 2) {
         put_logits(NULL);
@@ -131,7 +112,7 @@ static void golden_losses(void **state)
 static void golden_capacity(void **state)
 {
     const char *const policy[] = {"probs", "position"};
-    const json_t *block = part(golden, "capacity");
+    const json_t *block = part(op.golden, "capacity");
     (void)state;
     for (int i = 0; i < 2; i++)
         for (int ranks = 1; ranks <= 3; ranks++) {
@@ -144,7 +125,7 @@ static void golden_capacity(void **state)
             hold_array(block, bk_arena_printf(op.arena, "kept_%s", policy[i]), "kept", 0.0);
             double *kept = bk_test_op_numbers(&op, "kept"),
                    *weight = bk_test_op_numbers(&op, "weight");
-            const json_t *whole = part(part(golden, "topk"), "weight");
+            const json_t *whole = part(part(op.golden, "topk"), "weight");
             for (size_t t = 0; t < json_array_size(whole); t++)
                 for (size_t s = 0; s < 2; s++) {
                     double w = json_real_value(json_array_get(json_array_get(whole, t), s));
@@ -160,20 +141,20 @@ static const char *const layer_inputs[] = {"x", "gate", "w1", "b1", "w2", "b2"};
 
 static void put_layer(void)
 {
-    const json_t *layer = part(golden, "moe");
+    const json_t *layer = part(op.golden, "moe");
     bk_test_op_renew(&op);
     for (int i = 0; i < 6; i++)
-        bk_test_op_json(&op, layer_inputs[i], part(i < 2 ? golden : layer, layer_inputs[i]));
+        bk_test_op_json(&op, layer_inputs[i], part(i < 2 ? op.golden : layer, layer_inputs[i]));
     bk_test_op_json(&op, "grad/y", part(layer, "grad_y"));
 }
 
 static void hold_layer(bool wide)
 {
-    const json_t *layer = part(golden, "moe");
+    const json_t *layer = part(op.golden, "moe");
     double limit = wide ? 1e-9 : 1e-5;
     hold_array(layer, "y", "y", limit);
-    hold_array(part(golden, "topk"), "index", "index", 0.0);
-    hold_array(part(golden, "topk"), "weight", "weight", limit);
+    hold_array(part(op.golden, "topk"), "index", "index", 0.0);
+    hold_array(part(op.golden, "topk"), "weight", "weight", limit);
     for (int i = 0; i < 6; i++)
         hold_array(layer, bk_arena_printf(op.arena, "grad_%s", layer_inputs[i]),
                    bk_arena_printf(op.arena, "grad/%s", layer_inputs[i]), limit);
@@ -194,17 +175,6 @@ static void golden_layer(void **state)
 
 /* ---- over ranks ---- */
 
-static void put_random(const char *name, int dims, const int64_t *shape, uint64_t tag)
-{
-    int64_t count = 1;
-    for (int i = 0; i < dims; i++)
-        count *= shape[i];
-    double *x = BK_NEW(op.arena, double, count);
-    for (int64_t i = 0; i < count; i++)
-        x[i] = bk_fill((uint64_t)i, tag, -1.0, 1.0);
-    bk_test_op_reals(&op, name, dims, shape, x);
-}
-
 enum { T = 37, E = 5, C = 6, F = 7, S = 3 };
 
 static void put_random_layer(int64_t tokens)
@@ -213,16 +183,16 @@ static void put_random_layer(int64_t tokens)
     for (int64_t i = 0; i < tokens; i++)
         mask[i] = i % 6 != 2;
     bk_test_op_renew(&op);
-    put_random("x", BK_SHAPE(tokens, C), 1);
-    put_random("gate", BK_SHAPE(E, C), 2);
-    put_random("w1", BK_SHAPE(E, F, C), 3);
-    put_random("b1", BK_SHAPE(E, F), 4);
-    put_random("w2", BK_SHAPE(E, C, F), 5);
-    put_random("shared_w1", BK_SHAPE(S, C), 8);
-    put_random("shared_b1", BK_SHAPE(S), 9);
-    put_random("shared_w2", BK_SHAPE(C, S), 10);
-    put_random("shared_gate", BK_SHAPE(C), 11);
-    put_random("grad/y", BK_SHAPE(tokens, C), 7);
+    bk_test_op_random(&op, "x", BK_SHAPE(tokens, C), 1, -1.0, 1.0);
+    bk_test_op_random(&op, "gate", BK_SHAPE(E, C), 2, -1.0, 1.0);
+    bk_test_op_random(&op, "w1", BK_SHAPE(E, F, C), 3, -1.0, 1.0);
+    bk_test_op_random(&op, "b1", BK_SHAPE(E, F), 4, -1.0, 1.0);
+    bk_test_op_random(&op, "w2", BK_SHAPE(E, C, F), 5, -1.0, 1.0);
+    bk_test_op_random(&op, "shared_w1", BK_SHAPE(S, C), 8, -1.0, 1.0);
+    bk_test_op_random(&op, "shared_b1", BK_SHAPE(S), 9, -1.0, 1.0);
+    bk_test_op_random(&op, "shared_w2", BK_SHAPE(C, S), 10, -1.0, 1.0);
+    bk_test_op_random(&op, "shared_gate", BK_SHAPE(C), 11, -1.0, 1.0);
+    bk_test_op_random(&op, "grad/y", BK_SHAPE(tokens, C), 7, -1.0, 1.0);
     bk_test_op_integers(&op, "mask", BK_SHAPE(tokens), mask);
 }
 
@@ -231,20 +201,17 @@ static void what_the_layer_refuses(void **state)
 {
     (void)state;
     put_random_layer(T);
-    assert_int_equal(bk_test_op_status(&op, 4, "moe router=sinkhorn max_receive_factor=1"), 70);
-    assert_true(bk_test_op_says(&op, "times its even share"));
-    assert_int_equal(bk_test_op_error_lines(&op), 1);
+    bk_test_op_refuses(&op, 70, 4, "times its even share",
+                       "moe router=sinkhorn max_receive_factor=1");
     bk_test_op_run(&op, 4, "moe router=sinkhorn max_receive_factor=4");
     bk_test_op_renew(&op);
-    put_random("x", BK_SHAPE(T, C), 1);
-    put_random("gate", BK_SHAPE(E, C), 2);
-    put_random("w1", BK_SHAPE(E, F, C), 3);
-    put_random("w2", BK_SHAPE(E, C, F), 5);
-    put_random("shared_w1", BK_SHAPE(S, C), 8);
-    assert_int_equal(bk_test_op_status(&op, 1, "moe"), 2);
-    assert_true(bk_test_op_says(&op, "shared_w1 is given without shared_w2"));
-    assert_int_equal(bk_test_op_status(&op, 1, "moe max_receive_factor=0.5"), 2);
-    assert_true(bk_test_op_says(&op, "max_receive_factor=0.5"));
+    bk_test_op_random(&op, "x", BK_SHAPE(T, C), 1, -1.0, 1.0);
+    bk_test_op_random(&op, "gate", BK_SHAPE(E, C), 2, -1.0, 1.0);
+    bk_test_op_random(&op, "w1", BK_SHAPE(E, F, C), 3, -1.0, 1.0);
+    bk_test_op_random(&op, "w2", BK_SHAPE(E, C, F), 5, -1.0, 1.0);
+    bk_test_op_random(&op, "shared_w1", BK_SHAPE(S, C), 8, -1.0, 1.0);
+    bk_test_op_refuses(&op, 2, 1, "shared_w1 is given without shared_w2", "moe");
+    bk_test_op_refuses(&op, 2, 1, "max_receive_factor=0.5", "moe max_receive_factor=0.5");
 }
 
 /* Few tokens leave ranks empty; the last call has blocks that span ranks. */
@@ -271,7 +238,7 @@ static void layers_agree_over_ranks(void **state)
         bool same;
         put_random_layer(cases[i].tokens);
         if (!strstr(cases[i].call, "scope=local"))
-            put_random("bias", BK_SHAPE(E), 6);
+            bk_test_op_random(&op, "bias", BK_SHAPE(E), 6, -1.0, 1.0);
         bk_check_error(bk_test_op_compare(&op, cases[i].ranks, cases[i].call, cases[i].more, &same),
                        1e-6, "%s", cases[i].call);
         assert_true(same || !cases[i].bits);
@@ -286,7 +253,7 @@ static void figures_are_those_of_all_ranks(void **state)
     (void)state;
     for (int ranks = 1; ranks <= 3; ranks += 2) {
         bk_test_op_renew(&op);
-        put_random("logits", BK_SHAPE(T, E), 9);
+        bk_test_op_random(&op, "logits", BK_SHAPE(T, E), 9, -1.0, 1.0);
         bk_test_op_run(&op, ranks, "router.sinkhorn");
         for (int i = 0; i < 8; i++) {
             double value = bk_test_op_attribute(&op, names[i]);
@@ -303,8 +270,8 @@ static void evaluation_is_plain(void **state)
     (void)state;
     put_logits(NULL);
     bk_test_op_run(&op, 1, "router.ssr probability=1 training=false plan=true dtype=f64");
-    hold_array(part(golden, "topk"), "index", "index", 0.0);
-    hold_array(part(golden, "topk"), "weight", "weight", 1e-9);
+    hold_array(part(op.golden, "topk"), "index", "index", 0.0);
+    hold_array(part(op.golden, "topk"), "weight", "weight", 1e-9);
     assert_true(bk_test_op_attribute(&op, "ot") == 0.0);
     assert_false(bk_test_op_has(&op, "plan"));
 }
@@ -321,5 +288,5 @@ int main(void)
         cmocka_unit_test(figures_are_those_of_all_ranks),
         cmocka_unit_test(evaluation_is_plain),
     };
-    return cmocka_run_group_tests(tests, open_all, close_all);
+    return bk_test_op_tests(&op, "ref_moe_golden.json", tests, sizeof tests / sizeof *tests);
 }

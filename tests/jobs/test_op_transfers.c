@@ -2,36 +2,9 @@
 /* birkhoff op hidden, attention: a formula by hand, the same over ranks, what is refused. */
 #include "tests/support/op.h"
 
-#include "core/rng.h"
-
 #include <math.h>
 
 static bk_test_op op;
-
-static int open_all(void **state)
-{
-    (void)state;
-    op = bk_test_op_open();
-    return 0;
-}
-
-static int close_all(void **state)
-{
-    (void)state;
-    bk_test_op_close(&op);
-    return 0;
-}
-
-static void put(const char *name, int dims, const int64_t *shape, uint64_t tag, double least)
-{
-    int64_t count = 1;
-    for (int i = 0; i < dims; i++)
-        count *= shape[i];
-    double *x = BK_NEW(op.arena, double, count);
-    for (int64_t i = 0; i < count; i++)
-        x[i] = bk_fill((uint64_t)i, tag, least, 1.0);
-    bk_test_op_reals(&op, name, dims, shape, x);
-}
 
 static void put_mask(int64_t samples, int64_t positions)
 {
@@ -63,9 +36,9 @@ static void ranks_agree(void **state)
     (void)state;
     for (int64_t samples = 2; samples <= 9; samples += 7) {
         bk_test_op_renew(&op);
-        put("student", BK_SHAPE(samples, 3, 4), 1, -1.0);
-        put("teacher", BK_SHAPE(samples, 3, 6), 2, -1.0);
-        put("w", BK_SHAPE(6, 4), 3, -1.0);
+        bk_test_op_random(&op, "student", BK_SHAPE(samples, 3, 4), 1, -1.0, 1.0);
+        bk_test_op_random(&op, "teacher", BK_SHAPE(samples, 3, 6), 2, -1.0, 1.0);
+        bk_test_op_random(&op, "w", BK_SHAPE(6, 4), 3, -1.0, 1.0);
         put_mask(samples, 3);
         bk_check_error(bk_test_op_compare(&op, 3, "hidden measure=cosine", "", &same), 1e-6,
                        "hidden");
@@ -73,38 +46,31 @@ static void ranks_agree(void **state)
         assert_true(same);
     }
     bk_test_op_renew(&op);
-    put("student", BK_SHAPE(5, 4, 3, 3), 1, 0.01);
-    put("teacher", BK_SHAPE(5, 2, 3, 3), 2, 0.01);
+    bk_test_op_random(&op, "student", BK_SHAPE(5, 4, 3, 3), 1, 0.01, 1.0);
+    bk_test_op_random(&op, "teacher", BK_SHAPE(5, 2, 3, 3), 2, 0.01, 1.0);
     put_mask(5, 3);
     bk_check_error(bk_test_op_compare(&op, 2, "attention heads=mean measure=kl", "", &same), 1e-6,
                    "attention");
     assert_true(same);
 }
 
-static void refused(int status, const char *arguments, const char *says)
-{
-    assert_int_equal(bk_test_op_status(&op, 2, arguments), status);
-    if (!bk_test_op_says(&op, says) || bk_test_op_error_lines(&op) != 1)
-        fail_msg("not said: %s", says);
-}
-
 static void what_does_not_fit_is_refused(void **state)
 {
     (void)state;
     bk_test_op_renew(&op);
-    put("student", BK_SHAPE(2, 3, 4), 1, -1.0);
-    put("teacher", BK_SHAPE(2, 3, 6), 2, -1.0);
-    refused(3, "hidden", "the student is 4 wide, the teacher 6");
-    refused(2, "hidden measure=mse2", "did you mean mse");
-    refused(2, "hidden layers=last", "acts in training only");
+    bk_test_op_random(&op, "student", BK_SHAPE(2, 3, 4), 1, -1.0, 1.0);
+    bk_test_op_random(&op, "teacher", BK_SHAPE(2, 3, 6), 2, -1.0, 1.0);
+    bk_test_op_refuses(&op, 3, 2, "the student is 4 wide, the teacher 6", "hidden");
+    bk_test_op_refuses(&op, 2, 2, "did you mean mse", "hidden measure=mse2");
+    bk_test_op_refuses(&op, 2, 2, "acts in training only", "hidden layers=last");
     bk_test_op_renew(&op);
-    put("student", BK_SHAPE(2, 3, 4), 1, -1.0);
-    put("teacher", BK_SHAPE(2, 2, 4), 2, -1.0);
-    refused(3, "hidden", "teacher has the shape [2, 2, 4]");
+    bk_test_op_random(&op, "student", BK_SHAPE(2, 3, 4), 1, -1.0, 1.0);
+    bk_test_op_random(&op, "teacher", BK_SHAPE(2, 2, 4), 2, -1.0, 1.0);
+    bk_test_op_refuses(&op, 3, 2, "teacher has the shape [2, 2, 4]", "hidden");
     bk_test_op_renew(&op);
-    put("student", BK_SHAPE(2, 3, 2, 2), 1, 0.1);
-    put("teacher", BK_SHAPE(2, 2, 2, 2), 2, 0.1);
-    refused(3, "attention", "use heads=mean");
+    bk_test_op_random(&op, "student", BK_SHAPE(2, 3, 2, 2), 1, 0.1, 1.0);
+    bk_test_op_random(&op, "teacher", BK_SHAPE(2, 2, 2, 2), 2, 0.1, 1.0);
+    bk_test_op_refuses(&op, 3, 2, "use heads=mean", "attention");
 }
 
 /* By sample, whichever rank has it; a map by its own row. */
@@ -117,9 +83,11 @@ static void numbers_are_wanted(void **state)
         w[2] = bad ? INFINITY : 0.0;
         bk_test_op_renew(&op);
         bk_test_op_reals(&op, "student", BK_SHAPE(3, 2, 2), student);
-        put("teacher", BK_SHAPE(3, 2, 2), 2, -1.0);
+        bk_test_op_random(&op, "teacher", BK_SHAPE(3, 2, 2), 2, -1.0, 1.0);
         bk_test_op_reals(&op, "w", BK_SHAPE(2, 2), w);
-        refused(3, "hidden", bad ? "w is not finite in row 1" : "student is not finite in row 2");
+        bk_test_op_refuses(&op, 3, 2,
+                           bad ? "w is not finite in row 1" : "student is not finite in row 2",
+                           "hidden");
     }
 }
 
@@ -131,5 +99,5 @@ int main(void)
         cmocka_unit_test(what_does_not_fit_is_refused),
         cmocka_unit_test(numbers_are_wanted),
     };
-    return cmocka_run_group_tests(tests, open_all, close_all);
+    return bk_test_op_tests(&op, NULL, tests, sizeof tests / sizeof *tests);
 }

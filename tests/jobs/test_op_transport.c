@@ -5,34 +5,15 @@
 #include "core/rng.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static bk_test_op op;
-static json_t *golden;
-
-static int open_all(void **state)
-{
-    (void)state;
-    op = bk_test_op_open();
-    golden = bk_test_golden("ref_ot_golden.json");
-    return 0;
-}
-
-static int close_all(void **state)
-{
-    (void)state;
-    json_decref(golden);
-    bk_test_op_close(&op);
-    return 0;
-}
 
 /* ---- inputs ---- */
 
 static void put_golden(const char *name, const char *key)
 {
-    bk_test_op_json(&op, name, json_object_get(golden, key));
+    bk_test_op_json(&op, name, json_object_get(op.golden, key));
 }
 
 static void put_case(bool gradient)
@@ -47,17 +28,14 @@ static void put_case(bool gradient)
 
 static void put_fill(const char *name, int64_t n, int64_t m, uint64_t tag, double lo, double hi)
 {
-    double *x = BK_NEW(op.arena, double, n *m);
-    for (int64_t i = 0; i < n * m; i++)
-        x[i] = bk_fill((uint64_t)i, tag, lo, hi);
-    bk_test_op_reals(&op, name, m > 1 ? 2 : 1, (const int64_t[]){n, m}, x);
+    bk_test_op_random(&op, name, m > 1 ? 2 : 1, (const int64_t[]){n, m}, tag, lo, hi);
 }
 
 /* ---- golden values ---- */
 
 static void hold(const char *array, const char *key, bool wide)
 {
-    bk_check_error(bk_test_op_error(&op, array, json_object_get(golden, key), 1e-30),
+    bk_check_error(bk_test_op_error(&op, array, json_object_get(op.golden, key), 1e-30),
                    wide ? 1e-10 : 2e-5, "%s", key);
 }
 
@@ -224,11 +202,7 @@ static void many_sweeps_to_unroll_warn(void **state)
 static void refused(int status, int ranks, const char *text, const char *options)
 {
     const char *arguments = bk_arena_printf(op.arena, "transport %s", options);
-    unlink(op.out);
-    int found = bk_test_op_status(&op, ranks, arguments);
-    if (found != status || !bk_test_op_says(&op, text) || access(op.out, F_OK) == 0)
-        fail_msg("%s on %d ranks: status %d, no '%s', or an output", arguments, ranks, found, text);
-    assert_int_equal(bk_test_op_error_lines(&op), 1);
+    bk_test_op_refuses(&op, status, ranks, text, arguments);
 }
 
 static void wrong_options_are_refused(void **state)
@@ -338,5 +312,5 @@ int main(void)
         cmocka_unit_test(wrong_inputs_are_refused),
         cmocka_unit_test(bad_numbers_are_refused),
     };
-    return cmocka_run_group_tests(tests, open_all, close_all);
+    return bk_test_op_tests(&op, "ref_ot_golden.json", tests, sizeof tests / sizeof *tests);
 }

@@ -6,7 +6,6 @@
 #include "core/rng.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -14,20 +13,6 @@
 enum { N = 300, M = 40, D = 3 };
 
 static bk_test_op op;
-
-static int open_all(void **state)
-{
-    (void)state;
-    op = bk_test_op_open();
-    return 0;
-}
-
-static int close_all(void **state)
-{
-    (void)state;
-    bk_test_op_close(&op);
-    return 0;
-}
 
 static double *fill(int64_t count, uint64_t tag, double least)
 {
@@ -237,5 +222,5 @@ int main(void)
                                        cmocka_unit_test(refusals),
                                        cmocka_unit_test(outputs),
                                        cmocka_unit_test(an_open_divergence)};
-    return cmocka_run_group_tests(tests, open_all, close_all);
+    return bk_test_op_tests(&op, NULL, tests, sizeof tests / sizeof *tests);
 }

@@ -76,6 +76,9 @@ static void mistakes_about_routers_are_named(void **state)
     const mistake list[] = {
         {"{moe: {router: topk}}", {"model.moe.router is topk, not a mapping"}},
         {"{moe: {router: {kind: top}}}", {"unknown router kind 'top'", "test.yaml:1", "topk"}},
+        {"{moe: {drop_policy: position, router: {kind: expert_choice}}}",
+         {"drop_policy does not go with router expert_choice", "remove it"}},
+        {"{moe: {min_capacity: 2, router: {kind: expert_choice}}}", {"min_capacity does not go"}},
         {"{moe: {router: {epsilon: 1}}}",
          {"model.moe.router.epsilon is not an option of topk", "it belongs to sinkhorn, ssr"}},
         {"{moe: {router: {kind: ssr, weights: plan}}}",

@@ -2,8 +2,8 @@
 /* Every kind of model, dense and with every router, over ranks and expert-parallel degrees: logits,
  * reduced gradients and their norm are those of one rank. */
 #include "tests/support/model.h"
+#include "tests/support/ranks.h"
 
-#include "core/blas.h"
 #include "dist/bucket.h"
 #include "dist/collective.h"
 
@@ -14,7 +14,6 @@
 
 enum { LANES = 4, BATCH = 8, LENGTH = 16 };
 
-static bk_world *worlds[5];
 static int ranks;
 static bool bf16;  /* operands of linear maps */
 static bool whole; /* samples of one length */
@@ -121,9 +120,9 @@ static void check_models(const char *section, const char *reference, const bk_mo
     bk_tensor *logits = bk_test_model_forward(one);
     logits->kept = true;
     bk_test_model_backward(one, logits);
-    for (int ep = 1; ep < 5; ep++)
-        if (worlds[ep])
-            check_degree(section, data, worlds[ep], one);
+    for (int ep = 1; ep < BK_TEST_DEGREES; ep++)
+        if (bk_test_worlds[ep])
+            check_degree(section, data, bk_test_worlds[ep], one);
     bk_test_model_close(one);
 }
 
@@ -279,18 +278,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(operands_in_bf16),
         cmocka_unit_test(pairs_of_texts),
     };
-    bk_arena *arena = bk_arena_new("run");
-    if (bk_blas_setup(1, BK_GEMM_AUTO) != BK_OK || bk_mpi_start(&argc, &argv) != BK_OK)
-        return 1;
+    bk_test_ranks_start(&argc, &argv);
     ranks = bk_mpi_size();
-    for (int ep = 1; ep <= ranks && ep < 5; ep++)
-        if (ranks % ep == 0 && bk_world_open(arena, ep, &worlds[ep]) != BK_OK)
-            return 1;
-    int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    for (int ep = 1; ep < 5; ep++)
-        if (worlds[ep])
-            bk_world_close(worlds[ep]);
-    bk_mpi_stop();
-    bk_arena_free(arena);
-    return failed;
+    bk_test_worlds_open();
+    return bk_test_ranks_stop(cmocka_run_group_tests(tests, NULL, NULL));
 }

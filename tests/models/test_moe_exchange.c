@@ -1,6 +1,7 @@
 /* test: labels=unit,mpi ranks=1,2,3,4 timeout=60 */
 /* Which rows go where, and back: order of dispatch, counts, blocks, empty ranks. */
 #include "tests/support/check.h"
+#include "tests/support/ranks.h"
 
 #include "core/rng.h"
 #include "models/moe.h"
@@ -169,13 +170,11 @@ static void check_exchange(int64_t experts, int only)
     }
 }
 
-static bk_world *worlds[5];
-
 static void rows_find_their_experts_and_come_back(void **state)
 {
     (void)state;
-    for (int ep = 1; ep < 5; ep++) {
-        world = worlds[ep];
+    for (int ep = 1; ep < BK_TEST_DEGREES; ep++) {
+        world = bk_test_worlds[ep];
         if (!world)
             continue;
         check_exchange(7, -1);
@@ -201,8 +200,8 @@ static void other_ranks_may_have_another_world(void **state)
 static void nothing_to_send_is_fine(void **state)
 {
     (void)state;
-    for (int ep = 1; ep < 5; ep++) {
-        world = worlds[ep];
+    for (int ep = 1; ep < BK_TEST_DEGREES; ep++) {
+        world = bk_test_worlds[ep];
         if (!world)
             continue;
         two_hops = bk_comm_has_levels(world->ep);
@@ -230,19 +229,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(other_ranks_may_have_another_world),
         cmocka_unit_test(nothing_to_send_is_fine),
     };
-    bk_arena *arena = bk_arena_new("run");
-    if (bk_mpi_start(&argc, &argv) != BK_OK)
-        return 1;
+    bk_test_ranks_start(&argc, &argv);
     if (bk_mpi_size() == 4)
         setenv("BIRKHOFF_NODE_RANKS", "2", 1);
-    for (int ep = 1; ep < 5; ep++)
-        if (bk_mpi_size() % ep == 0 && bk_world_open(arena, ep, &worlds[ep]) != BK_OK)
-            return 1;
-    int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    for (int ep = 1; ep < 5; ep++)
-        if (worlds[ep])
-            bk_world_close(worlds[ep]);
-    bk_mpi_stop();
-    bk_arena_free(arena);
-    return failed;
+    bk_test_worlds_open();
+    return bk_test_ranks_stop(cmocka_run_group_tests(tests, NULL, NULL));
 }

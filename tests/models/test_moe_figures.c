@@ -1,9 +1,8 @@
 /* test: labels=unit,mpi ranks=1,2,3,4 timeout=60 */
 /* Figures of a routing, against their definitions, the same for every number of ranks. */
+#include "tests/support/ranks.h"
 #include "tests/support/router.h"
 
-#include "core/blas.h"
-#include "dist/comm.h"
 #include "models/moe_figures.h"
 
 #include <math.h>
@@ -198,13 +197,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(strange_logits_are_counted),
         cmocka_unit_test(figures_do_not_depend_on_ranks),
     };
-    bk_arena *arena = bk_arena_new("run");
-    if (bk_blas_setup(1, BK_GEMM_AUTO) != BK_OK || bk_mpi_start(&argc, &argv) != BK_OK ||
-        bk_world_open(arena, 1, &world) != BK_OK)
-        return 1;
-    int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    bk_world_close(world);
-    bk_mpi_stop();
-    bk_arena_free(arena);
-    return failed;
+    bk_test_ranks_start(&argc, &argv);
+    world = bk_test_world();
+    return bk_test_ranks_stop(cmocka_run_group_tests(tests, NULL, NULL));
 }

@@ -80,7 +80,5 @@ int main(int argc, char **argv)
     };
     bk_test_ranks_start(&argc, &argv);
     bk_test_worlds_open();
-    int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    bk_test_worlds_close();
-    return bk_test_ranks_stop(failed);
+    return bk_test_ranks_stop(cmocka_run_group_tests(tests, NULL, NULL));
 }

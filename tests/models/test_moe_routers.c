@@ -137,6 +137,5 @@ int main(int argc, char **argv)
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     if (bk_mpi_size() == 1)
         failed += cmocka_run_group_tests(alone, NULL, NULL);
-    bk_test_worlds_close();
     return bk_test_ranks_stop(failed);
 }

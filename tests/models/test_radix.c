@@ -2,7 +2,7 @@
 /* Order statistics over the ranks, against sorting all values. */
 #include "models/radix.h"
 
-#include "dist/comm.h"
+#include "tests/support/ranks.h"
 #include "tests/support/router.h"
 
 #include <math.h>
@@ -72,12 +72,7 @@ static void every_place_is_found(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(every_place_is_found)};
-    bk_arena *arena = bk_arena_new("run");
-    if (bk_mpi_start(&argc, &argv) != BK_OK || bk_world_open(arena, 1, &world) != BK_OK)
-        return 1;
-    int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    bk_world_close(world);
-    bk_mpi_stop();
-    bk_arena_free(arena);
-    return failed;
+    bk_test_ranks_start(&argc, &argv);
+    world = bk_test_world();
+    return bk_test_ranks_stop(cmocka_run_group_tests(tests, NULL, NULL));
 }

@@ -1,10 +1,8 @@
 /* test: labels=unit,mpi ranks=1,2,3,4,8 timeout=120 */
 /* Every router of the table with every choice of its options: the rows shared out over the ranks
  * (not evenly, one rank without any) are routed to the bit as one rank routes them all. */
+#include "tests/support/ranks.h"
 #include "tests/support/router.h"
-
-#include "core/blas.h"
-#include "dist/comm.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -228,13 +226,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(gradients_do_not_depend_on_ranks),
         cmocka_unit_test(shared_blocks_do_not_depend_on_ranks),
     };
-    bk_arena *arena = bk_arena_new("run");
-    if (bk_blas_setup(1, BK_GEMM_AUTO) != BK_OK || bk_mpi_start(&argc, &argv) != BK_OK ||
-        bk_world_open(arena, 1, &world) != BK_OK)
-        return 1;
-    int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    bk_world_close(world);
-    bk_mpi_stop();
-    bk_arena_free(arena);
-    return failed;
+    bk_test_ranks_start(&argc, &argv);
+    world = bk_test_world();
+    return bk_test_ranks_stop(cmocka_run_group_tests(tests, NULL, NULL));
 }

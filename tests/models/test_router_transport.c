@@ -245,46 +245,6 @@ static void a_shifted_row_routes_the_same(void **state)
     bk_test_router_close(b);
 }
 
-static void permuted_experts_are_permuted(void **state)
-{
-    const int32_t to[E] = {3, 0, 4, 1, 2};
-    double h[T * E], permuted[T * E], bias[E];
-    (void)state;
-    bk_test_spread(T * E, h, 6, 3.0);
-    for (int i = 0; i < T * E; i++)
-        permuted[i / E * E + to[i % E]] = h[i];
-    bk_test_router *a = open_problem("sinkhorn", TIGHT, h),
-                   *b = open_problem("sinkhorn", TIGHT, permuted);
-    bk_test_router_run(a);
-    bk_test_router_run(b);
-    for (int i = 0; i < T * K; i++)
-        assert_int_equal(b->route.index[i], to[a->route.index[i]]);
-    for (int e = 0; e < E; e++)
-        bias[to[e]] = a->route.bias[e];
-    bk_check_error(bk_test_error(E, b->route.bias, bias, 1e-30), 1e-9,
-                   "potentials of permuted experts");
-    bk_test_router_close(a);
-    bk_test_router_close(b);
-}
-
-static void token_order_changes_no_bit(void **state)
-{
-    double h[T * E], reversed[T * E];
-    (void)state;
-    bk_test_spread(T * E, h, 6, 2.0);
-    for (int t = 0; t < T; t++)
-        memcpy(reversed + t * E, h + (T - 1 - t) * E, E * sizeof *h);
-    bk_test_router *a = open_problem("sinkhorn", TIGHT, h),
-                   *b = open_problem("sinkhorn", TIGHT, reversed);
-    bk_test_router_run(a);
-    bk_test_router_run(b);
-    assert_memory_equal(a->route.bias, b->route.bias, E * sizeof *a->route.bias);
-    for (int t = 0; t < T; t++)
-        bk_test_same_routes(a, t, b, T - 1 - t, 1);
-    bk_test_router_close(a);
-    bk_test_router_close(b);
-}
-
 static void lanes_change_no_bit_of_a_global_plan(void **state)
 {
     double h[T * E];
@@ -404,8 +364,6 @@ int main(void)
         cmocka_unit_test(a_gradient_needs_weights_of_the_plan),
         cmocka_unit_test(plan_weights_are_kept_entries_over_their_sum),
         cmocka_unit_test(a_shifted_row_routes_the_same),
-        cmocka_unit_test(permuted_experts_are_permuted),
-        cmocka_unit_test(token_order_changes_no_bit),
         cmocka_unit_test(lanes_change_no_bit_of_a_global_plan),
         cmocka_unit_test(a_local_plan_is_that_of_the_lane_alone),
         cmocka_unit_test(blocks_take_the_place_of_lanes),

@@ -8,25 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-bk_world *bk_test_worlds[BK_TEST_DEGREES];
-static bk_arena *arena;
-
-void bk_test_worlds_open(void)
-{
-    arena = bk_arena_new("worlds");
-    for (int ep = 1; ep < BK_TEST_DEGREES; ep++)
-        if (bk_mpi_size() % ep == 0)
-            assert_int_equal(bk_world_open(arena, ep, &bk_test_worlds[ep]), BK_OK);
-}
-
-void bk_test_worlds_close(void)
-{
-    for (int ep = 1; ep < BK_TEST_DEGREES; ep++)
-        if (bk_test_worlds[ep])
-            bk_world_close(bk_test_worlds[ep]);
-    bk_arena_free(arena);
-}
-
 bk_test_scene bk_test_scene_filled(bk_test_scene s)
 {
     s.router = s.router ? s.router : "topk";

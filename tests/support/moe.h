@@ -3,6 +3,7 @@
 #ifndef BK_TESTS_SUPPORT_MOE_H
 #define BK_TESTS_SUPPORT_MOE_H
 
+#include "tests/support/ranks.h"
 #include "tests/support/router.h"
 
 #include "models/moe.h"
@@ -36,13 +37,6 @@ typedef struct bk_test_scene {
 } bk_test_scene;
 
 bk_test_scene bk_test_scene_filled(bk_test_scene s);
-
-/* By expert-parallel degree; NULL where it does not divide the ranks. */
-enum { BK_TEST_DEGREES = 5 };
-extern bk_world *bk_test_worlds[BK_TEST_DEGREES];
-/* Collective.  After bk_test_ranks_start, and before bk_test_ranks_stop. */
-void bk_test_worlds_open(void);
-void bk_test_worlds_close(void);
 
 /* Makes the layer for the lanes of this rank in `w`, or for all of them.  x and the weights are
  * functions of the global place; channel 0 of x is 1. */

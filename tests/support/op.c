@@ -1,5 +1,7 @@
 #include "tests/support/op.h"
 
+#include "core/rng.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,7 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-bk_test_op bk_test_op_open(void)
+static bk_test_op open_op(void)
 {
     bk_test_op o = {.arena = bk_arena_new("op"), .directory = "/tmp/birkhoff-op-XXXXXX"};
     assert_non_null(mkdtemp(o.directory));
@@ -31,13 +33,46 @@ void bk_test_op_renew(bk_test_op *o)
     unlink(o->in);
 }
 
-void bk_test_op_close(bk_test_op *o)
+static void close_op(bk_test_op *o)
 {
     bk_test_op_renew(o);
     unlink(o->out);
     unlink(o->err);
     assert_int_equal(rmdir(o->directory), 0);
+    json_decref(o->golden);
     bk_arena_free(o->arena);
+}
+
+/* ---- a program of tests ---- */
+
+/* What cmocka calls has no other way to it. */
+static struct {
+    bk_test_op *op;
+    const char *golden;
+} group;
+
+static int open_group(void **state)
+{
+    (void)state;
+    *group.op = open_op();
+    if (group.golden)
+        group.op->golden = bk_test_golden(group.golden);
+    return 0;
+}
+
+static int close_group(void **state)
+{
+    (void)state;
+    close_op(group.op);
+    return 0;
+}
+
+int bk_test_op_tests(bk_test_op *o, const char *golden, const struct CMUnitTest *tests,
+                     size_t count)
+{
+    group.op = o;
+    group.golden = golden;
+    return _cmocka_run_group_tests("tests", tests, count, open_group, close_group);
 }
 
 /* ---- the input ---- */
@@ -71,6 +106,18 @@ void bk_test_op_json(bk_test_op *o, const char *name, const json_t *array)
     double *numbers = bk_test_numbers(array, &count);
     bk_test_op_reals(o, name, dims, shape, numbers);
     free(numbers);
+}
+
+void bk_test_op_random(bk_test_op *o, const char *name, int dims, const int64_t *shape,
+                       uint64_t tag, double least, double most)
+{
+    int64_t count = 1;
+    for (int i = 0; i < dims; i++)
+        count *= shape[i];
+    double *x = BK_NEW(o->arena, double, count);
+    for (int64_t i = 0; i < count; i++)
+        x[i] = bk_fill((uint64_t)i, tag, least, most);
+    bk_test_op_reals(o, name, dims, shape, x);
 }
 
 /* ---- the run ---- */
@@ -116,6 +163,17 @@ int bk_test_op_error_lines(bk_test_op *o)
     for (const char *at = read_errors(o); (at = strstr(at, "birkhoff: error: ")); at++)
         lines++;
     return lines;
+}
+
+void bk_test_op_refuses(bk_test_op *o, int status, int ranks, const char *says,
+                        const char *arguments)
+{
+    unlink(o->out);
+    int found = bk_test_op_status(o, ranks, arguments);
+    if (found != status || !bk_test_op_says(o, says) || access(o->out, F_OK) == 0)
+        fail_msg("birkhoff op %s on %d ranks: status %d, %d expected, with '%s' and no output: %s",
+                 arguments, ranks, found, status, says, read_errors(o));
+    assert_int_equal(bk_test_op_error_lines(o), 1);
 }
 
 void bk_test_op_run(bk_test_op *o, int ranks, const char *arguments)

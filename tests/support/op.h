@@ -15,10 +15,13 @@ typedef struct bk_test_op {
     bk_h5 *results; /* of the last run that succeeded */
     const char
         *command; /* NULL: birkhoff op ARGUMENTS --in IN --out OUT; else COMMAND IN OUT ARGUMENTS */
+    json_t *golden; /* the file of bk_test_op_tests, or NULL */
 } bk_test_op;
 
-bk_test_op bk_test_op_open(void);
-void bk_test_op_close(bk_test_op *o);
+/* For main: runs the tests with *o open and its golden file (NULL: none) read; their number that
+ * failed. */
+int bk_test_op_tests(bk_test_op *o, const char *golden, const struct CMUnitTest *tests,
+                     size_t count);
 
 /* Datasets of the input file: float64 numbers, int64 integers, an array of a golden file. */
 void bk_test_op_reals(bk_test_op *o, const char *name, int dims, const int64_t *shape,
@@ -26,6 +29,9 @@ void bk_test_op_reals(bk_test_op *o, const char *name, int dims, const int64_t *
 void bk_test_op_integers(bk_test_op *o, const char *name, int dims, const int64_t *shape,
                          const int64_t *values);
 void bk_test_op_json(bk_test_op *o, const char *name, const json_t *array);
+/* Uniform numbers in [least, most), the same ones for the same tag. */
+void bk_test_op_random(bk_test_op *o, const char *name, int dims, const int64_t *shape,
+                       uint64_t tag, double least, double most);
 /* The next dataset starts a new input file. */
 void bk_test_op_renew(bk_test_op *o);
 
@@ -34,6 +40,10 @@ void bk_test_op_renew(bk_test_op *o);
 int bk_test_op_status(bk_test_op *o, int ranks, const char *arguments);
 /* The same, which must succeed. */
 void bk_test_op_run(bk_test_op *o, int ranks, const char *arguments);
+/* The same, which must be refused: with that status, one line of error that says the text, and no
+ * output. */
+void bk_test_op_refuses(bk_test_op *o, int status, int ranks, const char *says,
+                        const char *arguments);
 /* True when standard error of the last run holds the text. */
 bool bk_test_op_says(bk_test_op *o, const char *text);
 /* Lines of it that are errors of ours. */

@@ -5,8 +5,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static bk_arena *arena;
+static bk_arena *arena; /* of the worlds */
 static bk_world *world;
+bk_world *bk_test_worlds[BK_TEST_DEGREES];
 
 static void need(bk_status status)
 {
@@ -20,6 +21,7 @@ void bk_test_ranks_start(int *argc, char ***argv)
 {
     need(bk_mpi_start(argc, argv));
     need(bk_blas_setup(1, BK_GEMM_AUTO));
+    arena = bk_arena_new("worlds");
     if (bk_mpi_size() > 1)
         setenv("CMOCKA_TEST_ABORT", "1", 1);
 }
@@ -28,6 +30,9 @@ int bk_test_ranks_stop(int failed)
 {
     if (world)
         bk_world_close(world);
+    for (int ep = 1; ep < BK_TEST_DEGREES; ep++)
+        if (bk_test_worlds[ep])
+            bk_world_close(bk_test_worlds[ep]);
     bk_arena_free(arena);
     bk_mpi_stop();
     return failed;
@@ -35,9 +40,14 @@ int bk_test_ranks_stop(int failed)
 
 bk_world *bk_test_world(void)
 {
-    if (world)
-        return world;
-    arena = bk_arena_new("world");
-    need(bk_world_open(arena, 1, &world));
+    if (!world)
+        need(bk_world_open(arena, 1, &world));
     return world;
+}
+
+void bk_test_worlds_open(void)
+{
+    for (int ep = 1; ep < BK_TEST_DEGREES; ep++)
+        if (bk_mpi_size() % ep == 0)
+            need(bk_world_open(arena, ep, &bk_test_worlds[ep]));
 }

@@ -13,4 +13,10 @@ int bk_test_ranks_stop(int failed);
 /* Collective.  The communicators of all ranks, expert-parallel degree 1; made at the first call. */
 bk_world *bk_test_world(void);
 
+/* The same by expert-parallel degree; NULL where it does not divide the ranks. */
+enum { BK_TEST_DEGREES = 5 };
+extern bk_world *bk_test_worlds[BK_TEST_DEGREES];
+/* Collective.  Makes them; bk_test_ranks_stop closes them. */
+void bk_test_worlds_open(void);
+
 #endif
