@@ -94,9 +94,25 @@ void bk_sinkd_newton(bk_tape *t, bk_sinkd *s)
     }
 }
 
-void bk_sinkd_newton_back(bk_tape *t, const bk_sinkd *s, double *const *adjoint)
+/* Collective where figures are wanted: of the ranks, which may have problems of their own, the one
+ * with the most speaks. */
+static void report(const bk_sinkd *s, int64_t failed)
 {
     static bool warned;
+    double most = (double)failed;
+    if (!s->args.attributes)
+        return;
+    bk_reduce_max(bk_comm_reducer(s->args.comm), 1, &most);
+    if (most > 0.0)
+        bk_warn_once(&warned,
+                     "sinkd: Newton did not converge (%.0f matchings of a rank); their plans are "
+                     "held in the gradient: raise iterations or tolerance",
+                     most);
+}
+
+void bk_sinkd_newton_back(bk_tape *t, const bk_sinkd *s, double *const *adjoint)
+{
+    int64_t failed = 0;
     for (int64_t p = 0; p < bk_sinkd_problems(s); p++) {
         const bk_sinkhorn_block *b = block_of(s, p);
         double *cost = b ? adjoint[b - s->block] : BK_NEW(t->scratch, double, 1);
@@ -104,11 +120,9 @@ void bk_sinkd_newton_back(bk_tape *t, const bk_sinkd *s, double *const *adjoint)
             bk_transport_gradient(&s->solution[p],
                                   &(bk_transport_adjoint){.value = 1.0, .cost = cost}) == BK_OK)
             continue;
-        bk_warn_once(&warned,
-                     "sinkd: Newton ended as %s; its plan is held in the gradient: raise "
-                     "iterations or tolerance",
-                     bk_transport_status_name(s->solution[p].status));
+        failed++;
         for (int64_t i = 0; b && i < b->rows; i++)
             bk_sinkd_plan_row(s, b, i, cost + i * b->columns);
     }
+    report(s, failed);
 }

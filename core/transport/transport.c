@@ -21,8 +21,8 @@ const char *bk_transport_status_sentence(bk_transport_status status)
         [BK_TRANSPORT_CONVERGED] = "the marginals are met within the tolerance",
         [BK_TRANSPORT_FIXED] = "the sweeps asked for were done (tolerance=0)",
         [BK_TRANSPORT_MAX_ITERATIONS] = "the iterations ran out before the tolerance was met: "
-                                        "allow more (iterations=N), or use "
-                                        "method=newton",
+                                        "allow more (iterations=N); method=newton "
+                                        "needs fewest",
         [BK_TRANSPORT_STAGNATED] =
             "the error stopped falling above the tolerance: rounding allows no less, or the "
             "problem "

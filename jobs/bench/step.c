@@ -12,6 +12,7 @@
 #include "jobs/teacher.h"
 
 #include <math.h>
+#include <string.h>
 
 typedef struct step_config {
     int layout, gemm, distill;
@@ -63,9 +64,23 @@ static void overlay(bk_context *context, const char *path, int64_t value)
             .path = path, .text = bk_arena_printf(context->arena, "%lld", (long long)value)};
 }
 
+/* distill= makes the teacher. */
+static bk_status refuse_teacher(const bk_context *context)
+{
+    for (int i = 0; i < context->overrides; i++)
+        if (strcmp(context->override[i].path, "distill.teacher") == 0)
+            return bk_fail(BK_USAGE,
+                           "distill= makes a teacher, and distill.teacher=%s names another: name a "
+                           "configuration that has it, config=FILE.yaml",
+                           context->override[i].text);
+    return BK_OK;
+}
+
 static bk_status load(bk_context *context, const step_config *c, bk_config **out)
 {
     char *text = NULL;
+    if (c->distill != NONE)
+        BK_TRY(refuse_teacher(context));
     if (c->config && (c->layout == GPT2 || c->vocabulary > 0 || c->distill != NONE))
         return bk_fail(BK_USAGE, "%s says what to measure, and config=%s too: give one",
                        c->layout == GPT2    ? "layout"

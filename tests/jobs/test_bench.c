@@ -405,6 +405,7 @@ static void wrong_usage(void **state)
         "bench step distill=tv",
         "bench step distill=kl config=none.yaml",
         "bench step distill=kl loss.0.kind=hidden",
+        "bench step distill=kl distill.teacher=runs/teacher",
         "bench step distill=kl distill.placement=split distill.teacher_ranks=1",
         "bench gemm model.layers=2",
         "bench gemm m=0",
