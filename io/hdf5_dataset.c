@@ -340,7 +340,7 @@ static hid_t creation_list(const bk_h5 *file, bk_dtype dtype, int dims, const in
 {
     hid_t properties = H5Pcreate(H5P_DATASET_CREATE);
     H5Pset_obj_track_times(properties, 0);
-    H5Pset_alloc_time(properties, H5D_ALLOC_TIME_EARLY);
+    H5Pset_alloc_time(properties, H5D_ALLOC_TIME_INCR); /* early writes filtered chunks twice */
     H5Pset_fill_time(properties, H5D_FILL_TIME_NEVER);
     int64_t count = 1;
     for (int i = 0; i < dims; i++)

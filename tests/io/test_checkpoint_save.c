@@ -156,7 +156,7 @@ static herr_t check_settings(hid_t root, const char *name, const H5O_info_t *inf
     H5Pget_fill_time(list, &fill);
     H5Pget_alloc_time(list, &allocated);
     assert_int_equal(fill, H5D_FILL_TIME_NEVER);
-    assert_int_equal(allocated, H5D_ALLOC_TIME_EARLY);
+    assert_int_equal(allocated, H5D_ALLOC_TIME_INCR);
     text(set, "dtype", strstr(name, "count") ? "i64" : strstr(name, "router") ? "f64" : "f32");
     ++*(int *)count;
     H5Pclose(list);
