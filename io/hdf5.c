@@ -13,7 +13,7 @@
 #include <sys/stat.h>
 #include <time.h>
 
-enum { ALIGN_FROM = 1 << 16, ALIGN_TO = 4096 };
+enum { ALIGN_FROM = 1 << 16, ALIGN_TO = 4096, BEHIND = 1 << 20 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -237,13 +237,17 @@ bk_status bk_h5_close(bk_h5 *file)
     return file->status == BK_OK ? BK_OK : bk_fail(file->status, "%s", file->text);
 }
 
-/* The handle of the default driver is a descriptor.  A hint: failure changes nothing. */
+/* The handle of the default driver is a descriptor.  The end stays behind: the library cuts the
+ * file to its size when it is closed, which waits for pages there that are on their way.  A hint:
+ * failure changes nothing. */
 void bk_h5_start_writing_back(bk_h5 *file)
 {
     void *handle = NULL;
+    struct stat now;
     bk_h5_lock();
-    if (H5Fget_vfd_handle(file->id, H5P_DEFAULT, &handle) >= 0 && handle)
-        sync_file_range(*(int *)handle, 0, 0, SYNC_FILE_RANGE_WRITE);
+    if (H5Fget_vfd_handle(file->id, H5P_DEFAULT, &handle) >= 0 && handle &&
+        fstat(*(int *)handle, &now) == 0 && now.st_size > BEHIND)
+        sync_file_range(*(int *)handle, 0, now.st_size - BEHIND, SYNC_FILE_RANGE_WRITE);
     bk_h5_unlock();
 }
 
