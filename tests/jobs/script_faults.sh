@@ -158,8 +158,9 @@ done
 
 # ---- below HDF5: calls of the system fail in files whose path has a text ----
 if [ -f "${BIRKHOFF_SHIM_LIBRARY:-}" ]; then
+    runtime=$(ldd "$BIRKHOFF" | awk '/lib[a-z]*san\.so/ { printf "%s:", $3 }') # of a sanitizer, which must come first
     shim() { # CALL:ERROR:TEXT:NTH ARGUMENTS...
-        LD_PRELOAD=$BIRKHOFF_SHIM_LIBRARY BIRKHOFF_SHIM=$1 birkhoff 1 train run.yaml run.dir=below "${@:2}"
+        LD_PRELOAD=$runtime$BIRKHOFF_SHIM_LIBRARY BIRKHOFF_SHIM=$1 birkhoff 1 train run.yaml run.dir=below "${@:2}"
         status=$?
     }
     for call in write:enospc write:eio fsync:eio; do
