@@ -46,7 +46,7 @@ void bk_samples_add(bk_samples *s, const int32_t *tokens, int64_t count, int32_t
         s->room = room;
     }
     int64_t total = s->offsets[s->count];
-    if (total + count > s->token_room) {
+    if (total + count >= s->token_room) { /* of empty texts, too: NULL is none */
         s->token_room = 2 * (total + count) + 4096;
         s->tokens = grow(s->arena, s->tokens, total, s->token_room, sizeof *s->tokens);
     }

@@ -82,6 +82,24 @@ static void splits_of_the_source(void **state)
         assert_int_equal(bk_test_split(&d, "more")->index[i], 4 * i + 1);
 }
 
+/* They are texts all the same. */
+static void empty_texts_of_pairs(void **state)
+{
+    const bk_field fields[2] = {{"", 0}, {"", 0}};
+    int32_t label;
+    (void)state;
+    bk_labelled x = texts();
+    bk_dataset d = {0};
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(bk_labelled_class(&x, i ? "a" : "b", 1, "here", &label), BK_OK);
+        bk_labelled_add(&x, fields, 3, label, BK_LABELLED_TRAIN);
+    }
+    assert_int_equal(bk_labelled_finish(&x, &(bk_split_wish){0}, "here", &d), BK_OK);
+    assert_non_null(d.tokens);
+    assert_non_null(d.tokens2);
+    assert_int_equal(d.max_length, 1);
+}
+
 static void refusals(void **state)
 {
     int32_t label;
@@ -108,6 +126,7 @@ int main(void)
         cmocka_unit_test(names_of_splits),
         cmocka_unit_test(classes_by_value_and_name),
         cmocka_unit_test(splits_of_the_source),
+        cmocka_unit_test(empty_texts_of_pairs),
         cmocka_unit_test(refusals),
     };
     arena = bk_arena_new("test");
