@@ -37,8 +37,9 @@ static void pack(const bk_comm *comm, const bk_lanes *lanes, const bk_step_messa
         memcpy(record, m->record, (size_t)(lanes->count * m->terms) * sizeof *record);
     else
         bk_lane_tree_values(lanes->count, m->terms, m->record, record, comm->scratch);
-    memcpy(record + most_rows(lanes, comm->size) * m->terms, m->block,
-           (size_t)m->blocks * sizeof *record);
+    if (m->blocks > 0)
+        memcpy(record + most_rows(lanes, comm->size) * m->terms, m->block,
+               (size_t)m->blocks * sizeof *record);
 }
 
 static void sum_flags(const bk_comm *comm, const double *all, int64_t width, bk_step_message *m)
