@@ -105,7 +105,7 @@ static void report(const bk_sinkd *s, int64_t failed)
     bk_reduce_max(bk_comm_reducer(s->args.comm), 1, &most);
     if (most > 0.0)
         bk_warn_once(&warned,
-                     "sinkd: Newton did not converge (%.0f matchings of a rank); their plans are "
+                     "sinkd: Newton did not converge (%.0f of a rank's matchings); such plans are "
                      "held in the gradient: raise iterations or tolerance",
                      most);
 }

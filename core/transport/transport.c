@@ -20,13 +20,13 @@ const char *bk_transport_status_sentence(bk_transport_status status)
     static const char *const sentence[] = {
         [BK_TRANSPORT_CONVERGED] = "the marginals are met within the tolerance",
         [BK_TRANSPORT_FIXED] = "the sweeps asked for were done (tolerance=0)",
-        [BK_TRANSPORT_MAX_ITERATIONS] = "the iterations ran out before the tolerance was met: "
-                                        "allow more (iterations=N); method=newton "
-                                        "needs fewest",
+        [BK_TRANSPORT_MAX_ITERATIONS] =
+            "the iterations ran out before the tolerance was met: allow more (iterations=N); "
+            "method=newton needs fewest",
         [BK_TRANSPORT_STAGNATED] =
             "the error stopped falling above the tolerance: rounding allows no less, or the "
-            "problem "
-            "is too sharp for this method; use dtype=f64, method=newton, or a larger epsilon",
+            "problem is too sharp for this method; use dtype=f64, method=newton, or a larger "
+            "epsilon",
         [BK_TRANSPORT_NOT_FINITE] =
             "a number overflowed in every form of the sweeps: scale the cost (cost_scale=max) or "
             "use a larger epsilon",

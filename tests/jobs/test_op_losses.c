@@ -322,6 +322,31 @@ static void a_given_gradient_scales(void **state)
         assert_true(fabs(bk_f64(scaled)[i] + 2.5 * bk_f64(plain)[i]) <= 1e-15);
 }
 
+/* Rows alike are matched at once; the other group lies on the last rank, which alone has a word to
+ * say. */
+static void newton_that_ends_early_is_heard(void **state)
+{
+    double student[8 * 9] = {0}, teacher[8 * 9] = {0};
+    (void)state;
+    for (int i = 4 * 9; i < 8 * 9; i++) {
+        student[i] = bk_fill((uint64_t)i, 62, -9.0, 9.0);
+        teacher[i] = bk_fill((uint64_t)i, 63, -9.0, 9.0);
+    }
+    bk_test_op_renew(&op);
+    bk_test_op_reals(&op, "student", BK_SHAPE(8, 9), student);
+    bk_test_op_reals(&op, "teacher", BK_SHAPE(8, 9), teacher);
+    for (int ranks = 1; ranks <= 2; ranks++) {
+        bk_test_op_run(&op, ranks,
+                       "sinkd solver=newton gradient=implicit group=4 epsilon=0.02 tolerance=1e-9 "
+                       "iterations=1");
+        assert_true(bk_test_op_says(&op, "Newton did not converge (1 of a rank's matchings)"));
+        bk_test_op_run(&op, ranks,
+                       "sinkd solver=newton gradient=implicit group=4 epsilon=0.02 tolerance=1e-9 "
+                       "iterations=100");
+        assert_false(bk_test_op_says(&op, "warning"));
+    }
+}
+
 static void no_rows_give_zero(void **state)
 {
     (void)state;
@@ -341,6 +366,7 @@ int main(void)
         cmocka_unit_test(the_largest_logits_are_enough),
         cmocka_unit_test(wrong_teachers_are_refused),
         cmocka_unit_test(a_given_gradient_scales),
+        cmocka_unit_test(newton_that_ends_early_is_heard),
         cmocka_unit_test(no_rows_give_zero),
     };
     return bk_test_op_tests(&op, "ref_sinkd_golden.json", tests, sizeof tests / sizeof *tests);
